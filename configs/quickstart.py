@@ -1,0 +1,134 @@
+"""The whole method on one ordinary machine, with two small models that ship with the package.
+
+    python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m score_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke      every stage, tiny
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: "" for the quickstart, "smoke" for every stage in under 90 s."""
+  if arg not in ("", "smoke"):
+    raise ValueError(f"configs/quickstart.py:{arg} is none; choose quickstart.py or quickstart.py:smoke")
+  c = ConfigDict()
+  c.seed = 0
+  c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
+
+  c.mesh = ConfigDict()
+  c.mesh.shape = (-1, 1, 1)  # (data, fsdp, tensor); -1 takes what devices are left
+
+  c.teacher = ConfigDict()
+  c.teacher.kind = "model"  # model: a decoder on the mesh; reference: the tasks' worked solutions
+  c.teacher.path = "shipped:teacher"
+  c.teacher.dtype = "float32"
+  c.teacher.temperature = 0.7
+  c.teacher.top_k = 0  # 0: all
+  c.teacher.top_p = 1.0
+  c.teacher.repetition_penalty = 1.0
+
+  c.student = ConfigDict()
+  c.student.path = "shipped:student"
+  c.student.dtype = "float32"
+  c.student.temperature = 0.7  # when it explores and when it is evaluated
+  c.student.top_k = 0
+  c.student.top_p = 1.0
+  c.student.repetition_penalty = 1.0
+
+  c.tasks = ConfigDict()
+  c.tasks.kind = "word_problems"
+  c.tasks.path = ""
+  c.tasks.train = 1000  # questions
+  c.tasks.validation = 100
+  c.tasks.test = 500
+  c.tasks.acts = (3, 7)  # of the worked solution
+  c.tasks.operations = ("add", "sub", "mul", "odd", "box", "shop")
+  c.tasks.distractors = 1  # sentences about somebody else, at most
+
+  c.tools = ConfigDict()
+  c.tools.isolation = "process"
+  c.tools.workers = 2
+  c.tools.timeout_s = 10.0  # of one piece of code
+  c.tools.memory_mb = 512  # of one worker, MiB
+  c.tools.output_chars = 4096  # of one observation
+  c.tools.search_results = 2
+
+  c.agent = ConfigDict()
+  c.agent.acts = 8  # H
+  c.agent.turn_tokens = 64  # of one turn, at most
+
+  c.sampler = ConfigDict()
+  c.sampler.slots = 128
+  c.sampler.length = 512  # tokens of one context
+  c.sampler.rows = 32  # slots that one extend call serves
+  c.sampler.chunks = (32, 128)  # tokens that an extend call takes a row
+  c.sampler.bucket = 128  # the cache is looked at in multiples of this
+  c.sampler.decode = 16  # tokens that a decode call draws a slot, at most
+
+  c.train = ConfigDict()  # what all training stages share
+  c.train.weight_decay = 0.01
+  c.train.max_norm = 1.0  # of the gradient
+  c.train.logit_chunk = 512  # positions of a row whose logits exist at a time
+  c.train.length = 512  # tokens of a packed row
+  c.train.rows = 16  # of one update
+  c.train.micro_rows = 16  # of one device program
+  c.train.warmup = 0.1  # share of the updates
+  c.train.checkpoint_every = 50  # updates
+  c.train.keep_checkpoints = 2
+
+  c.warm_start = ConfigDict()
+  c.warm_start.share = 0.2  # of the training questions
+  c.warm_start.learning_rate = 1e-3
+  c.warm_start.epochs = 4
+
+  c.mps = ConfigDict()
+  c.mps.corrections = 5  # of one trajectory, at most
+  c.mps.continuations = 8  # M
+  c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student
+  c.mps.delta = 0.5  # fall of V that is an error
+  c.mps.tries = 4  # student rollouts after and before a correction, to measure its lift; 1: none
+  c.mps.depth_probe = 20  # right student trajectories on whose prefixes the teacher is tried
+
+  c.sft = ConfigDict()
+  c.sft.learning_rate = 1e-3
+  c.sft.epochs = 4
+  c.sft.keep_unaided = 0.5  # probability
+  c.sft.loss = "every_step"  # or teacher_steps
+
+  c.rl = ConfigDict()
+  c.rl.steps = 20
+  c.rl.prompts = 16  # groups of one step
+  c.rl.group_size = 8  # G
+  c.rl.minibatch = 8  # groups of one update
+  c.rl.micro_rows = 16
+  c.rl.length = 512
+  c.rl.learning_rate = 3e-4
+  c.rl.weight_decay = 0.0
+  c.rl.temperature = 1.0
+  c.rl.clip = 0.2
+  c.rl.dual_clip = 3.0
+  c.rl.divide_by_deviation = True  # by the group's standard deviation
+  c.rl.final = 1.0  # reward tiers
+  c.rl.key = 0.5
+  c.rl.avoid = 0.1
+  c.rl.fresh_horizon = False  # True: H acts from anywhere
+  c.rl.keep_unaided = 0.1  # probability
+  c.rl.keep_hard = 0.5
+  c.rl.checkpoint_every = 5  # steps
+
+  c.bc = ConfigDict()
+  c.bc.learning_rate = 1e-3
+  c.bc.epochs = 2
+
+  c.eval = ConfigDict()
+  c.eval.tries = 1  # rollouts of a question
+
+  if arg == "smoke":
+    c.tasks.train, c.tasks.validation, c.tasks.test = 40, 8, 16
+    c.sampler.slots = 32
+    c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 4
+    for stage in (c.warm_start, c.sft, c.bc):
+      stage.epochs = 1
+    c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.micro_rows = 2, 4, 4, 2, 8
+    c.train.rows = c.train.micro_rows = 8
+  return c

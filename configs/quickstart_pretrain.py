@@ -1,0 +1,48 @@
+"""Makes the teacher and the student of the quickstart, which ship in score_jax/shipped.
+
+    python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+"""
+
+from ml_collections import ConfigDict
+
+EASY = {"acts": (3, 4), "operations": ("add", "sub", "box"), "distractors": 1}
+FULL = {"acts": (3, 7), "operations": ("add", "sub", "mul", "odd", "box", "shop"), "distractors": 1}
+
+
+def lesson(worlds: int, questions: int, detours: float, difficulty: dict) -> ConfigDict:
+  """Worked solutions of `questions` questions in each of `worlds` worlds, a detour before a step with that probability."""
+  return ConfigDict({"worlds": worlds, "questions": questions, "detours": detours, **difficulty})
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: "" for the models that ship, "smoke" for a few steps of each."""
+  if arg not in ("", "smoke"):
+    raise ValueError(f"configs/quickstart_pretrain.py:{arg} is none; choose nothing or smoke")
+  c = ConfigDict()
+  c.seed = 7
+  c.mesh = ConfigDict({"shape": (-1, 1, 1)})
+  c.vocab = 576  # tokens of the tokenizer that both share
+  c.search_results = 2
+
+  c.train = ConfigDict()
+  c.train.warmup = 0.05
+  c.train.weight_decay = 0.01
+  c.train.max_norm = 1.0
+  c.train.rows = 8
+  c.train.micro_rows = 8
+  c.train.length = 512
+  c.train.logit_chunk = 512
+  c.train.checkpoint_every = 200
+  c.train.keep_checkpoints = 2
+  c.train.epochs = 1
+
+  shape = {"kv_heads": 2, "heads": 4, "layers": 4, "context": 1024}
+  c.teacher = ConfigDict({**shape, "width": 160, "head_width": 40, "mlp": 432, "learning_rate": 2e-3})
+  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(20, 1000, 0.15, FULL)}
+  c.student = ConfigDict({**shape, "layers": 3, "width": 96, "head_width": 24, "mlp": 256, "learning_rate": 3e-3})
+  c.student.lessons = {"easy": lesson(4, 1000, 0.0, EASY)}
+  if arg == "smoke":
+    for model in (c.teacher, c.student):
+      for one in model.lessons.values():
+        one.worlds, one.questions = 1, 40
+  return c

@@ -1,0 +1,1 @@
+"""The student at work: the text protocol and the rollout loop."""

@@ -1,0 +1,129 @@
+"""The form of a turn, and the one place that knows the tags (paper, agent format).
+
+A trajectory in the words of the model's own chat template (ChatML here):
+
+    <|im_start|>user            the question                      <|im_end|>
+    <|im_start|>assistant       <first_thought>…</first_thought>  <|im_end|>
+    <|im_start|>user            Observation: None                 <|im_end|>
+    <|im_start|>assistant       <thought>…</thought><code>…</code><|im_end|>
+    <|im_start|>user            Observation: 42                   <|im_end|>  …
+
+The six tags are special tokens. Text that a person, a model or a tool wrote is
+encoded with special tokens switched off, and turns are parsed from token ids, so
+no text can become a tag, an end of turn or an observation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from score_jax.errors import UserError
+from score_jax.trajectory import Kind
+
+TAGS = ("<first_thought>", "</first_thought>", "<thought>", "</thought>", "<code>", "</code>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+  """What the agent wrote in one turn; `code` is empty in a first thought."""
+
+  kind: Kind
+  thought: str
+  code: str = ""
+
+
+class Protocol:
+  """Turns and observations to tokens and back, for one tokenizer.
+
+  Attributes:
+    stop: id of the end-of-turn token, which the agent writes and which carries loss.
+  """
+
+  def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    """
+    Raises:
+      UserError: the tokenizer lacks a chat template or one of the tags.
+    """
+    self._text = tokenizer.backend_tokenizer
+    vocabulary = tokenizer.get_vocab()
+    missing = [t for t in TAGS if t not in vocabulary]
+    if missing:
+      raise UserError(f"tokenizer: tokens {missing} are missing; add them (score_jax.agent.tokenizer.add_tags)")
+    self._tags = {t: vocabulary[t] for t in TAGS}
+    self._special = frozenset(tokenizer.all_special_ids) | frozenset(self._tags.values())
+    self._read_template(tokenizer)
+
+  def _read_template(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Finds the text between turns by rendering a conversation of known contents."""
+    marks = ["[[first]]", "[[second]]", "[[third]]"]
+    roles = ["user", "assistant", "user"]
+    messages = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
+    try:
+      text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except ValueError as error:
+      raise UserError(f"tokenizer: no usable chat template ({error}); set tokenizer.chat_template") from error
+    _, rest = text.split(marks[0])
+    to_assistant, rest = rest.split(marks[1])
+    to_user, _ = rest.split(marks[2])
+    after_turn = self._template_ids(to_user)
+    self.stop = after_turn[0]
+    self._to_user = tuple(after_turn[1:])
+    self._to_assistant = tuple(self._template_ids(to_assistant))
+    begin = tokenizer.bos_token_id if text.startswith(tokenizer.bos_token or "\0") else None
+    self._begin = self._opening(tokenizer, begin)
+
+  def _opening(self, tokenizer: PreTrainedTokenizerFast, begin: int | None) -> tuple[int, ...]:
+    """What stands before the first user turn: no system prompt (paper), the template's own beginning if it has one."""
+    header = self._to_user
+    first_special = next(i for i, t in enumerate(header) if t in self._special)
+    starts_with_begin = begin is not None and header[first_special] != begin
+    return ((begin,) if starts_with_begin else ()) + header[first_special:]
+
+  def _template_ids(self, text: str) -> list[int]:
+    self._text.encode_special_tokens = False
+    return self._text.encode(text, add_special_tokens=False).ids
+
+  def encode(self, text: str) -> tuple[int, ...]:
+    """Ids of plain text; what looks like a special token in it becomes ordinary characters."""
+    self._text.encode_special_tokens = True
+    return tuple(self._text.encode(text, add_special_tokens=False).ids)
+
+  def decode(self, tokens: Sequence[int]) -> str:
+    """The text of ordinary tokens."""
+    return self._text.decode(list(tokens), skip_special_tokens=False)
+
+  def prompt(self, question: str) -> tuple[int, ...]:
+    """All that stands before the first turn of the agent."""
+    return self._begin + self.encode(question) + self._to_assistant
+
+  def observation(self, text: str | None) -> tuple[int, ...]:
+    """All that stands between a turn (its end-of-turn token included) and the next; None after a first thought."""
+    return self._to_user + self.encode(f"Observation: {text}") + self._to_assistant
+
+  def turn(self, turn: Turn) -> tuple[int, ...]:
+    """Ids of a turn that was written elsewhere, end of turn included."""
+    tag, thought = self._tags, self.encode(turn.thought)
+    if turn.kind == "first_thought":
+      return (tag["<first_thought>"], *thought, tag["</first_thought>"], self.stop)
+    code = self.encode(turn.code)
+    return (tag["<thought>"], *thought, tag["</thought>"], tag["<code>"], *code, tag["</code>"], self.stop)
+
+  def parse(self, tokens: Sequence[int], kind: Kind) -> Turn | None:
+    """The turn that the ids spell, or None when they are not of the form that `kind` has."""
+    tag = self._tags
+    names = ("first_thought",) if kind == "first_thought" else ("thought", "code")
+    texts: list[str] = []
+    rest = tuple(tokens)
+    for name in names:
+      end = tag[f"</{name}>"]
+      if not rest or rest[0] != tag[f"<{name}>"] or end not in rest:
+        return None
+      at = rest.index(end)
+      if any(t in self._special for t in rest[1:at]):
+        return None
+      texts.append(self.decode(rest[1:at]).strip())
+      rest = rest[at + 1 :]
+    return Turn(kind, *texts) if rest == (self.stop,) else None

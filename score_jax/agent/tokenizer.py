@@ -1,0 +1,47 @@
+"""Tokenizers: a small one trained on given text, and the method's tags added to anyone's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from score_jax.agent.protocol import TAGS
+
+END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+WORD = r" ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+|\s|[0-9]"  # a word or signs with the space before; each digit by itself
+CHATML = (
+  "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def train(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerFast:
+  """A byte-level BPE tokenizer of `vocab` tokens: digits single, ChatML's turn tokens, the method's tags."""
+  bpe = Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(Regex(WORD), "isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  bpe.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab,
+    special_tokens=[END, TURN_START, TURN_END, *TAGS],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  bpe.train_from_iterator(texts, trainer)
+  tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=bpe, eos_token=TURN_END, pad_token=END, additional_special_tokens=[TURN_START, *TAGS]
+  )
+  tokenizer.chat_template = CHATML
+  return tokenizer
+
+
+def add_tags(tokenizer: PreTrainedTokenizerFast) -> int:
+  """Adds the tags that the tokenizer lacks, as special tokens; returns how many were added."""
+  tokens = [AddedToken(t, special=True, normalized=False) for t in TAGS]
+  return tokenizer.add_tokens(tokens, special_tokens=True)

@@ -1,0 +1,92 @@
+"""Trajectories out of turns that were written rather than sampled: played in the real environment, then tokenised once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from score_jax.agent.protocol import Protocol, Turn
+from score_jax.tools.outcome import Outcome, Ran
+from score_jax.tools.python import PythonTool
+from score_jax.trajectory import Author, Question, Step, Trajectory
+
+Script = Sequence[tuple[Turn, Author]]  # what is said and done, in order, and by whom
+
+
+def ran(steps: Iterable[Step]) -> tuple[Ran, ...]:
+  """The Python state that these steps leave, as what ran to make it."""
+  return tuple(Ran(s.code, s.observation, s.reason) for s in steps if s.reason)
+
+
+def play(scripts: Sequence[tuple[Question, Script]], tool: PythonTool) -> list[Trajectory]:
+  """Plays each script, all at once; the trajectories hold text and what the tool really answered, no tokens yet."""
+  done: list[list[Step]] = [[] for _ in scripts]
+  answers: list[str | None] = [None] * len(scripts)
+
+  def advance(index: int, outcome: Outcome | None) -> None:
+    """Books the outcome of the act at hand, then goes on to the next one."""
+    _, script = scripts[index]
+    if outcome is not None:
+      turn, author = script[len(done[index])]
+      done[index].append(Step("act", turn.thought, turn.code, outcome.observation, outcome.reason, author))
+      answers[index] = outcome.answer
+    while answers[index] is None and len(done[index]) < len(script):
+      turn, author = script[len(done[index])]
+      if turn.kind == "act":
+        tool.submit(str(index), turn.code, ran(done[index]))
+        return
+      done[index].append(Step("first_thought", turn.thought, author=author))
+    tool.close(str(index))
+
+  for index in range(len(scripts)):
+    advance(index, None)
+  while finished := tool.wait(60.0):
+    for session, outcome in finished:
+      advance(int(session), outcome)
+  return [
+    Trajectory(q.id, q.text, (), tuple(steps), "running" if answer is None else "answered", answer)
+    for (q, _), steps, answer in zip(scripts, done, answers, strict=True)
+  ]
+
+
+def tokenised(protocol: Protocol, trajectory: Trajectory) -> Trajectory:
+  """The same trajectory with the tokens of its text; for text that has none, once."""
+  return dataclasses.replace(
+    trajectory,
+    prompt_tokens=protocol.prompt(trajectory.question),
+    steps=tuple(written_step(protocol, s) for s in trajectory.steps),
+  )
+
+
+def written_step(protocol: Protocol, step: Step) -> Step:
+  """A step with the tokens of its text."""
+  observation = None if step.kind == "first_thought" else step.observation
+  return dataclasses.replace(
+    step,
+    tokens=protocol.turn(Turn(step.kind, step.thought, step.code)),
+    observation_tokens=protocol.observation(observation),
+  )
+
+
+
+
+def act(
+  protocol: Protocol, tool: PythonTool, wanted: Sequence[tuple[Sequence[Step], Turn, Author]]
+) -> list[tuple[Step, Outcome | None]]:
+  """Takes one written turn after each of some prefixes, in the state that they leave; with what the tool said.
+
+  A first thought runs nothing: its outcome is None.
+  """
+  outcomes: dict[str, Outcome] = {}
+  for index, (steps, turn, _) in enumerate(wanted):
+    if turn.kind == "act":
+      tool.submit(f"act/{index}", turn.code, ran(steps))
+  while finished := tool.wait(60.0):
+    outcomes.update(finished)
+  result: list[tuple[Step, Outcome | None]] = []
+  for index, (_, turn, author) in enumerate(wanted):
+    outcome = outcomes.get(f"act/{index}")
+    tool.close(f"act/{index}")
+    seen = (outcome.observation, outcome.reason) if outcome else ("", "")
+    result.append((written_step(protocol, Step(turn.kind, turn.thought, turn.code, *seen, author)), outcome))
+  return result

@@ -1,0 +1,76 @@
+"""What the commands share: a config flag whose unknown keys are refused with the nearest, errors told in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from score_jax.errors import UsageError, UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://; default runs/<name of the config>")
+
+
+def command(run: Callable[[ConfigDict, str], None]) -> None:
+  """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage."""
+
+  def main(argv: Sequence[str]) -> None:
+    logging.getLogger().setLevel(logging.WARNING)
+    if len(argv) > 1:
+      raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
+    if CONFIG.value is None:
+      raise UsageError("--config is missing; try --config=configs/quickstart.py")
+    name = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0]).stem
+    run(CONFIG.value, WORKDIR.value or f"runs/{name}")
+
+  try:
+    app.run(main, flags_parser=_parse)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+  """Nested dictionaries as one, with dotted keys."""
+  if not isinstance(data, dict):
+    return {prefix: data}
+  return {k: v for name, value in data.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """absl's flags, with config keys that do not exist refused in one line that names the nearest.
+
+  Raises:
+    UsageError: the command line cannot be understood.
+  """
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+    raise UsageError(_explain(argv, str(error).strip())) from error
+
+
+def _explain(argv: Sequence[str], message: str) -> str:
+  """One line for what absl or ml_collections said."""
+  first = message.splitlines()[0] if message else "the command line cannot be understood"
+  keys = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
+  known = list(flat(json.loads(CONFIG.value.to_json_best_effort()))) if _loaded() else []
+  for key in keys:
+    if known and key not in known and not any(k.startswith(f"{key}.") for k in known):
+      nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+      return f"--config.{key}: there is no such key; the nearest is {nearest[0]}"
+  return first
+
+
+def _loaded() -> bool:
+  try:
+    return isinstance(CONFIG.value, ConfigDict)
+  except (flags.Error, AttributeError):
+    return False

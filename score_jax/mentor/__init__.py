@@ -1,0 +1,1 @@
+"""The teacher at work: demonstrate, locate the earliest error, correct it, reward."""

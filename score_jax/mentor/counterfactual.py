@@ -1,0 +1,132 @@
+"""A model on the mesh as teacher that is too small to be prompted: it teaches by what would happen if it went on.
+
+From every prefix of a failed student trajectory the teacher goes on M times; the
+share that the grader calls right is V(k), k the number of steps kept. The
+earliest error is the first step whose V falls by at least delta. No reference
+answer is shown to anyone; only the grader is asked. The correction is a first
+step of those continuations from before the error that ended right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.errors import UserError
+from score_jax.mentor.teacher import Finding, Proposal
+from score_jax.model.decoder import Weights
+from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+  """What the continuations from one prefix came to."""
+
+  share: float  # of those that ended right
+  first_steps: tuple[Step, ...]  # of those, the first new steps, commonest first
+
+
+#: nothing can follow: the answer is submitted, or the turn did not parse
+ENDED = Value(0.0, ())
+
+
+class CounterfactualTeacher:
+  """Locates and corrects by continuations (`locate`), and demonstrates by rolling out itself."""
+
+  def __init__(
+    self, agent: Agent, weights: Weights, *, judge: tuple[Agent, Weights], continuations: int, delta: float, acts: int
+  ):
+    """
+    Args:
+      agent: the teacher, which demonstrates and writes the corrections.
+      judge: whose continuations give V: the teacher's own, or the student's.
+      continuations: M.
+      delta: how far V must fall at a step for it to be the error.
+      acts: H, the budget of every continuation.
+    """
+    self._agent, self._weights, self._judge = agent, weights, judge
+    self._continuations, self._delta, self._acts = continuations, delta, acts
+    self._values: dict[tuple[int, ...], Value] = {}
+
+  def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    requests = [Request(f"{name}/{q.id}", q, at_question(q), self._acts) for q in questions]
+    return [group[0] for group in self._agent.rollout(self._weights, requests)]
+
+  def values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[Value, Ledger]]:
+    """V after each of some prefixes; what is known already costs nothing."""
+    requests: dict[tuple[int, ...], Request] = {}
+    for question, start in starts:
+      context = start.context()
+      if context not in self._values and context not in requests:
+        label = f"{name}/{question.id}/{len(start.steps)}"
+        requests[context] = Request(label, question, start, self._acts, self._continuations)
+    agent, weights = self._judge
+    costs: dict[tuple[int, ...], Ledger] = {}
+    for context, group in zip(requests, agent.rollout(weights, requests.values()), strict=True):
+      self._values[context] = _value(group)
+      costs[context] = total(t.ledger for t in group)
+    return [(self._values[c], costs.pop(c, Ledger())) for c in (start.context() for _, start in starts)]
+
+  def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    prefixes = [(q, t.prefix(k)) for q, t in failed for k in range(len(t.steps) + (t.status != "answered"))]
+    values = iter(self.values(prefixes, name=name))
+    findings = []
+    for _, trajectory in failed:
+      known = [next(values) for _ in range(len(trajectory.steps) + (trajectory.status != "answered"))]
+      shares = [value for value, _ in known]
+      if trajectory.status != "step_limit":
+        shares.append(ENDED)
+      findings.append(dataclasses.replace(self._find(shares), ledger=total(cost for _, cost in known)))
+    return findings
+
+  def _find(self, values: Sequence[Value]) -> Finding:
+    """The earliest step over which V falls by delta."""
+    if values[0].share < self._delta:
+      return Finding("hard", values={"start": values[0].share})
+    for k, (before, after) in enumerate(zip(values, values[1:], strict=False)):
+      if before.share - after.share >= self._delta:
+        return Finding(
+          "located",
+          step=k,
+          diagnosis=f"continuations end right {before.share:.0%} of the time before this step, {after.share:.0%} after it",
+          values={"before": before.share, "after": after.share},
+          candidates=before.first_steps,
+        )
+    return Finding("unlocated", values={"start": values[0].share})
+
+  def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """The commonest first step of the teacher's right continuations; the student's own are no correction."""
+    if self._judge[0].author == "teacher":
+      return [Proposal(f.candidates[0] if f.candidates else None) for _, _, f in located]
+    requests = [
+      Request(f"correct/{q.id}/{len(t.context())}/{f.step}", q, t.prefix(f.step), self._acts, self._continuations)
+      for q, t, f in located
+    ]
+    groups = self._agent.rollout(self._weights, requests)
+    return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]
+
+
+def _value(group: Sequence[Trajectory]) -> Value:
+  """Share of right ones among those that the environment did not fail, and their first new steps."""
+  sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch")]
+  right = [t for t in sound if t.right]
+  if not sound:
+    return ENDED
+  firsts = {(s.thought, s.code): s for s in (t.steps[t.prefix_steps] for t in reversed(right))}
+  order = Counter((s.thought, s.code) for s in (t.steps[t.prefix_steps] for t in right)).most_common()
+  return Value(len(right) / len(sound), tuple(firsts[key] for key, _ in order))
+
+
+def require_same_tokens(student: Sequence[str], teacher: Sequence[str]) -> None:
+  """A counterfactual teacher goes on from the student's very tokens, so their vocabularies must be one.
+
+  Raises:
+    UserError: they are not.
+  """
+  if list(student) != list(teacher):
+    raise UserError(
+      "teacher.path and student.path have different tokenizers; a counterfactual teacher reads the student's tokens: "
+      "give two sizes of one family"
+    )

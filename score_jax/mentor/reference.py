@@ -1,0 +1,143 @@
+"""A teacher that is no model: it knows a worked solution of the question and compares the student's values with it.
+
+It serves questions whose `solution` is worked (GSM8K, generated word problems),
+costs no tokens, and is exact where the worked way is the only one. What "in
+line with the worked solution" means is in mentor/worked_path.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from score_jax.agent.protocol import Protocol, Turn
+from score_jax.agent.written import act, play, tokenised
+from score_jax.mentor.demonstrations import worked
+from score_jax.mentor.stand_alone import restated
+from score_jax.mentor.teacher import Finding, Proposal
+from score_jax.mentor.worked_path import Walk, same, value
+from score_jax.tasks.grade import Grader
+from score_jax.tools.outcome import Outcome
+from score_jax.tools.python import PythonTool
+from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory
+
+#: the tool's failures, which are nobody's mistake -> status of the trajectory
+FAILURES: dict[str, Status] = {"host_failure": "tool_failure", "replay_mismatch": "replay_mismatch"}
+
+DIAGNOSES = {
+  "raised": "The code of this step ends in an error instead of a result.",
+  "off": "This step computes a value that does not lie on the way to the answer.",
+  "early": "This step submits an answer although something is still to be worked out.",
+  "wrong": "All is worked out by now, but this step submits something else.",
+  "format": "What comes here is not a turn of the required form.",
+  "idle": "This step adds nothing to what is known already.",
+}
+
+
+class ReferenceTeacher:
+  """Demonstrates, locates and corrects by the worked solutions of the questions."""
+
+  def __init__(self, protocol: Protocol, tool: PythonTool, grader: Grader):
+    self._protocol, self._tool, self._grader = protocol, tool, grader
+
+  def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    """The worked solutions, really run; a question without one gets a trajectory without steps, graded 0."""
+    played = self._graded(questions)
+    return [
+      dataclasses.replace(tokenised(self._protocol, t), name=f"{name}/{q.id}")
+      for q, t in zip(questions, played, strict=True)
+    ]
+
+  def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """The earliest error of each failed trajectory: the first act that raised, computed a value off the worked
+    solution's path, or submitted the wrong answer.
+
+    Where there is none: for a turn of bad form the step that is missing, so that `Finding.step` is
+    len(trajectory.steps); for a spent budget of acts or a full context the first act that was idle. A first
+    thought is never an error, but a missing one can be what is missing. "hard": there is no worked solution, or
+    it does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses have no numbers.
+    """
+    solutions = self._graded([question for question, _ in failed])
+    return [
+      dataclasses.replace(_find(question, trajectory, solution), ledger=solution.ledger)
+      for (question, trajectory), solution in zip(failed, solutions, strict=True)
+    ]
+
+  def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """The worked act that follows what the student had reached, rewritten for the student's state and run in it.
+
+    It stands in the place of step `finding.step`, which may be one past the last. When nothing but the answer is
+    left it submits what the student's own code computed. None where it does not compute there what it should.
+    """
+    solutions = self._played([question for question, _, _ in located])
+    wanted = []
+    expected: list[float | None] = []
+    for (question, trajectory, finding), solution in zip(located, solutions, strict=True):
+      steps = trajectory.steps[: finding.step]
+      turn, number = _following(question, steps, solution)
+      wanted.append((steps, turn, "teacher"))
+      expected.append(number)
+    taken = act(self._protocol, self._tool, wanted)
+    return [
+      Proposal(step if _holds(step, outcome, number) else None, solution.ledger + Ledger(tool_calls=outcome is not None))
+      for (step, outcome), number, solution in zip(taken, expected, solutions, strict=True)
+    ]
+
+  def _played(self, questions: Sequence[Question]) -> list[Trajectory]:
+    """What the worked solutions come to, not graded; no steps for a question without one."""
+    played = iter(play([(q, worked(q)) for q in questions if q.solution], self._tool))
+    trajectories = [next(played) if q.solution else Trajectory(q.id, q.text, ()) for q in questions]
+    return [dataclasses.replace(t, ledger=Ledger(tool_calls=t.acts)) for t in trajectories]
+
+  def _graded(self, questions: Sequence[Question]) -> list[Trajectory]:
+    return [self._grade(q, t) for q, t in zip(questions, self._played(questions), strict=True)]
+
+  def _grade(self, question: Question, played: Trajectory) -> Trajectory:
+    failure = next((FAILURES[s.reason] for s in played.steps if s.reason in FAILURES), None)
+    if failure is not None:
+      return dataclasses.replace(played, status=failure)
+    if played.answer is None:
+      return dataclasses.replace(played, grade=0.0, grade_reason="no worked solution that submits an answer")
+    grade, reason = self._grader(question, played.answer)
+    return dataclasses.replace(played, grade=grade, grade_reason=reason, ledger=played.ledger + Ledger(grader_calls=1))
+
+
+def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> Finding:
+  """The verdict on one trajectory."""
+  if solution.grade is None or trajectory.grade is None:
+    return Finding("unlocated")
+  if not solution.right:
+    return Finding("hard")
+  walk = Walk(solution.steps[1:], question.text)
+  idle: int | None = None
+  for index, step in enumerate(trajectory.steps):
+    done = walk.next == len(solution.steps) - 2
+    move = walk.take(step)
+    if move in ("raised", "off"):
+      return Finding("located", index, DIAGNOSES[move])
+    if trajectory.status == "answered" and index == len(trajectory.steps) - 1:
+      return Finding("located", index, DIAGNOSES["wrong" if done else "early"])
+    if move == "idle" and step.kind == "act" and idle is None:
+      idle = index
+  if trajectory.status == "bad_format":
+    return Finding("located", len(trajectory.steps), DIAGNOSES["format"])
+  if idle is not None:
+    return Finding("located", idle, DIAGNOSES["idle"])
+  return Finding("unlocated")
+
+
+def _following(question: Question, steps: Sequence[Step], solution: Trajectory) -> tuple[Turn, float | None]:
+  """The turn that the student needs after `steps`, and the number that it should print."""
+  if not steps:
+    return Turn("first_thought", solution.steps[0].thought), None
+  acts = solution.steps[1:]
+  walk = Walk(acts, question.text)
+  for step in steps:
+    walk.take(step)
+  following = acts[walk.next]
+  return Turn("act", following.thought, restated(acts, walk.next, steps)), value(following)
+
+
+def _holds(step: Step, outcome: Outcome | None, number: float | None) -> bool:
+  """Whether the replacement came to what it should: a first thought always does."""
+  return outcome is None or (outcome.reason == "ok" and same(value(step), number))

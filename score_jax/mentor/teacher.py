@@ -1,0 +1,51 @@
+"""What a teacher can do, whoever it is: a model on the mesh, a worked solution (paper, mentored problem solving)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from score_jax.trajectory import Ledger, Question, Step, Trajectory
+
+Verdict = Literal[
+  "located",  # the step at which the student first went wrong is named
+  "hard",  # the teacher itself does not get there from the question
+  "unlocated",  # no step can be named: counted, never guessed
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """Where a failed trajectory first goes wrong, and what it cost to find out."""
+
+  verdict: Verdict
+  step: int = -1  # index into the trajectory's steps; -1 unless located
+  diagnosis: str = ""
+  values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
+  candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
+  ledger: Ledger = Ledger()
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+  """The step to stand in the place of the error, really run from the state before it; None: there is none."""
+
+  step: Step | None
+  ledger: Ledger = Ledger()
+
+
+class Teacher(Protocol):
+  """All methods take many questions at once, since that is how devices are kept busy."""
+
+  def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    """A graded trajectory of its own for each question; `name` keeps the draws of one call from another's."""
+    ...
+
+  def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """The earliest error of each failed trajectory."""
+    ...
+
+  def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """The replacement of the step that each finding names."""
+    ...

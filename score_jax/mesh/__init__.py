@@ -1,0 +1,1 @@
+"""Devices, and which part of every array each of them holds."""

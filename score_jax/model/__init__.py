@@ -1,0 +1,1 @@
+"""The decoder (Flax NNX), its configuration, and weights in and out."""

@@ -1,0 +1,122 @@
+"""Makes the two small models that ship with the package: a stand-in for downloading public ones.
+
+    python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+
+A tokenizer is trained on generated text, then each model on worked solutions
+played in the real tools, lesson by lesson, with loss on the right steps alone.
+Worlds differ from any that a run uses. The models lie in DIR/teacher and
+DIR/student in the end. Exit status as for score_jax.main.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+from transformers import PreTrainedTokenizerFast
+
+from score_jax.agent import tokenizer as tokenizers
+from score_jax.agent.protocol import Protocol
+from score_jax.agent.written import play, tokenised
+from score_jax.command import command
+from score_jax.mentor.demonstrations import with_detours
+from score_jax.mesh.sharding import make_mesh
+from score_jax.model import hugging_face
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import create
+from score_jax.tasks import word_problems
+from score_jax.tasks.source import difficulty
+from score_jax.tools.python import PythonTool
+from score_jax.tools.search import Search
+from score_jax.train.batch import sample, teacher_steps
+from score_jax.train.supervised import Settings, fine_tune
+from score_jax.trajectory import Trajectory
+from score_jax.workdir import Workdir
+
+ROLES = ("student", "teacher")
+
+
+def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Trajectory]:
+  """The worked solutions of one lesson, played; text without tokens."""
+  played: list[Trajectory] = []
+  for number in range(lesson.worlds):
+    draw = random.Random(f"{seed}/{number}")
+    world = word_problems.World.generate(draw.getrandbits(48))
+    questions = word_problems.questions(
+      world, difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions
+    )
+    scripts = [(q, with_detours(q, share=lesson.detours, draw=draw)) for q in questions]
+    with PythonTool(
+      isolation="process",
+      workers=2,
+      timeout_s=10.0,
+      memory_mb=512,
+      output_chars=4096,
+      search=Search(world.documents(), top_k=results),
+    ) as tool:
+      played += play(scripts, tool)
+  return played
+
+
+def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
+  """What a tokenizer for these trajectories should know."""
+  for trajectory in trajectories:
+    yield trajectory.question
+    for step in trajectory.steps:
+      yield from (step.thought, step.code, f"Observation: {step.observation}", "user\nassistant\nObservation: None")
+
+
+def pretrain(config: ConfigDict, root: str) -> None:
+  """Trains the tokenizer and both models, and writes them as Hugging Face folders."""
+  workdir = Workdir(root)
+  played = {
+    f"{role}/{name}": demonstrations(lesson, seed=f"{config.seed}/{role}/{name}", results=config.search_results)
+    for role in ROLES
+    for name, lesson in sorted(config[role].lessons.items())
+  }
+  print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
+  everything = [t for part in played.values() for t in part]
+  tokenizer = tokenizers.train(texts(everything), vocab=config.vocab)
+  for role in ROLES:
+    lessons = [part for name, part in played.items() if name.startswith(role)]
+    _train(config, role, lessons, tokenizer, workdir)
+
+
+def _train(
+  config: ConfigDict, role: str, lessons: Sequence[Sequence[Trajectory]], tokenizer: PreTrainedTokenizerFast, workdir: Workdir
+) -> None:
+  """One model through its lessons."""
+  c, protocol = config[role], Protocol(tokenizer)
+  shape = DecoderConfig(
+    vocab=len(tokenizer),
+    **{name: c[name] for name in ("width", "layers", "heads", "kv_heads", "head_width", "mlp", "context")},
+  )
+  seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{role}".encode()).digest()[:4])
+  graph, weights = create(shape, seed)
+  settings = Settings(
+    learning_rate=c.learning_rate,
+    **{f.name: config.train[f.name] for f in dataclasses.fields(Settings) if f.name in config.train},
+  )
+  trained = fine_tune(
+    role,
+    [[sample(tokenised(protocol, t), carries_loss=teacher_steps) for t in lesson] for lesson in lessons],
+    config=shape,
+    graph=graph,
+    weights=weights,
+    mesh=make_mesh(config.mesh.shape),
+    settings=settings,
+    seed=config.seed,
+    workdir=workdir,
+    say=print,
+  )
+  folder = workdir.root / role
+  hugging_face.save(str(folder), shape, trained.weights, dtype="float16")
+  tokenizer.save_pretrained(str(folder))
+  print(f"{role}: {trained.updates} updates, written to {folder}", flush=True)
+
+
+if __name__ == "__main__":
+  command(pretrain)

@@ -1,0 +1,187 @@
+"""Short-horizon policy gradient: groups of rollouts from verified prefixes, rewarded by tier (paper, RL).
+
+What happens in one step: `prompts` starts are taken in a seeded order, each rolled
+out `group_size` times by the current weights; rewards become advantages within
+each group; then one update for each minibatch of `minibatch` starts. A rollout
+that its host failed leaves the group. Groups without signal have advantage 0:
+they cost no training, but their tokens count in the mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from score_jax.agent.rollout import Request
+from score_jax.mentor.reward import Tiers, advantages, tier
+from score_jax.mentor.starts import Start
+from score_jax.model.decoder import Weights
+from score_jax.progress import Progress
+from score_jax.run import Run
+from score_jax.train.batch import Batch, Sample, micro_batches, pack, sample
+from score_jax.train.checkpoints import Checkpoints
+from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient
+from score_jax.train.supervised import Trained, check, training_cost
+from score_jax.trajectory import Ledger, Trajectory, generated_tokens, total
+from score_jax.workdir import Metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """A rollout with what it earned."""
+
+  start: Start
+  trajectory: Trajectory
+  tier: str
+  reward: float
+  advantage: float
+
+  @property
+  def tokens(self) -> int:
+    """Tokens that carry loss."""
+    return generated_tokens(self.trajectory.steps[self.trajectory.prefix_steps :])
+
+
+def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[int]]:
+  """Which starts each step takes: every one once in each pass, in an order that the seed alone decides."""
+  passes = -(-prompts * steps // count)
+  sequence = np.concatenate([np.random.default_rng((seed, p)).permutation(count) for p in range(passes)])
+  return (sequence[i * prompts : (i + 1) * prompts].tolist() for i in range(steps))
+
+
+def score(
+  start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool
+) -> list[Scored]:
+  """Rewards and advantages of one group."""
+  sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch") and t.grade is not None]
+  names = [tier(t, start.correction) for t in sound]
+  rewards = [tiers.pay(n) for n in names]
+  values = advantages(rewards, divide_by_deviation=divide_by_deviation) if rewards else []
+  return [Scored(start, t, n, r, float(a)) for t, n, r, a in zip(sound, names, rewards, values, strict=True)]
+
+
+def reinforce(run: Run, stage: str, starts: Sequence[Start], weights: Weights, *, token_budget: int | None) -> Trained:
+  """Trains from `weights`, or goes on from the stage's newest checkpoint, where the new weights are in the end.
+
+  Args:
+    token_budget: stops after the step in which the student has generated this many tokens; None: after all steps.
+  """
+  return _Reinforce(run, stage, starts, token_budget).train(weights)
+
+
+class _Reinforce:
+  """One stage of policy gradient."""
+
+  def __init__(self, run: Run, stage: str, starts: Sequence[Start], token_budget: int | None):
+    self.run, self.stage, self.starts, self.token_budget = run, stage, starts, token_budget
+    self.config = c = run.config.rl
+    self.agent = run.rl_agent(c.temperature)
+    self.tiers = Tiers(c.final, c.key, c.avoid)
+    self.updates = -(-c.prompts // c.minibatch)  # of one step
+    rate = schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
+    shared = run.config.train
+    self.trainer = Trainer(
+      run.student.graph,
+      adamw(rate, weight_decay=c.weight_decay, max_norm=shared.max_norm),
+      clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip),
+      run.mesh,
+      temperature=c.temperature,
+      logit_chunk=shared.logit_chunk,
+    )
+
+  def train(self, weights: Weights) -> Trained:
+    run, c = self.run, self.config
+    checkpoints = Checkpoints(run.workdir.checkpoints(self.stage), keep=run.config.train.keep_checkpoints)
+    state = checkpoints.newest(self.trainer.abstract(weights)) or self.trainer.start(weights)
+    done = int(state.step) // self.updates
+    metrics = Metrics(run.workdir, self.stage)
+    ledger = total(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
+    steps = c.steps if self.token_budget is None else MOST_STEPS
+    taken = order(len(self.starts), prompts=c.prompts, steps=steps, seed=run.config.seed)
+    with Progress(self.stage, c.steps, "steps") as progress:
+      progress(done)
+      for number, indices in enumerate(taken):
+        if self._spent(ledger):
+          break
+        if number < done:
+          continue
+        scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
+        run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
+        ledger = ledger + total(t.ledger for group in groups for t in group)
+        state, numbers = self._update(number, state, scored)
+        numbers |= self._numbers(scored)
+        last = number + 1 == steps or self._spent(ledger)
+        metrics.write(number, numbers)
+        if (number + 1) % c.checkpoint_every == 0 or last:
+          checkpoints.save(state)
+        progress(1, f"reward {numbers['reward_mean']:.3f}")
+    metrics.close()
+    checkpoints.close()
+    return Trained(state.weights, int(state.step), ledger + self._training_cost())
+
+  def _spent(self, ledger: Ledger) -> bool:
+    return self.token_budget is not None and ledger.of("student").generated >= self.token_budget
+
+  def _roll_out(
+    self, number: int, state: TrainState, starts: Sequence[Start]
+  ) -> tuple[list[list[Scored]], list[list[Trajectory]]]:
+    size = self.config.group_size
+    requests = [
+      Request(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
+      for i, s in enumerate(starts)
+    ]
+    groups = self.agent.rollout(state.weights, requests)
+    divide = self.config.divide_by_deviation
+    scored = [score(s, g, self.tiers, divide_by_deviation=divide) for s, g in zip(starts, groups, strict=True)]
+    return scored, groups
+
+  def _update(
+    self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]]
+  ) -> tuple[TrainState, dict[str, float]]:
+    """One update a minibatch; the numbers are means over them, greatest for names that end in `_max`."""
+    parts: list[dict[str, float]] = []
+    for i in range(self.updates):
+      minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
+      state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
+      parts.append(check(jax.device_get(numbers), self.stage, number))
+    return state, {k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]}
+
+  def batches(self, scored: Sequence[Scored]) -> list[Batch]:
+    """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""
+    c = self.config
+    samples = [_sample(s) for s in scored if s.advantage != 0.0]
+    rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=c.length) or [[]]
+    return micro_batches(rows, length=c.length, count=c.micro_rows, denominator=float(sum(s.tokens for s in scored)))
+
+  def _numbers(self, groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
+    scored = [s for group in groups for s in group]
+    count = max(len(scored), 1)
+    tiers = Counter(s.tier for s in scored)
+    return {
+      "reward_mean": sum(s.reward for s in scored) / count,
+      "accuracy": sum(s.trajectory.right for s in scored) / count,
+      **{f"tier_{name}": tiers[name] / count for name in ("final", "key", "avoid", "none")},
+      "no_signal_groups": sum(all(s.advantage == 0.0 for s in group) for group in groups) / max(len(groups), 1),
+      "generated_tokens": sum(s.tokens for s in scored),
+      "learning_rate": self.config.learning_rate,
+    }
+
+  def _training_cost(self) -> Ledger:
+    """Forward and backward passes over every rollout of the stage."""
+    samples = [_sample(Scored(self.starts[0], t, "", 0.0, 0.0)) for t in self.run.workdir.read_parts(self.stage)]
+    return training_cost(self.run.student.config, samples, 1.0)
+
+
+#: bound on the steps of a stage that a token budget ends
+MOST_STEPS = 100_000
+
+
+def _sample(scored: Scored) -> Sample:
+  """The rollout as a sequence in which only what was drawn from the start on carries loss."""
+  given = scored.trajectory.prefix_steps
+  return sample(scored.trajectory, carries_loss=lambda index, _: index >= given, advantage=scored.advantage)

@@ -1,0 +1,245 @@
+"""Writes report.html: one file that holds all of it and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jinja2
+import markupsafe
+from etils import epath
+
+from score_jax.errors import UserError
+from score_jax.report import charts, table, viewer, workdir
+from score_jax.report.workdir import Missing
+
+NAME = "report.html"
+TRAINED = ("warm_start", "bc", "sft", "rl", "rl_from_question")
+FINE_TUNED, ROLLED_OUT = TRAINED[:3], TRAINED[3:]
+MENTORING = (  # of the summary: key, label, whether it is a share
+  ("questions", "questions", False),
+  ("solved_unaided", "solved unaided", False),
+  ("hard", "not solved", False),
+  ("unlocated", "error not located", False),
+  ("not_kept", "not kept", False),
+  ("quarantined", "quarantined", False),
+  ("lift_mean", "mean lift of a correction", True),
+  ("teacher_accuracy", "teacher's accuracy", True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A part of the page: what it shows, or the line that stands there while that is missing."""
+
+  content: Any = None
+  missing: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+  """A chart with the words above and below it."""
+
+  title: str
+  caption: str
+  part: Part
+
+
+def write(root: epath.Path) -> epath.Path:
+  """Draws the report of a workdir into its report.html, and gives that path.
+
+  Raises:
+    UserError: there is no such folder, or a run has written nothing to it.
+  """
+  if not root.exists():
+    raise UserError(f"--workdir: there is no folder {root}; give the one that a run wrote to")
+  if workdir.is_empty(root):
+    raise UserError(f"--workdir: {root} holds none of {', '.join(workdir.CONTENTS)}; give one that a run wrote to")
+  path = root / NAME
+  path.write_text(render(root), encoding="utf-8")
+  return path
+
+
+def render(root: epath.Path) -> str:
+  """The page as text; the same workdir gives the same text."""
+  files = importlib.resources.files("score_jax.report")
+  script = (files / "viewer.js").read_text(encoding="utf-8")
+  environment = jinja2.Environment(
+    autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+  )
+  template = environment.from_string((files / "page.html.jinja").read_text(encoding="utf-8"))
+  return template.render(
+    name=root.name or "run",
+    style=markupsafe.Markup((files / "page.css").read_text(encoding="utf-8")),
+    script=markupsafe.Markup(script),
+    script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    config=_part(lambda: _config(root)),
+    results=_part(lambda: _results(root)),
+    stages=_part(lambda: _stages(root)),
+    training=list(_training(root)),
+    by_steps=_part(lambda: _by_steps(root)),
+    mentoring=_part(lambda: _mentoring(root)),
+    mentoring_charts=list(_mentoring_charts(root)),
+    viewer=_part(lambda: viewer.embed(viewer.groups(root))),
+    limit=viewer.LIMIT,
+  )
+
+
+def _part(draw: Callable[[], Any]) -> Part:
+  try:
+    return Part(content=draw())
+  except Missing as missing:
+    return Part(missing=str(missing))
+
+
+def _chart(title: str, caption: str, draw: Callable[[], str]) -> Chart:
+  return Chart(title, caption, _part(lambda: markupsafe.Markup(draw())))
+
+
+def _config(root: epath.Path) -> dict[str, Any]:
+  found = workdir.config(root)
+  return {
+    "commit": found.get("commit", "not recorded"),
+    "versions": found.get("versions", {}),
+    "settings": list(_flat(found.get("config", {}))),
+  }
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+  """Nested settings as dotted names and values."""
+  for name, value in settings.items():
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{prefix}{name}.")
+    else:
+      yield f"{prefix}{name}", json.dumps(value, ensure_ascii=False)
+
+
+def _results(root: epath.Path) -> dict[str, Any]:
+  rows = table.ordered(workdir.rows(root))
+  return {
+    "headers": [" ".join(header).strip() for header in table.HEADERS],
+    "text_columns": table.TEXT_COLUMNS,
+    "rows": [{"cells": table.cells(row), **{k: 100 * row[k] for k in ("accuracy", "low", "high")}} for row in rows],
+    "note": table.NOTE,
+  }
+
+
+def _stages(root: epath.Path) -> list[tuple[str, ...]]:
+  """A line for each training stage that has metrics: label, last step, last loss, best validation, tokens/s."""
+  found = {stage: workdir.metrics(root, stage) for stage in TRAINED}
+  lines = [_stage(stage, metrics) for stage, metrics in found.items() if metrics]
+  if not lines:
+    raise Missing("There are no metrics of a training stage yet.")
+  return lines
+
+
+def _stage(stage: str, metrics: list[dict[str, Any]]) -> tuple[str, ...]:
+  loss, validation, speed = (workdir.series(metrics, name)[1] for name in ("loss", "val_accuracy", "tokens_per_s"))
+  return (
+    table.label(stage),
+    f"{metrics[-1]['step']:,}",
+    f"{loss[-1]:.4f}" if loss else "–",
+    f"{100 * max(validation):.1f} %" if validation else "–",
+    table.count(round(statistics.median(speed))) if speed else "–",
+  )
+
+
+def _training(root: epath.Path) -> Iterator[Chart]:
+  fine_tuned = {stage: workdir.metrics(root, stage) for stage in FINE_TUNED}
+  rolled_out = {stage: workdir.metrics(root, stage) for stage in ROLLED_OUT}
+  yield _chart(
+    "Loss of fine-tuning",
+    "Mean negative log-likelihood of a token that carries loss. Pale: each step; full: the running mean.",
+    lambda: charts.curves(fine_tuned, "loss", title="Loss of fine-tuning over steps", smooth=True),
+  )
+  yield _chart(
+    "Validation accuracy",
+    "On questions that no stage trains on.",
+    lambda: charts.curves(fine_tuned | rolled_out, "val_accuracy", title="Validation accuracy over steps", share=True),
+  )
+  yield _chart(
+    "Rollouts that are right",
+    "Pale: each step; full: the running mean. SCoRe RL starts from a verified prefix, so its rollouts are easier.",
+    lambda: charts.curves(rolled_out, "accuracy", title="Right rollouts over steps", share=True, smooth=True),
+  )
+  yield _chart(
+    "Reward tiers of SCoRe RL",
+    "What each rollout earned: the tiers exclude each other.",
+    lambda: charts.reward_tiers(rolled_out["rl"]),
+  )
+  yield _chart(
+    "Policy-gradient loss",
+    "It hovers around zero by construction; look for jumps.",
+    lambda: charts.curves(rolled_out, "loss", title="Policy-gradient loss over steps"),
+  )
+  yield _chart(
+    "Health of policy-gradient training",
+    "The log-probability gap is between sampler and trainer on the same weights; it should be rounding only.",
+    lambda: charts.health(rolled_out),
+  )
+
+
+def _by_steps(root: epath.Path) -> list[Chart]:
+  """A chart for each benchmark whose questions are known to take several numbers of steps."""
+  tries = _tries(root)
+  if not tries:
+    raise Missing("No evaluated benchmark tells how many steps its questions take.")
+  caption = "Bars are 95 % intervals clustered by question."
+  return [
+    _chart(benchmark, caption, functools.partial(charts.accuracy_by_steps, by_model, benchmark=benchmark))
+    for benchmark, by_model in tries.items()
+  ]
+
+
+def _tries(root: epath.Path) -> dict[str, dict[str, dict[int, list[list[float]]]]]:
+  """benchmark -> model -> steps of the question -> for each question, whether each try is right."""
+  scores: dict[str, Any] = {}
+  for model in workdir.evaluated_models(root):
+    for part in workdir.parts(root / "eval" / model):
+      for tried in workdir.evaluations(part, least_steps=1):
+        by_model = scores.setdefault(tried.benchmark, {}).setdefault(model, {})
+        questions = by_model.setdefault(tried.question_steps, collections.defaultdict(list))
+        questions[tried.trajectory.question_id].append(float(tried.trajectory.right))
+  return {
+    benchmark: {
+      model: {steps: list(questions.values()) for steps, questions in by_steps.items()}
+      for model, by_steps in by_model.items()
+    }
+    for benchmark, by_model in sorted(scores.items())
+    if len({steps for by_steps in by_model.values() for steps in by_steps}) > 1
+  }
+
+
+def _mentoring(root: epath.Path) -> list[tuple[str, str]]:
+  summary = workdir.mentoring(root)
+  return [
+    (label, f"{100 * summary[key]:.1f} %" if share else f"{summary[key]:,}")
+    for key, label, share in MENTORING
+    if workdir.is_number(summary.get(key))
+  ]
+
+
+def _mentoring_charts(root: epath.Path) -> Iterator[Chart]:
+  yield _chart(
+    "Corrections needed",
+    "Corrections that survive in the solved trajectory; shares are of the questions shown.",
+    lambda: charts.corrections_needed(workdir.mentoring(root)),
+  )
+  yield _chart(
+    "Where earliest errors lie",
+    "The step that the teacher named; the plan is step 0.",
+    lambda: charts.first_errors(workdir.mentoring(root)),
+  )
+  yield _chart(
+    "Teacher's success by depth",
+    "Share of tries that the teacher carries to a right answer, by the student's steps it goes on from.",
+    lambda: charts.teacher_success(workdir.mentoring(root)),
+  )

@@ -1,0 +1,1 @@
+"""Jitted extend, decode and fork over slots with a live cache."""

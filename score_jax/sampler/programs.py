@@ -1,0 +1,164 @@
+"""The sampler's three device programs, for one model on one mesh.
+
+A slot's context is `length` tokens whose keys and values are in the cache, and
+one more, `pending`, which the next decode step feeds: every token goes through
+the model once, and every draw comes out of a decode step over all slots. So a
+request's bits depend neither on its slot nor on what stands beside it; they can
+change with the number of slots, the mesh and the backend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from score_jax.mesh.sharding import sharding
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Cache, Decoder, Weights
+from score_jax.sampler.draw import draw
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DeviceState:
+  """What lives on the device between calls; every program takes it and gives it back, donated."""
+
+  cache: Cache  # a layer's keys and values, [B, S, K, H] each
+  seen: jax.Array  # bool [B, V], tokens of the slot's context
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Controls:
+  """What the host says of each slot in a decode call; numpy arrays of length B."""
+
+  live: np.ndarray  # bool, whether the slot decodes
+  length: np.ndarray  # int32, tokens in the cache
+  pending: np.ndarray  # int32, the context's last token
+  budget: np.ndarray  # int32, how many tokens it may still write
+  key: np.ndarray  # uint32 [B, 2]
+  temperature: np.ndarray  # float32
+  top_k: np.ndarray  # int32
+  top_p: np.ndarray  # float32
+  penalty: np.ndarray  # float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+  """What a decode call wrote; beyond `count` the arrays hold nothing of meaning."""
+
+  tokens: jax.Array  # int32 [B, n]
+  logprobs: jax.Array  # float32 [B, n], under the distribution drawn from
+  count: jax.Array  # int32 [B]
+  steps: jax.Array  # int32, how many steps the call took
+
+
+class Programs:
+  """extend, decode and fork, jitted; weights are arguments, so one instance serves every checkpoint of a shape."""
+
+  def __init__(
+    self, graph: nnx.GraphDef[Decoder], config: DecoderConfig, mesh: Mesh, *, slots: int, length: int, stop: int
+  ):
+    self.mesh, self.config, self.slots, self.length = mesh, config, slots, length
+    self._graph, self._stop = graph, stop
+    heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
+    layer = (sharding(mesh, "rows", None, heads, None),) * 2
+    self._places = DeviceState((layer,) * config.layers, sharding(mesh, "rows", None))
+    out = functools.partial(jax.jit, donate_argnums=0)
+    self.extend = out(self._extend, static_argnames="filled", out_shardings=self._places)
+    self.fork = out(self._fork, out_shardings=self._places)
+    self.decode = out(self._decode, static_argnames=("n", "filled"), out_shardings=(self._places, sharding(mesh)))
+
+  def empty(self, weights: Weights) -> DeviceState:
+    """A state of empty slots, the cache in the weights' dtype."""
+
+    def build(weights: Weights) -> DeviceState:
+      cache = nnx.merge(self._graph, weights).empty_cache(self.slots, self.length)
+      return DeviceState(cache, jnp.zeros((self.slots, self.config.vocab), bool))
+
+    return jax.jit(build, out_shardings=self._places)(weights)
+
+  def _extend(
+    self,
+    state: DeviceState,
+    weights: Weights,
+    slots_R: jax.Array,
+    tokens_RxC: jax.Array,
+    start_R: jax.Array,
+    count_R: jax.Array,
+    pending_R: jax.Array,
+    *,
+    filled: int,
+  ) -> DeviceState:
+    """Puts `count` tokens of each row into its slot's cache from place `start` on; start 0 empties the slot.
+
+    A row whose slot is `slots` (one beyond the last) is padding.
+    """
+    place = jnp.arange(tokens_RxC.shape[1])
+    counts = place < count_R[:, None]
+    positions = jnp.where(counts, start_R[:, None] + place, self.length)
+    _, cache = nnx.merge(self._graph, weights).step(tokens_RxC, positions, state.cache, slots_R, filled=filled)
+    kept = jnp.where((start_R == 0)[:, None], False, state.seen[jnp.minimum(slots_R, self.slots - 1)])
+    rows = jnp.arange(len(slots_R))
+    written = kept.at[rows[:, None], jnp.where(counts, tokens_RxC, self.config.vocab)].set(True, mode="drop")
+    written = written.at[rows, pending_R].set(True)
+    return DeviceState(cache, state.seen.at[slots_R].set(written, mode="drop"))
+
+  def _fork(self, state: DeviceState, source_R: jax.Array, target_R: jax.Array) -> DeviceState:
+    """Copies slots; a target of `slots` (one beyond the last) is padding."""
+    return jax.tree.map(lambda x: x.at[target_R].set(x[source_R], mode="drop"), state)
+
+  def _decode(
+    self, state: DeviceState, weights: Weights, controls: Controls, *, n: int, filled: int
+  ) -> tuple[DeviceState, Decoded]:
+    """Up to n tokens for every live slot, until none is live.
+
+    A slot stops at the stop token (which it keeps), at its budget, and when the
+    cache has no room for another token. `filled` must exceed every live slot's
+    length by n.
+    """
+    model = nnx.merge(self._graph, weights)
+    rows = jnp.arange(self.slots)
+
+    def more(carry):
+      step, live, *_ = carry
+      return (step < n) & jnp.any(live)
+
+    def body(carry):
+      step, live, length, pending, state, out = carry
+      place = jnp.where(live, length, self.length)
+      x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled)
+      tokens, logprobs = draw(
+        model.unembed(x[:, 0]),
+        state.seen,
+        controls.key,
+        length + 1,
+        temperature=controls.temperature,
+        top_k=controls.top_k,
+        top_p=controls.top_p,
+        penalty=controls.penalty,
+      )
+      seen = state.seen.at[rows, jnp.where(live, tokens, self.config.vocab)].set(True, mode="drop")
+      out = Decoded(
+        out.tokens.at[:, step].set(jnp.where(live, tokens, 0)),
+        out.logprobs.at[:, step].set(jnp.where(live, logprobs, 0.0)),
+        out.count + live,
+        step + 1,
+      )
+      length = length + live
+      pending = jnp.where(live, tokens, pending)
+      live = live & (tokens != self._stop) & (out.count < controls.budget) & (length + 1 < self.length)
+      return step + 1, live, length, pending, DeviceState(cache, seen), out
+
+    nothing = jnp.zeros((self.slots, n))
+    out = Decoded(nothing.astype(jnp.int32), nothing, jnp.zeros(self.slots, jnp.int32), jnp.int32(0))
+    start = (jnp.int32(0), controls.live, controls.length, controls.pending, state, out)
+    *_, state, out = jax.lax.while_loop(more, body, start)
+    return state, out

@@ -1,0 +1,125 @@
+"""What is known of the stages: what each builds on and reads, whether it is done, what it left and what it cost.
+
+A stage is done when stages/<stage>.json stands, which is written last. Its
+identity is the hash of the config that it reads and of the identities of the
+stages that it builds on, so runs that differ elsewhere agree on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax.errors import UserError
+from score_jax.model.decoder import Weights
+from score_jax.run import Run
+from score_jax.train.checkpoints import Checkpoints
+from score_jax.trajectory import Ledger, Usage, total
+
+#: stage -> stages whose results it uses
+BUILDS_ON: dict[str, tuple[str, ...]] = {
+  "warm_start": (),
+  "mps": ("warm_start",),
+  "sft": ("warm_start", "mps"),
+  "rl": ("mps", "sft"),
+  "bc": ("warm_start", "mps"),
+  "rl_from_question": ("mps", "sft", "rl"),
+}
+#: stage -> groups of the config that it reads beside SHARED
+READS = {
+  "warm_start": ("teacher", "train", "warm_start"),
+  "mps": ("teacher", "mps"),
+  "sft": ("train", "sft"),
+  "rl": ("train", "rl"),
+  "bc": ("teacher", "train", "bc"),
+  "rl_from_question": ("train", "rl"),
+}
+SHARED = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
+
+
+def identity(config: ConfigDict, stage: str) -> str:
+  """Two runs whose stages have equal identities compute the same there."""
+  data = json.loads(config.to_json_best_effort())
+  own = {name: data[name] for name in (*SHARED, *READS[stage])}
+  inputs = [identity(config, s) for s in BUILDS_ON[stage]]
+  return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def result(run: Run, stage: str) -> dict[str, Any] | None:
+  """What a stage wrote when it was done; None when it is not, or was for another config."""
+  found = run.workdir.read_json(f"stages/{stage}.json")
+  return found if found is not None and found["identity"] == identity(run.config, stage) else None
+
+
+def finish(run: Run, stage: str, findings: dict[str, Any]) -> None:
+  """Marks a stage as done."""
+  run.workdir.write_json(f"stages/{stage}.json", {"identity": identity(run.config, stage)} | findings)
+
+
+def needed(run: Run, stage: str) -> dict[str, Any]:
+  """The result of a stage that has to be done.
+
+  Raises:
+    UserError: it is not.
+  """
+  found = result(run, stage)
+  if found is None:
+    raise UserError(f"stage {stage} is not done in {run.workdir.root}; put it before what needs it in config.stages")
+  return found
+
+
+def newest_weights(run: Run, stage: str) -> tuple[int, Weights] | None:
+  """Step and weights of the newest checkpoint of a stage that can be read."""
+  checkpoints = Checkpoints(run.workdir.checkpoints(stage), keep=run.config.train.keep_checkpoints)
+  found = checkpoints.newest_weights(run.student.weights)
+  checkpoints.close()
+  return found
+
+
+def weights_of(run: Run, stage: str) -> Weights:
+  """The weights that a stage ended with; `untrained` and `teacher` are the models as they came.
+
+  Raises:
+    UserError: there are none.
+  """
+  if stage == "untrained":
+    return run.student.weights
+  if stage == "teacher":
+    return run.teacher_model.weights
+  found = newest_weights(run, stage)
+  if found is None:
+    raise UserError(f"{run.workdir.checkpoints(stage)}: no checkpoint can be read; put {stage} into config.stages")
+  return found[1]
+
+
+def whole(run: Run, stage: str) -> bool:
+  """Whether a stage is done and, where it trained, its last checkpoint can be read."""
+  found = result(run, stage)
+  if found is None or "updates" not in found:
+    return found is not None
+  newest = newest_weights(run, stage)
+  return newest is not None and newest[0] == found["updates"]
+
+
+def encoded(ledger: Ledger) -> dict[str, Any]:
+  """A ledger as JSON data."""
+  return dataclasses.asdict(ledger)
+
+
+def decoded(data: dict[str, Any]) -> Ledger:
+  """What `encoded` gave."""
+  models = {name: Usage(**usage) for name, usage in data["models"].items()}
+  return Ledger(models, data["grader_calls"], data["tool_calls"])
+
+
+def cost_until(run: Run, stage: str) -> Ledger:
+  """What a stage and all that it builds on have cost, each once."""
+  wanted = {stage}
+  for name in reversed(BUILDS_ON):
+    if name in wanted:
+      wanted.update(BUILDS_ON[name])
+  return total(decoded(needed(run, name)["ledger"]) for name in BUILDS_ON if name in wanted)

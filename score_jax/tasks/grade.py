@@ -1,0 +1,31 @@
+"""Graders: is an answer right? Each says why, and one that fails says so instead of "wrong"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+
+from score_jax.trajectory import Question
+
+#: (question, submitted answer) -> (grade in [0, 1], or None when the grader failed; reason)
+Grader = Callable[[Question, str], tuple[float | None, str]]
+
+
+def _number(text: str) -> Decimal | None:
+  try:
+    value = Decimal(text.strip().replace(",", "").removeprefix("$"))
+  except InvalidOperation:
+    return None
+  return value if value.is_finite() else None
+
+
+def numeric(question: Question, answer: str) -> tuple[float | None, str]:
+  """Right when both are the same decimal number: "42", "42.0" and "1,042" are numbers, "42 apples" is not."""
+  if len(answer) > 64:
+    return 0.0, "the answer is too long for a number"
+  gold, given = _number(question.answer), _number(answer)
+  if gold is None:
+    return None, f"the reference answer {question.answer!r} is not a number"
+  if given is None:
+    return 0.0, f"{answer[:40]!r} is not a number"
+  return (1.0, "equal") if given == gold else (0.0, f"{given} is not {gold}")

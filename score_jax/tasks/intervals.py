@@ -1,0 +1,83 @@
+"""How sure a measured accuracy is: 95 % intervals clustered by question.
+
+Several tries at one question are not independent, so the question is the unit:
+all spread is taken between the means of questions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.special
+
+Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
+NO_SPREAD = 1e-12  # squared standard errors below this are rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A mean over questions and its 95 % interval."""
+
+  mean: float
+  low: float
+  high: float
+  n: int  # questions
+
+
+def wilson(*, mean: float, n: float) -> tuple[float, float]:
+  """The 95 % score interval of a share `mean` seen in `n` independent draws (Wilson 1927)."""
+  shrink = 1 + Z**2 / n
+  centre = (mean + Z**2 / (2 * n)) / shrink
+  half = Z / shrink * math.sqrt(mean * (1 - mean) / n + Z**2 / (4 * n**2))
+  return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def accuracy_interval(successes_by_question: Sequence[Sequence[float]]) -> Interval:
+  """The mean over questions of each question's mean, with an interval that stays within [0, 1].
+
+  A Wilson interval with as many draws as would give the standard error seen
+  between questions, p(1-p)/se²; with one try of 0 or 1 a question that is the
+  number of questions, and so it is taken to be where there is no spread.
+
+  Args:
+    successes_by_question: for every question the scores of its tries, each in [0, 1].
+
+  Raises:
+    ValueError: there is no question, one has no try, or a score is outside [0, 1].
+  """
+  means = _question_means(successes_by_question)
+  n, mean = len(means), float(means.mean())
+  squared_error = float(means.var()) / n
+  draws = n if squared_error < NO_SPREAD else mean * (1 - mean) / squared_error
+  return Interval(mean, *wilson(mean=mean, n=draws), n)
+
+
+def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:
+  """How much better `b` does than `a` on the same questions, in the same order.
+
+  The mean of the differences of question means and Student's t interval of it,
+  within [-1, 1]; one question alone says nothing of the spread: [-1, 1].
+
+  Raises:
+    ValueError: as accuracy_interval, or `a` and `b` have not as many questions.
+  """
+  if len(a) != len(b):
+    raise ValueError(f"paired by question, but a has {len(a)} questions and b has {len(b)}")
+  differences = _question_means(b) - _question_means(a)
+  n, mean = len(differences), float(differences.mean())
+  if n == 1:
+    return Interval(mean, -1.0, 1.0, n)
+  half = float(scipy.special.stdtrit(n - 1, 0.975) * differences.std(ddof=1) / math.sqrt(n))
+  return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half), n)
+
+
+def _question_means(scores: Sequence[Sequence[float]]) -> np.ndarray:
+  if not scores:
+    raise ValueError("no questions: an accuracy needs at least one")
+  for i, tries in enumerate(scores):
+    if not len(tries) or not all(0 <= x <= 1 for x in tries):
+      raise ValueError(f"question {i} has the scores {tries!r}; it needs one or more, each in [0, 1]")
+  return np.array([np.mean(tries) for tries in scores], np.float64)

@@ -1,0 +1,201 @@
+"""Generated word problems whose steps depend on what the tools answer; no network needed.
+
+A world is a small corpus of made-up facts (how many plums are in a box, which
+town a shop's boxes come from); a question asks for a running count:
+
+    Tom has 14 plums. Tom finds 9 plums. Ana has 5 figs. Tom buys 3 boxes of
+    plums. Tom doubles the plums. How many plums does Tom have?
+
+Python computes, `web_search` looks facts up; boxes bought at a shop take two
+searches, the second for what the first one found; "if the count is odd" hangs
+on the number printed before. Facts differ from world to world, so they cannot
+be learnt by heart. Every question comes with a worked solution, and its answer
+is what that solution computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import random
+from collections.abc import Sequence
+
+from score_jax.tasks.split import normalised
+from score_jax.tools.search import Document
+from score_jax.trajectory import Question
+
+PEOPLE = "Tom Ana Rana Mira Ben Lea Omar Ines Paul Yuki Nora Hugo Sara Ivan Kofi Vera".split()
+ITEMS = "plums figs pears dates limes nuts eggs rolls buns cards pens coins".split()
+TOWNS = "Oslo Bern Lima Riga Kyiv Cairo Turin Delhi Porto Quito Accra Perth".split()
+CONTAINERS = {"boxes": "box", "bags": "bag", "crates": "crate"}
+VERBS = {"add": ("finds", "picks", "gets"), "sub": ("eats", "loses", "sells")}
+FACTORS = {"doubles": 2, "triples": 3}
+
+#: acts that each operation takes
+COST = {"add": 1, "sub": 1, "mul": 1, "odd": 1, "box": 2, "shop": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difficulty:
+  """What questions are made of.
+
+  Attributes:
+    acts: least and greatest number of acts of the worked solution, the final answer included.
+    operations: names out of `COST`, drawn evenly.
+    distractors: greatest number of sentences about somebody else.
+  """
+
+  acts: tuple[int, int] = (3, 8)
+  operations: tuple[str, ...] = tuple(COST)
+  distractors: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+  """The facts behind one set of questions."""
+
+  holds: dict[tuple[str, str], int]  # (container, item) -> how many are in one
+  supplier: dict[str, str]  # person -> town that their shop's boxes come from
+  town_box: dict[str, int]  # town -> how many are in a box from there
+
+  @classmethod
+  def generate(cls, seed: int) -> World:
+    draw = random.Random(f"world/{seed}")
+    return cls(
+      holds={(c, i): draw.randint(2, 19) for c in CONTAINERS.values() for i in ITEMS},
+      supplier={p: draw.choice(TOWNS) for p in PEOPLE},
+      town_box={t: draw.randint(2, 19) for t in TOWNS},
+    )
+
+  def documents(self) -> list[Document]:
+    """The corpus that `web_search` answers from."""
+    boxes = [Document(f"{c} of {i}", f"{n} in each") for (c, i), n in self.holds.items()]
+    shops = [Document(f"{p}'s shop", f"boxes from {t}") for p, t in self.supplier.items()]
+    towns = [Document(t, f"{n} in a box") for t, n in self.town_box.items()]
+    return boxes + shops + towns
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+  """One sentence of a question: its plan word, its acts (thought, what is added or done) and its effect."""
+
+  plan: str
+  sentence: str
+  acts: tuple[tuple[str, str], ...]
+  result: int
+
+
+def _compute(first: bool, start: int, expression: str) -> str:
+  """Code of a computing step; the first one starts from the number in the question."""
+  return f"x = {start if first else 'x'} {expression}\nprint(x)"
+
+
+def _search(query: str) -> tuple[str, str]:
+  return (f"look up {query}", f'print(web_search("{query}"))')
+
+
+def _operation(kind: str, world: World, draw: random.Random, who: str, item: str, x: int, first: bool) -> Operation:
+  """Draws one operation of `kind` on the count `x`."""
+  n = draw.randint(2, 19)
+  if kind in VERBS:
+    verb, sign = draw.choice(VERBS[kind]), "+" if kind == "add" else "-"
+    word = "add" if kind == "add" else "take"
+    act = (f"{word} {n}", _compute(first, x, f"{sign} {n}"))
+    return Operation(word, f"{who} {verb} {n} {item}.", (act,), x + n if kind == "add" else x - n)
+  if kind == "mul":
+    verb, factor = draw.choice(sorted(FACTORS.items()))
+    return Operation(
+      f"times {factor}",
+      f"{who} {verb} the {item}.",
+      ((f"times {factor}", _compute(first, x, f"* {factor}")),),
+      x * factor,
+    )
+  if kind == "odd":
+    m = draw.randint(2, 19)
+    parity, chosen = ("odd", f"+ {n}") if x % 2 else ("even", f"- {m}")
+    word = f"add {n}" if x % 2 else f"take {m}"
+    return Operation(
+      "if odd",
+      f"If the count is odd {who} finds {n}, if even {who} eats {m}.",
+      ((f"{x} is {parity}, {word}", _compute(first, x, chosen)),),
+      x + n if x % 2 else x - m,
+    )
+  n = draw.randint(2, 6)
+  if kind == "box":
+    many, one = draw.choice(sorted(CONTAINERS.items()))
+    size = world.holds[one, item]
+    acts = (_search(f"{one} of {item}"), (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")))
+    return Operation(one, f"{who} buys {n} {many} of {item}.", acts, x + n * size)
+  shop = draw.choice([p for p in PEOPLE if p != who])
+  town = world.supplier[shop]
+  size = world.town_box[town]
+  acts = (
+    _search(f"{shop}'s shop"),
+    _search(town),
+    (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")),
+  )
+  return Operation("shop", f"{who} buys {n} boxes at {shop}'s shop.", acts, x + n * size)
+
+
+def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
+  """Operations whose acts, with the final answer, lie within the difficulty's bounds."""
+  wanted = draw.randint(*difficulty.acts) - 1
+  kinds: list[str] = []
+  while True:
+    left = wanted - sum(COST[k] for k in kinds)
+    fitting = [k for k in difficulty.operations if COST[k] <= left]
+    if not fitting:
+      return kinds
+    kinds.append(draw.choice(fitting))
+
+
+def generate(world: World, difficulty: Difficulty, seed: int, index: int) -> Question:
+  """The question number `index` of this seed; the same arguments give the same question."""
+  draw = random.Random(f"question/{seed}/{index}")
+  while True:
+    question = _attempt(world, difficulty, draw)
+    if question is not None:
+      return question
+
+
+def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Question | None:
+  """One draw; None when the count leaves [1, 999] on the way."""
+  who, item = draw.choice(PEOPLE), draw.choice(ITEMS)
+  start = x = draw.randint(5, 40)
+  operations: list[Operation] = []
+  for kind in _draw_kinds(draw, difficulty):
+    operations.append(_operation(kind, world, draw, who, item, x, first=not operations))
+    x = operations[-1].result
+    if not 1 <= x <= 999:
+      return None
+  sentences = [o.sentence for o in operations]
+  for _ in range(draw.randint(0, difficulty.distractors)):
+    other = draw.choice([p for p in PEOPLE if p != who])
+    noise = f"{other} has {draw.randint(2, 40)} {draw.choice([i for i in ITEMS if i != item])}."
+    sentences.insert(draw.randint(0, len(sentences)), noise)
+  text = f"{who} has {start} {item}. {' '.join(sentences)} How many {item} does {who} have?"
+  acts = [act for o in operations for act in o.acts]
+  plan = ", ".join(o.plan for o in operations)
+  return Question(
+    id=hashlib.sha256(normalised(text).encode()).hexdigest()[:12],
+    text=text,
+    answer=str(x),
+    steps=len(acts) + 1,
+    solution=((f"plan: {plan}", ""), *acts, ("answer", "final_answer_print(x)")),
+  )
+
+
+def questions(
+  world: World, difficulty: Difficulty, *, seed: int, count: int, exclude: Sequence[Question] = ()
+) -> list[Question]:
+  """`count` different questions of a seed, none of which stands in `exclude`."""
+  seen = {q.id for q in exclude}
+  result: list[Question] = []
+  index = 0
+  while len(result) < count:
+    question = generate(world, difficulty, seed, index)
+    index += 1
+    if question.id not in seen:
+      seen.add(question.id)
+      result.append(question)
+  return result

@@ -1,0 +1,1 @@
+"""Batches, losses, the two train steps, the optimiser, checkpoints."""

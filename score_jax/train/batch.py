@@ -1,0 +1,147 @@
+"""Trajectories packed into rows of fixed length, with separate masks for padding and for what is learnt.
+
+Two trajectories may share a row; `segments` tells them apart (0 is padding), and
+positions start at 0 in each. Masks stand at the token they speak of: a token
+carries loss when the policy wrote it, and its log-probability is that of
+predicting it from the tokens before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+from score_jax.trajectory import Step, Trajectory
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows of packed trajectories; arrays of numpy on the host, of jax on the mesh."""
+
+  tokens: np.ndarray  # int32 [B, T]
+  positions: np.ndarray  # int32 [B, T], place within its trajectory
+  segments: np.ndarray  # int32 [B, T], 1, 2, … within a row; 0 is padding
+  learnt: np.ndarray  # float32 [B, T], 1 where the token carries loss
+  advantages: np.ndarray  # float32 [B, T], 0 outside `learnt`; of no use to SFT
+  sampled: np.ndarray  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
+  denominator: np.ndarray  # float32 [], the number of tokens that the update's mean is over
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """One trajectory as arrays of equal length, before packing."""
+
+  tokens: np.ndarray  # int32 [n]
+  learnt: np.ndarray  # float32 [n]
+  sampled: np.ndarray  # float32 [n]
+  advantage: float = 0.0
+
+
+Chooser = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
+
+
+def every_step(index: int, step: Step) -> bool:
+  """Loss on all that the agent wrote, student or teacher (paper, SFT)."""
+  del index, step
+  return True
+
+
+def teacher_steps(index: int, step: Step) -> bool:
+  """Loss on the teacher's steps alone."""
+  del index
+  return step.author == "teacher"
+
+
+def sample(trajectory: Trajectory, *, carries_loss: Chooser = every_step, advantage: float = 0.0) -> Sample:
+  """A trajectory's whole context as one sequence; only the turns' own tokens can carry loss."""
+  prompt = len(trajectory.prompt_tokens)
+  learnt: list[float] = [0.0] * prompt
+  sampled: list[float] = [0.0] * prompt
+  last = len(trajectory.steps) - 1
+  tokens = list(trajectory.prompt_tokens)
+  for index, step in enumerate(trajectory.steps):
+    chosen = carries_loss(index, step)
+    after = step.observation_tokens if index < last else ()
+    tokens += step.tokens + after
+    learnt += [float(chosen)] * len(step.tokens) + [0.0] * len(after)
+    drawn = step.logprobs if chosen and step.logprobs else (0.0,) * len(step.tokens)
+    sampled += [*drawn] + [0.0] * len(after)
+  return Sample(np.array(tokens, np.int32), np.array(learnt, np.float32), np.array(sampled, np.float32), advantage)
+
+
+def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
+  """First-fit in the given order: rows of samples that together have at most `length` tokens.
+
+  A sample longer than a row is left out (callers count what they pass in and get back).
+  """
+  rows: list[list[Sample]] = []
+  room: list[int] = []
+  for one in samples:
+    size = len(one.tokens)
+    if size > length:
+      continue
+    place = next((i for i, free in enumerate(room) if free >= size), None)
+    if place is None:
+      rows.append([])
+      room.append(length)
+      place = len(rows) - 1
+    rows[place].append(one)
+    room[place] -= size
+  return rows
+
+
+def fill(rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float) -> Batch:
+  """`count` rows of `length`, those beyond the given ones empty."""
+  grids = (np.zeros((count, length), t) for t in (np.int32,) * 3 + (np.float32,) * 3)
+  batch = Batch(*grids, denominator=np.float32(denominator))
+  for row, samples in enumerate(rows):
+    at = 0
+    for number, one in enumerate(samples, start=1):
+      span = slice(at, at + len(one.tokens))
+      batch.tokens[row, span] = one.tokens
+      batch.positions[row, span] = np.arange(len(one.tokens))
+      batch.segments[row, span] = number
+      batch.learnt[row, span] = one.learnt
+      batch.advantages[row, span] = one.advantage * one.learnt
+      batch.sampled[row, span] = one.sampled
+      at = span.stop
+  return batch
+
+
+def micro_batches(
+  rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float | None = None
+) -> list[Batch]:
+  """The rows of one update in batches of `count`, whose losses and gradients add up to the update's.
+
+  The mean is over the learnt tokens of all rows, unless a `denominator` says otherwise.
+  """
+  if denominator is None:
+    denominator = sum(float(one.learnt.sum()) for row in rows for one in row)
+  return [
+    fill(rows[i : i + count], length=length, count=count, denominator=max(denominator, 1.0))
+    for i in range(0, len(rows), count)
+  ]
+
+
+def epochs(
+  samples: Sequence[Sample], *, rows: int, micro: int, length: int, epochs: int, seed: int
+) -> Iterator[list[Batch]]:
+  """The updates of a training stage: each epoch shuffled anew, packed, and cut into updates of `rows` rows.
+
+  The seed alone decides the order, so that a run can go on at any update.
+  """
+  for epoch in range(epochs):
+    order = np.random.default_rng((seed, epoch)).permutation(len(samples))
+    packed = pack([samples[i] for i in order], length=length)
+    for i in range(0, len(packed), rows):
+      yield micro_batches(packed[i : i + rows], length=length, count=micro)
+
+
+def updates(samples: Sequence[Sample], *, rows: int, length: int, epochs: int, seed: int) -> int:
+  """How many updates `epochs` gives."""
+  orders = (np.random.default_rng((seed, epoch)).permutation(len(samples)) for epoch in range(epochs))
+  return sum(-(-len(pack([samples[i] for i in order], length=length)) // rows) for order in orders)

@@ -1,0 +1,121 @@
+"""Fine-tuning on trajectories: what warm start, SFT, BC and pretraining have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from score_jax.errors import UserError
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Decoder, Weights
+from score_jax.progress import Progress
+from score_jax.train.batch import Sample, epochs, updates
+from score_jax.train.checkpoints import Checkpoints
+from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.steps import Trainer, likelihood
+from score_jax.trajectory import Ledger, Usage, total
+from score_jax.workdir import Metrics, Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of a supervised stage; see configs/ for what each means."""
+
+  learning_rate: float
+  epochs: int
+  warmup: float
+  weight_decay: float
+  max_norm: float
+  rows: int
+  micro_rows: int
+  length: int
+  logit_chunk: int
+  checkpoint_every: int
+  keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What a training stage came to; the weights are in its newest checkpoint too."""
+
+  weights: Weights
+  updates: int
+  cost: Ledger
+
+
+def fine_tune(
+  stage: str,
+  lessons: Sequence[Sequence[Sample]],
+  *,
+  config: DecoderConfig,
+  graph: nnx.GraphDef[Decoder],
+  weights: Weights,
+  mesh: Mesh,
+  settings: Settings,
+  seed: int,
+  workdir: Workdir,
+  say: Callable[[str], None],
+) -> Trained:
+  """Trains from `weights` on one lesson after the other, or goes on from the stage's newest checkpoint.
+
+  Raises:
+    UserError: there is nothing to train on, or the loss or gradient is not finite.
+  """
+  fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
+  samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
+  if not all(fitting):
+    raise UserError(f"{stage}: none of {samples} trajectories fits {settings.length} tokens; nothing to train on")
+  if kept < samples:
+    say(f"{stage}: {samples - kept} of {samples} trajectories are longer than {settings.length} tokens and left out")
+  order = {"rows": settings.rows, "length": settings.length, "epochs": settings.epochs, "seed": seed}
+  steps = sum(updates(lesson, **order) for lesson in fitting)
+  batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in fitting)
+  rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
+  optimizer = adamw(rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
+  trainer = Trainer(graph, optimizer, likelihood(), mesh, temperature=1.0, logit_chunk=settings.logit_chunk)
+  checkpoints = Checkpoints(workdir.checkpoints(stage), keep=settings.keep_checkpoints)
+  state = checkpoints.newest(trainer.abstract(weights)) or trainer.start(weights)
+  done = int(state.step)
+  metrics = Metrics(workdir, stage)
+  with Progress(stage, steps, "steps") as progress:
+    progress(done)
+    for number, batches in enumerate(itertools.chain.from_iterable(batches_of), start=1):
+      if number <= done:
+        continue
+      state, numbers = trainer(state, batches)
+      values = check(jax.device_get(numbers), stage, number)
+      metrics.write(number, values | {"learning_rate": float(rate(number - 1))})
+      progress(1, f"loss {values['loss']:.3f}")
+      if number % settings.checkpoint_every == 0 or number == steps:
+        checkpoints.save(state)
+  metrics.close()
+  checkpoints.close()
+  cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)
+  return Trained(state.weights, steps, cost)
+
+
+def check(numbers: dict[str, float], stage: str, step: int) -> dict[str, float]:
+  """The numbers as floats.
+
+  Raises:
+    UserError: one is not finite.
+  """
+  values = {k: float(v) for k, v in numbers.items()}
+  for name, value in values.items():
+    if not abs(value) < float("inf"):
+      raise UserError(f"{stage}: {name} is {value} at step {step}; lower {stage}.learning_rate or look at its data")
+  return values
+
+
+def training_cost(config: DecoderConfig, samples: Sequence[Sample], passes: float) -> Ledger:
+  """Tokens that the student scored in some passes, and their FLOPs, forward and backward (three times forward)."""
+  tokens = sum(len(s.tokens) for s in samples)
+  flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in samples)
+  return Ledger({"student": Usage(scored=int(tokens * passes), flops=3.0 * flops * passes)})
+
+
