@@ -1,7 +1,7 @@
 """The whole method on one ordinary machine, with two small models that ship with the package.
 
-    python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-    python -m score_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke      every stage, tiny
+python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+python -m score_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke      every stage, tiny
 """
 
 from ml_collections import ConfigDict
@@ -114,7 +114,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.fresh_horizon = False  # True: H acts from anywhere
   c.rl.keep_unaided = 0.1  # probability
   c.rl.keep_hard = 0.5
-  c.rl.checkpoint_every = 5  # steps
+  c.rl.checkpoint_every = 5  # steps; the validation questions are tried as often
 
   c.bc = ConfigDict()
   c.bc.learning_rate = 1e-3

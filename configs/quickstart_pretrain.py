@@ -1,6 +1,6 @@
 """Makes the teacher and the student of the quickstart, which ship in score_jax/shipped.
 
-    python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
 """
 
 from ml_collections import ConfigDict
@@ -37,10 +37,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.epochs = 1
 
   shape = {"kv_heads": 2, "heads": 4, "layers": 4, "context": 1024}
-  c.teacher = ConfigDict({**shape, "width": 160, "head_width": 40, "mlp": 432, "learning_rate": 2e-3})
-  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(20, 1000, 0.15, FULL)}
+  c.teacher = ConfigDict({**shape, "width": 128, "head_width": 32, "mlp": 352, "learning_rate": 3e-3})
+  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(24, 1000, 0.15, FULL)}
   c.student = ConfigDict({**shape, "layers": 3, "width": 96, "head_width": 24, "mlp": 256, "learning_rate": 3e-3})
-  c.student.lessons = {"easy": lesson(4, 1000, 0.0, EASY)}
+  c.student.lessons = {"easy": lesson(6, 1000, 0.0, EASY)}
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

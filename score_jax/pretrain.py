@@ -45,9 +45,7 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
   for number in range(lesson.worlds):
     draw = random.Random(f"{seed}/{number}")
     world = word_problems.World.generate(draw.getrandbits(48))
-    questions = word_problems.questions(
-      world, difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions
-    )
+    questions = word_problems.questions(world, difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions)
     scripts = [(q, with_detours(q, share=lesson.detours, draw=draw)) for q in questions]
     with PythonTool(
       isolation="process",
@@ -86,7 +84,11 @@ def pretrain(config: ConfigDict, root: str) -> None:
 
 
 def _train(
-  config: ConfigDict, role: str, lessons: Sequence[Sequence[Trajectory]], tokenizer: PreTrainedTokenizerFast, workdir: Workdir
+  config: ConfigDict,
+  role: str,
+  lessons: Sequence[Sequence[Trajectory]],
+  tokenizer: PreTrainedTokenizerFast,
+  workdir: Workdir,
 ) -> None:
   """One model through its lessons."""
   c, protocol = config[role], Protocol(tokenizer)
@@ -111,6 +113,7 @@ def _train(
     seed=config.seed,
     workdir=workdir,
     say=print,
+    validate=None,
   )
   folder = workdir.root / role
   hugging_face.save(str(folder), shape, trained.weights, dtype="float16")

@@ -31,11 +31,15 @@ class Progress:
       self._said = time.monotonic()
       rate = self._done / (self._said - self._start)
       left = (self._total - self._done) / rate if rate else 0.0
-      print(f"  {self._what}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left {note}", flush=True)
+      print(
+        f"  {self._what}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, {left:.0f} s left {note}", flush=True
+      )
 
   def __enter__(self) -> Self:
     return self
 
-  def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+  ) -> None:
     if self._bar is not None:
       self._bar.close()

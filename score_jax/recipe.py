@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.agent.rollout import Request, at_question
+from score_jax.agent.rollout import at_question
 from score_jax.errors import UserError
+from score_jax.evaluate import validate
 from score_jax.mentor import starts as rl_starts
+from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
 from score_jax.mentor.starts import Start
 from score_jax.model.decoder import Weights
@@ -29,7 +31,7 @@ from score_jax.stages import decoded, encoded, finish, needed, weights_of, whole
 from score_jax.tasks.split import share, split
 from score_jax.train.batch import every_step, sample, teacher_steps
 from score_jax.train.supervised import Trained, fine_tune
-from score_jax.trajectory import Ledger, Question, Trajectory, Usage, total
+from score_jax.trajectory import Ledger, Question, Trajectory, total
 
 CHOOSERS = {"every_step": every_step, "teacher_steps": teacher_steps}
 
@@ -81,7 +83,7 @@ def mentored_questions(run: Run) -> list[Question]:
 
 
 def _train(run: Run, stage: str, start: Weights, trajectories: Sequence[Trajectory], loss: str) -> Trained:
-  """Fine-tunes `start` on trajectories; how many updates it took and what it cost. The weights are in the checkpoints."""
+  """Fine-tunes `start` on trajectories; the weights are in the stage's checkpoints."""
   if loss not in CHOOSERS:
     raise UserError(f"{stage}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
   return fine_tune(
@@ -95,6 +97,7 @@ def _train(run: Run, stage: str, start: Weights, trajectories: Sequence[Trajecto
     seed=run.config.seed,
     workdir=run.workdir,
     say=run.say,
+    validate=lambda weights: validate(run, weights),
   )
 
 
@@ -131,9 +134,10 @@ def mps(run: Run) -> dict[str, Any]:
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
   summary = _summary(cases)
-  if hasattr(teacher, "values"):
-    depth, cost = _teacher_by_depth(run, teacher, cases)
-    summary, ledger = summary | depth, ledger + cost
+  if isinstance(teacher, CounterfactualTeacher):
+    right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
+    table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
+    summary["teacher_success_by_depth"], ledger = table, ledger + cost
   run.workdir.write_json("trajectories/mps/summary.json", summary)
   return {"ledger": encoded(ledger), "summary": summary}
 
@@ -170,21 +174,6 @@ def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
     "first_error_step": _counts(case.first_error for case in cases if case.first_error is not None),
     "lift_mean": float(np.mean(lifts)) if lifts else None,
   }
-
-
-def _teacher_by_depth(run: Run, teacher: Any, cases: Sequence[Mentored]) -> tuple[dict[str, Any], Ledger]:
-  """How often the teacher gets there from the student's own right prefixes, by their number of steps."""
-  right = [c for c in cases if c.outcome == "unaided"][: run.config.mps.depth_probe]
-  prefixes = [(c.question, c.trajectory.prefix(k)) for c in right for k in range(len(c.trajectory.steps))]
-  tries = run.config.mps.continuations
-  table: dict[str, dict[str, int]] = {}
-  cost = Ledger()
-  for (_, prefix), (value, ledger) in zip(prefixes, teacher.values(prefixes, name="depth"), strict=True):
-    row = table.setdefault(str(len(prefix.steps)), {"successes": 0, "tries": 0})
-    row["successes"] += round(value.share * tries)
-    row["tries"] += tries
-    cost = cost + ledger
-  return {"teacher_success_by_depth": table}, cost
 
 
 def _halves(run: Run) -> tuple[list[Mentored], list[Mentored]]:
@@ -246,10 +235,7 @@ def rl_from_question(run: Run) -> dict[str, Any]:
 
 def bc(run: Run) -> dict[str, Any]:
   """Cloning teacher trajectories, as many as the teacher tokens of warm start and mentoring buy."""
-  budget = sum(
-    decoded(needed(run, name)["ledger"]).of("teacher").generated
-    for name in ("warm_start", "mps")
-  )
+  budget = sum(decoded(needed(run, name)["ledger"]).of("teacher").generated for name in ("warm_start", "mps"))
   teacher = run.teacher(run.student.weights)
   shown: list[Trajectory] = []
   rounds = 0

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from score_jax.agent.rollout import Request
+from score_jax.evaluate import validate
 from score_jax.mentor.reward import Tiers, advantages, tier
 from score_jax.mentor.starts import Start
 from score_jax.model.decoder import Weights
@@ -54,9 +55,7 @@ def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[i
   return (sequence[i * prompts : (i + 1) * prompts].tolist() for i in range(steps))
 
 
-def score(
-  start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool
-) -> list[Scored]:
+def score(start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool) -> list[Scored]:
   """Rewards and advantages of one group."""
   sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch") and t.grade is not None]
   names = [tier(t, start.correction) for t in sound]
@@ -116,8 +115,11 @@ class _Reinforce:
         state, numbers = self._update(number, state, scored)
         numbers |= self._numbers(scored)
         last = number + 1 == steps or self._spent(ledger)
+        keep = (number + 1) % c.checkpoint_every == 0 or last
+        if keep:
+          numbers["val_accuracy"] = validate(run, state.weights)
         metrics.write(number, numbers)
-        if (number + 1) % c.checkpoint_every == 0 or last:
+        if keep:
           checkpoints.save(state)
         progress(1, f"reward {numbers['reward_mean']:.3f}")
     metrics.close()
@@ -149,7 +151,9 @@ class _Reinforce:
       minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
       state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
       parts.append(check(jax.device_get(numbers), self.stage, number))
-    return state, {k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]}
+    return state, {
+      k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]
+    }
 
   def batches(self, scored: Sequence[Scored]) -> list[Batch]:
     """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""

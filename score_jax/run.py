@@ -149,7 +149,9 @@ class Run:
       return ReferenceTeacher(self.protocol, self.tool, self.tasks.grader)
     if c.teacher.kind != "model":
       raise UserError(f"teacher.kind = {c.teacher.kind!r}; choose model or reference")
-    vocabularies = (m.tokenizer.convert_ids_to_tokens(range(len(m.tokenizer))) for m in (self.student, self.teacher_model))
+    vocabularies = (
+      m.tokenizer.convert_ids_to_tokens(range(len(m.tokenizer))) for m in (self.student, self.teacher_model)
+    )
     require_same_tokens(*vocabularies)
     judges = {
       "teacher": (self.teacher_agent, self.teacher_model.weights),

@@ -15,11 +15,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 SCHEMA = 1
+Made = TypeVar("Made")
 
 Author = Literal["student", "teacher"]
 Kind = Literal["first_thought", "act"]
@@ -180,18 +181,31 @@ def _short(logprobs: Iterable[float]) -> list[float]:
   return [float(str(np.float32(x))) for x in logprobs]
 
 
+def _made(kind: type[Made], data: Mapping[str, Any], **parts: Any) -> Made:
+  """A dataclass from exactly its fields, those in `parts` as given there."""
+  odd = {f.name for f in dataclasses.fields(kind)} ^ data.keys()
+  if odd:
+    raise ValueError(f"{kind.__name__} with missing or unknown fields: {', '.join(sorted(odd))}")
+  return kind(**{**data, **parts})
+
+
 def _step(data: Mapping[str, Any]) -> Step:
-  sequences = {k: tuple(data[k]) for k in ("tokens", "logprobs", "observation_tokens")}
-  return Step(**{**data, **sequences})
+  return _made(
+    Step,
+    data,
+    tokens=tuple(data["tokens"]),
+    logprobs=tuple(np.array(data["logprobs"], np.float32).tolist()),
+    observation_tokens=tuple(data["observation_tokens"]),
+  )
 
 
 def _correction(data: Mapping[str, Any]) -> Correction:
-  steps = {"mistakes": tuple(map(_step, data["mistakes"])), "replacement": _step(data["replacement"])}
-  return Correction(**{**data, **steps})
+  mistakes = tuple(map(_step, data["mistakes"]))
+  return _made(Correction, data, mistakes=mistakes, replacement=_step(data["replacement"]))
 
 
 def _ledger(data: Mapping[str, Any]) -> Ledger:
-  return Ledger(**{**data, "models": {k: Usage(**v) for k, v in data["models"].items()}})
+  return _made(Ledger, data, models={k: _made(Usage, v) for k, v in data["models"].items()})
 
 
 def to_json(trajectory: Trajectory) -> str:
@@ -215,16 +229,20 @@ def from_json(line: str) -> Trajectory:
     ValueError: the line is no JSON, of another schema, or has missing or unknown fields.
   """
   data = json.loads(line)
-  if data.get("schema") != SCHEMA:
-    raise ValueError(f"trajectory of schema {data.get('schema')!r}; this version reads schema {SCHEMA}")
+  schema = data.get("schema") if isinstance(data, dict) else None
+  if schema != SCHEMA:
+    raise ValueError(f"trajectory of schema {schema!r}; this version reads schema {SCHEMA}")
   try:
-    data["steps"] = tuple(map(_step, data["steps"]))
-    data["corrections"] = tuple(map(_correction, data["corrections"]))
-    data["ledger"] = _ledger(data["ledger"])
-    data["prompt_tokens"] = tuple(data["prompt_tokens"])
-    return Trajectory(**data)
-  except (KeyError, TypeError) as error:
-    raise ValueError(f"trajectory with missing or unknown fields: {error}") from error
+    return _made(
+      Trajectory,
+      data,
+      prompt_tokens=tuple(data["prompt_tokens"]),
+      steps=tuple(map(_step, data["steps"])),
+      corrections=tuple(map(_correction, data["corrections"])),
+      ledger=_ledger(data["ledger"]),
+    )
+  except (KeyError, TypeError, AttributeError) as error:
+    raise ValueError(f"trajectory with missing or odd fields: {error}") from error
 
 
 def generated_tokens(steps: Iterable[Step]) -> int:

@@ -1,13 +1,13 @@
 """The folder of a run: what lies where, written so that a file is there whole or not at all.
 
-    config.json                      resolved configuration, versions, commit
-    split.json                       which question is in which part
-    stages/<stage>.json              written when a stage is done: identity, cost, findings
-    trajectories/<stage>/part-*.jsonl
-    checkpoints/<stage>/<step>/      orbax
-    metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
-    eval/<model>/<benchmark>-*.jsonl
-    results.json, report.html
+config.json                      resolved configuration, versions, commit
+split.json                       which question is in which part
+stages/<stage>.json              written when a stage is done: identity, cost, findings
+trajectories/<stage>/part-*.jsonl
+checkpoints/<stage>/<step>/      orbax
+metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
+eval/<model>/<benchmark>-*.jsonl
+results.json, report.html
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class Workdir:
       probe.write_text("")
       probe.unlink()
     except OSError as error:
-      raise UserError(f"workdir {root!r} cannot be written ({error.strerror or error}); give another --workdir") from error
+      raise UserError(
+        f"workdir {root!r} cannot be written ({error.strerror or error}); give another --workdir"
+      ) from error
 
   def write(self, name: str, text: str) -> None:
     """Writes a file beside its place and moves it there."""
@@ -64,7 +66,7 @@ class Workdir:
       return None
     try:
       return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:
       raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
 
   def write_part(self, stage: str, number: int, trajectories: Iterable[Trajectory]) -> None:
@@ -72,12 +74,19 @@ class Workdir:
     self.write(f"trajectories/{stage}/part-{number:05d}.jsonl", "".join(to_json(t) + "\n" for t in trajectories))
 
   def read_parts(self, stage: str, *, below: int | None = None) -> Iterator[Trajectory]:
-    """All trajectories of a stage in order, or those of the parts numbered less than `below`."""
+    """All trajectories of a stage in order, or those of the parts numbered less than `below`.
+
+    Raises:
+      UserError: a part is damaged.
+    """
     folder = self.root / "trajectories" / stage
     for path in sorted(folder.glob("part-*.jsonl"), key=lambda p: p.name):
       if below is None or int(path.stem.removeprefix("part-")) < below:
-        with path.open() as lines:
-          yield from read_lines(lines)
+        try:
+          with path.open() as lines:
+            yield from read_lines(lines)
+        except ValueError as error:
+          raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
@@ -87,16 +96,15 @@ class Metrics:
   """Numbers of a stage by step, as JSON lines and for TensorBoard. Appends; the last line of a step counts."""
 
   def __init__(self, workdir: Workdir, stage: str):
-    folder = workdir.root / "metrics"
-    folder.mkdir(parents=True, exist_ok=True)
-    self._path = folder / f"{stage}.jsonl"
-    self._lines = self._path.read_text() if self._path.exists() else ""
-    self._board = SummaryWriter(str(folder / "tensorboard" / stage))
+    self._workdir, self._name = workdir, f"metrics/{stage}.jsonl"
+    path = workdir.root / self._name
+    self._lines = path.read_text() if path.exists() else ""
+    self._board = SummaryWriter(str(workdir.root / "metrics" / "tensorboard" / stage))
 
   def write(self, step: int, numbers: Mapping[str, float]) -> None:
     line = json.dumps({"step": step, "time": round(time.time(), 3)} | {k: float(v) for k, v in numbers.items()})
     self._lines += line + "\n"
-    self._path.write_text(self._lines)
+    self._workdir.write(self._name, self._lines)
     for name, value in numbers.items():
       self._board.add_scalar(name, float(value), step)
 

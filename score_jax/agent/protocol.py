@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
@@ -45,15 +46,15 @@ class Protocol:
   def __init__(self, tokenizer: PreTrainedTokenizerFast):
     """
     Raises:
-      UserError: the tokenizer lacks a chat template or one of the tags.
+      UserError: the tokenizer lacks one of the tags, or a chat template that ends turns with a special token.
     """
     self._text = tokenizer.backend_tokenizer
-    vocabulary = tokenizer.get_vocab()
-    missing = [t for t in TAGS if t not in vocabulary]
+    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    missing = [t for t in TAGS if t not in special]
     if missing:
-      raise UserError(f"tokenizer: tokens {missing} are missing; add them (score_jax.agent.tokenizer.add_tags)")
-    self._tags = {t: vocabulary[t] for t in TAGS}
-    self._special = frozenset(tokenizer.all_special_ids) | frozenset(self._tags.values())
+      raise UserError(f"tokenizer: special tokens {missing} are missing; add them (score_jax.agent.tokenizer.add_tags)")
+    self._tags = {t: special[t] for t in TAGS}
+    self._special = frozenset(special.values())
     self._read_template(tokenizer)
 
   def _read_template(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -63,12 +64,18 @@ class Protocol:
     messages = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
     try:
       text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except ValueError as error:
-      raise UserError(f"tokenizer: no usable chat template ({error}); set tokenizer.chat_template") from error
-    _, rest = text.split(marks[0])
-    to_assistant, rest = rest.split(marks[1])
-    to_user, _ = rest.split(marks[2])
+      _, rest = text.split(marks[0])
+      to_assistant, rest = rest.split(marks[1])
+      to_user, _ = rest.split(marks[2])
+    except (ValueError, TemplateError) as error:
+      reason = str(error).partition("\n")[0]
+      raise UserError(f"tokenizer: no usable chat template ({reason}); set tokenizer.chat_template") from error
     after_turn = self._template_ids(to_user)
+    if not after_turn or after_turn[0] not in self._special:
+      raise UserError(
+        f"tokenizer: its chat template ends a turn with {to_user!r}, which does not begin with a special token; "
+        "set another tokenizer.chat_template"
+      )
     self.stop = after_turn[0]
     self._to_user = tuple(after_turn[1:])
     self._to_assistant = tuple(self._template_ids(to_assistant))
@@ -78,8 +85,8 @@ class Protocol:
   def _opening(self, tokenizer: PreTrainedTokenizerFast, begin: int | None) -> tuple[int, ...]:
     """What stands before the first user turn: no system prompt (paper), the template's own beginning if it has one."""
     header = self._to_user
-    first_special = next(i for i, t in enumerate(header) if t in self._special)
-    starts_with_begin = begin is not None and header[first_special] != begin
+    first_special = next((i for i, t in enumerate(header) if t in self._special), 0)
+    starts_with_begin = begin is not None and header[first_special : first_special + 1] != (begin,)
     return ((begin,) if starts_with_begin else ()) + header[first_special:]
 
   def _template_ids(self, text: str) -> list[int]:

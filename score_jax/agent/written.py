@@ -68,8 +68,6 @@ def written_step(protocol: Protocol, step: Step) -> Step:
   )
 
 
-
-
 def act(
   protocol: Protocol, tool: PythonTool, wanted: Sequence[tuple[Sequence[Step], Turn, Author]]
 ) -> list[tuple[Step, Outcome | None]]:

@@ -10,6 +10,7 @@ step of those continuations from before the error that ended right.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.model.decoder import Weights
-from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
+from score_jax.trajectory import Ledger, Question, Trajectory, total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Value:
   """What the continuations from one prefix came to."""
 
   share: float  # of those that ended right
-  first_steps: tuple[Step, ...]  # of those, the first new steps, commonest first
+  first_steps: tuple[Proposal, ...]  # of those, the first new steps, commonest first
 
 
 #: nothing can follow: the answer is submitted, or the turn did not parse
@@ -85,12 +86,12 @@ class CounterfactualTeacher:
     """The earliest step over which V falls by delta."""
     if values[0].share < self._delta:
       return Finding("hard", values={"start": values[0].share})
-    for k, (before, after) in enumerate(zip(values, values[1:], strict=False)):
+    for k, (before, after) in enumerate(itertools.pairwise(values)):
       if before.share - after.share >= self._delta:
         return Finding(
           "located",
           step=k,
-          diagnosis=f"continuations end right {before.share:.0%} of the time before this step, {after.share:.0%} after it",
+          diagnosis=f"continuations end right {before.share:.0%} of the time before it, {after.share:.0%} after it",
           values={"before": before.share, "after": after.share},
           candidates=before.first_steps,
         )
@@ -99,24 +100,46 @@ class CounterfactualTeacher:
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
     """The commonest first step of the teacher's right continuations; the student's own are no correction."""
     if self._judge[0].author == "teacher":
-      return [Proposal(f.candidates[0] if f.candidates else None) for _, _, f in located]
+      return [next(iter(f.candidates), Proposal(None)) for _, _, f in located]
     requests = [
       Request(f"correct/{q.id}/{len(t.context())}/{f.step}", q, t.prefix(f.step), self._acts, self._continuations)
       for q, t, f in located
     ]
     groups = self._agent.rollout(self._weights, requests)
-    return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]
+    first = [next(iter(_value(group).first_steps), Proposal(None)) for group in groups]
+    return [dataclasses.replace(p, ledger=total(t.ledger for t in g)) for p, g in zip(first, groups, strict=True)]
 
 
 def _value(group: Sequence[Trajectory]) -> Value:
-  """Share of right ones among those that the environment did not fail, and their first new steps."""
+  """Counts those that the environment did not fail, and orders the first new steps of the right ones."""
   sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch")]
   right = [t for t in sound if t.right]
-  if not sound:
-    return ENDED
-  firsts = {(s.thought, s.code): s for s in (t.steps[t.prefix_steps] for t in reversed(right))}
-  order = Counter((s.thought, s.code) for s in (t.steps[t.prefix_steps] for t in right)).most_common()
-  return Value(len(right) / len(sound), tuple(firsts[key] for key, _ in order))
+  firsts: dict[tuple[str, str], Proposal] = {}
+  order: Counter[tuple[str, str]] = Counter()
+  for trajectory in right:
+    step, *others = trajectory.steps[trajectory.prefix_steps :]
+    key = (step.thought, step.code)
+    firsts.setdefault(key, Proposal(step, answer=None if others else trajectory.answer))
+    order[key] += 1
+  return Value(len(right), len(sound), tuple(firsts[key] for key, _ in order.most_common()))
+
+
+def success_by_depth(
+  teacher: CounterfactualTeacher, right: Sequence[tuple[Question, Trajectory]]
+) -> tuple[dict[str, dict[str, int]], Ledger]:
+  """How often the judge gets there from the prefixes of trajectories that the student got right, by number of steps.
+
+  A teacher that is at home on the student's paths succeeds from there as often as on its own.
+  """
+  prefixes = [(q, t.prefix(k)) for q, t in right for k in range(len(t.steps))]
+  table: dict[str, dict[str, int]] = {}
+  cost = Ledger()
+  for (_, prefix), (value, spent) in zip(prefixes, teacher.values(prefixes, name="depth"), strict=True):
+    row = table.setdefault(str(len(prefix.steps)), {"successes": 0, "tries": 0})
+    row["successes"] += value.right
+    row["tries"] += value.tries
+    cost = cost + spent
+  return table, cost
 
 
 def require_same_tokens(student: Sequence[str], teacher: Sequence[str]) -> None:

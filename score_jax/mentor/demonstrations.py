@@ -25,7 +25,9 @@ def worked(question: Question) -> Script:
 def with_detours(question: Question, *, share: float, draw: random.Random) -> Script:
   """The worked solution with a detour before each act with probability `share`, and another plan as often."""
   (plan, author), *acts = worked(question)
-  script = [(Turn("first_thought", _other_plan(plan.thought, draw)), "student") if draw.random() < share else (plan, author)]
+  script = [
+    (Turn("first_thought", _other_plan(plan.thought, draw)), "student") if draw.random() < share else (plan, author)
+  ]
   for turn, author in acts:
     if draw.random() < share:
       script.append((_detour(turn, draw), "student"))

@@ -55,7 +55,8 @@ class ReferenceTeacher:
     Where there is none: for a turn of bad form the step that is missing, so that `Finding.step` is
     len(trajectory.steps); for a spent budget of acts or a full context the first act that was idle. A first
     thought is never an error, but a missing one can be what is missing. "hard": there is no worked solution, or
-    it does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses have no numbers.
+    it does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses state no
+    numbers, so no answer.
     """
     solutions = self._graded([question for question, _ in failed])
     return [
@@ -78,10 +79,11 @@ class ReferenceTeacher:
       wanted.append((steps, turn, "teacher"))
       expected.append(number)
     taken = act(self._protocol, self._tool, wanted)
-    return [
-      Proposal(step if _holds(step, outcome, number) else None, solution.ledger + Ledger(tool_calls=outcome is not None))
-      for (step, outcome), number, solution in zip(taken, expected, solutions, strict=True)
-    ]
+    proposals = []
+    for (step, outcome), number, solution in zip(taken, expected, solutions, strict=True):
+      ledger = solution.ledger + Ledger(tool_calls=0 if outcome is None else 1)
+      proposals.append(Proposal(step if _holds(step, outcome, number) else None, ledger))
+    return proposals
 
   def _played(self, questions: Sequence[Question]) -> list[Trajectory]:
     """What the worked solutions come to, not graded; no steps for a question without one."""

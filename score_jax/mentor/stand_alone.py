@@ -92,12 +92,14 @@ def _defined(act: Step, definitions: Mapping[str, Definition]) -> dict[str, Defi
   """The definitions after one more worked act; names bound in any other way than `name = expression` have none."""
   body = ast.parse(act.code).body
   after = _without(definitions, _assigned(body))
-  shown = _printed_name(body)
   for statement in body:
     match statement:
       case ast.Assign(targets=[ast.Name(id=name)], value=expression):
-        after[name] = Definition(value(act) if name == shown else None, expression, definitions)
+        after[name] = Definition(None, expression, definitions)
         definitions = {**definitions, name: after[name]}
+  shown = _printed_name(body)
+  if shown in after:
+    after[shown] = dataclasses.replace(after[shown], value=value(act))
   return after
 
 

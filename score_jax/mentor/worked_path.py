@@ -13,8 +13,9 @@ text. A student is followed act by act:
              question or an earlier observation has
     off      it prints another number
 
-Numbers are equal when they agree to six digits. Another right way to the
-answer counts as off at its first value that the worked solution does not have.
+Numbers are equal when they agree to six digits. Two things are taken for what
+they are not: a wrong value that happens to be on the path passes, and another
+right way to the answer is off at its first value that the worked one lacks.
 """
 
 from __future__ import annotations

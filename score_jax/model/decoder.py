@@ -5,7 +5,7 @@ Two ways to run it, which give the same numbers:
     be packed into a row and see each other's tokens never (`segments`);
   * `Decoder.step` over a chunk of each slot, with a cache of keys and values.
 Layers are unrolled; a cache is a tuple of one (keys, values) pair a layer, each
-[B, S, K, H]. Softmax, norms and logits are float32 whatever the weights are.
+[B, K, S, H]. Softmax, norms and logits are float32 whatever the weights are.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ def rope(x_BxTxNxH: jax.Array, positions_BxT: jax.Array, *, base: float) -> jax.
   """Rotates the two halves of each head by the token's position (Llama's convention)."""
   half = x_BxTxNxH.shape[-1] // 2
   frequency_H = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angle = positions_BxT[..., None, None].astype(jnp.float32) * frequency_H
+  angle = positions_BxT[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   a, b = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxNxH.dtype)
 
 
-def attend(q_BxTxNxH: jax.Array, k_BxSxKxH: jax.Array, v_BxSxKxH: jax.Array, visible_BxTxS: jax.Array) -> jax.Array:
+def attend(q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array) -> jax.Array:
   """Grouped-query attention with an explicit mask; returns [B, T, N, H]."""
   b, t, n, h = q_BxTxNxH.shape
-  kv, s = k_BxSxKxH.shape[2], k_BxSxKxH.shape[1]
+  kv, s = k_BxKxSxH.shape[1:3]
   group = n // kv  # the queries that share a key are rows of one matrix product
   q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
-  scores = jnp.einsum("bkqh,bskh->bkqs", q, k_BxSxKxH, preferred_element_type=jnp.float32) * h**-0.5
+  scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH, preferred_element_type=jnp.float32) * h**-0.5
   scores = jnp.where(visible_BxTxS[:, None, None], scores.reshape(b, kv, group, t, s), MASKED)
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest).reshape(b, kv, group * t, s)
-  mixed = jnp.einsum("bkqs,bskh->bkqh", weights.astype(v_BxSxKxH.dtype), v_BxSxKxH)
-  mixed = (mixed / jnp.sum(weights, axis=-1, keepdims=True)).astype(v_BxSxKxH.dtype)
+  mixed = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v_BxKxSxH.dtype), v_BxKxSxH)
+  mixed = (mixed.astype(jnp.float32) / jnp.sum(weights, axis=-1, keepdims=True)).astype(v_BxKxSxH.dtype)
   return mixed.reshape(b, kv, group, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
-def attend_rows(q_BxTxNxH: jax.Array, k_BxTxKxH: jax.Array, v_BxTxKxH: jax.Array, segments_BxT: jax.Array) -> jax.Array:
+def attend_rows(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, segments_BxT: jax.Array) -> jax.Array:
   """Causal attention within segments over whole rows, a block of queries at a time: what lies ahead costs nothing."""
   t = q_BxTxNxH.shape[1]
   blocks = []
   for start in range(0, t, QUERY_BLOCK):
     end = min(start + QUERY_BLOCK, t)
-    causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)
-    visible = causal & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
-    blocks.append(attend(q_BxTxNxH[:, start:end], k_BxTxKxH[:, :end], v_BxTxKxH[:, :end], visible))
+    causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
+    visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
+    blocks.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible))
   return jnp.concatenate(blocks, axis=1)
 
 
@@ -68,7 +68,8 @@ class RMSNorm(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     x32 = x.astype(jnp.float32)
     x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.epsilon)
-    return (x32 * self.scale[...].astype(jnp.float32)).astype(x.dtype)
+    scale = jnp.expand_dims(self.scale[...].astype(jnp.float32), range(x.ndim - 1))
+    return (x32 * scale).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -83,12 +84,13 @@ class Attention(nnx.Module):
     self.out = nnx.Linear(n * h, d, use_bias=False, rngs=rngs)
 
   def project(self, x_BxTxD: jax.Array, positions_BxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rotated queries, rotated keys, and values."""
+    """Rotated queries [B, T, N, H], and rotated keys and values in the cache's layout [B, K, T, H]."""
     b, t, _ = x_BxTxD.shape
     base, h = self.config.rope_base, self.config.head_width
     q = rope(self.query(x_BxTxD).reshape(b, t, -1, h), positions_BxT, base=base)
     k = rope(self.key(x_BxTxD).reshape(b, t, -1, h), positions_BxT, base=base)
-    return q, k, self.value(x_BxTxD).reshape(b, t, -1, h)
+    v = self.value(x_BxTxD).reshape(b, t, -1, h)
+    return q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
   def merge(self, mixed_BxTxNxH: jax.Array) -> jax.Array:
     b, t, n, h = mixed_BxTxNxH.shape
@@ -133,9 +135,10 @@ class Block(nnx.Module):
     """A chunk whose keys and values go into the cache at `positions`; it sees the first `filled` places."""
     q, k, v = self.attention.project(self.attention_norm(x), positions)
     to = jnp.arange(x.shape[0]) if slots is None else slots
-    keys, values = (c.at[to[:, None], positions].set(new, mode="drop") for c, new in zip(layer, (k, v), strict=True))
-    seen = (c[:, :filled] if slots is None else c[slots, :filled] for c in (keys, values))
-    visible = jnp.arange(filled) <= positions[..., None]
+    place = (to[:, None, None], jnp.arange(k.shape[1])[:, None], positions[:, None, :])
+    keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(layer, (k, v), strict=True))
+    seen = (c[:, :, :filled] if slots is None else c[slots, :, :filled] for c in (keys, values))
+    visible = jnp.arange(filled)[None, None] <= positions[..., None]
     x = x + self.attention.merge(attend(q, *seen, visible))
     return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
@@ -187,7 +190,7 @@ class Decoder(nnx.Module):
 
   def empty_cache(self, slots: int, length: int) -> Cache:
     """A cache of `length` places for each of `slots`, of the weights' dtype."""
-    shape = (slots, length, self.config.kv_heads, self.config.head_width)
+    shape = (slots, self.config.kv_heads, length, self.config.head_width)
     dtype = self.embedding.dtype
     return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(self.config.layers))
 

@@ -171,7 +171,8 @@ def _tensors(reader: GGUFReader, config: DecoderConfig, path: str) -> dict[str, 
   heads = {"attn_q.weight": config.heads, "attn_k.weight": config.kv_heads}
   result: dict[str, np.ndarray] = {}
   for tensor in reader.tensors:
-    layer, stem = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", tensor.name).groups()
+    found = re.fullmatch(r"blk\.(\d+)\.(.*)", tensor.name)
+    layer, stem = found.groups() if found else (None, tensor.name)
     name = TOP.get(stem) if layer is None else LAYER.get(stem)
     if name is None:
       raise UserError(f"{path}: tensor {tensor.name} is not of this decoder; use a plain Llama model")

@@ -19,10 +19,10 @@ SEED = 0
 def with_vocabulary(
   config: DecoderConfig, weights: Weights, size: int, *, multiple: int
 ) -> tuple[DecoderConfig, Weights]:
-  """The decoder with room for `size` tokens; the same one where its rows suffice, spare ones included.
+  """The decoder with at least `size` rows in its embedding (and unembedding), their number a multiple of `multiple`.
 
-  Otherwise the embedding (and the unembedding) grow to the next multiple of
-  `multiple`. A new row is the mean of the old ones and a little noise, the same
+  Rows that it has to spare serve first: where they suffice it is returned as it
+  is, and it never shrinks. A new row is the mean of the old ones and a little noise, the same
   in every run, so that a new token is at first about as likely as the average one.
   """
   if size <= config.vocab and config.vocab % multiple == 0:

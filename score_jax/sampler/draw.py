@@ -15,14 +15,19 @@ def penalised(logits_BxV: jax.Array, seen_BxV: jax.Array, penalty_B: jax.Array) 
 
 
 def truncated(logits_BxV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
-  """Logits with all but the kept tokens at `NEVER`: the `top_k` likeliest (0: all), then the fewest that reach `top_p`."""
+  """Keeps the `top_k` likeliest tokens (0: all), of them the fewest that reach `top_p`; the others get `NEVER`.
+
+  Tokens as likely as the least that is kept are kept too. At `top_p` 1 nothing is cut, also where rounding has the
+  sum reach 1 early: so a slot draws the same whether or not one beside it cuts.
+  """
   vocab = logits_BxV.shape[-1]
   ordered = jnp.sort(logits_BxV, axis=-1, descending=True)
   k = jnp.where(top_k_B > 0, jnp.minimum(top_k_B, vocab), vocab)
-  ranked = jnp.where(jnp.arange(vocab) < k[:, None], ordered, NEVER)
+  ranked = jnp.where(jnp.arange(vocab)[None] < k[:, None], ordered, NEVER)
   probability = jax.nn.softmax(ranked, axis=-1)
   before = jnp.cumsum(probability, axis=-1) - probability
-  kept = jnp.maximum(jnp.sum((before < top_p_B[:, None]) & (ranked > NEVER), axis=-1), 1)
+  short = (before < top_p_B[:, None]) | (top_p_B >= 1.0)[:, None]
+  kept = jnp.maximum(jnp.sum(short & (ranked > NEVER), axis=-1), 1)
   least = jnp.take_along_axis(ordered, (kept - 1)[:, None], axis=-1)
   return jnp.where(logits_BxV >= least, logits_BxV, NEVER)
 

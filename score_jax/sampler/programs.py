@@ -29,7 +29,7 @@ from score_jax.sampler.draw import draw
 class DeviceState:
   """What lives on the device between calls; every program takes it and gives it back, donated."""
 
-  cache: Cache  # a layer's keys and values, [B, S, K, H] each
+  cache: Cache  # a layer's keys and values, [B, K, S, H] each
   seen: jax.Array  # bool [B, V], tokens of the slot's context
 
 
@@ -69,7 +69,7 @@ class Programs:
     self.mesh, self.config, self.slots, self.length = mesh, config, slots, length
     self._graph, self._stop = graph, stop
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
-    layer = (sharding(mesh, "rows", None, heads, None),) * 2
+    layer = (sharding(mesh, "rows", heads, None, None),) * 2
     self._places = DeviceState((layer,) * config.layers, sharding(mesh, "rows", None))
     out = functools.partial(jax.jit, donate_argnums=0)
     self.extend = out(self._extend, static_argnames="filled", out_shardings=self._places)
@@ -101,7 +101,7 @@ class Programs:
 
     A row whose slot is `slots` (one beyond the last) is padding.
     """
-    place = jnp.arange(tokens_RxC.shape[1])
+    place = jnp.arange(tokens_RxC.shape[1])[None]
     counts = place < count_R[:, None]
     positions = jnp.where(counts, start_R[:, None] + place, self.length)
     _, cache = nnx.merge(self._graph, weights).step(tokens_RxC, positions, state.cache, slots_R, filled=filled)
@@ -146,13 +146,14 @@ class Programs:
         penalty=controls.penalty,
       )
       seen = state.seen.at[rows, jnp.where(live, tokens, self.config.vocab)].set(True, mode="drop")
+      written = live.astype(jnp.int32)
       out = Decoded(
         out.tokens.at[:, step].set(jnp.where(live, tokens, 0)),
         out.logprobs.at[:, step].set(jnp.where(live, logprobs, 0.0)),
-        out.count + live,
+        out.count + written,
         step + 1,
       )
-      length = length + live
+      length = length + written
       pending = jnp.where(live, tokens, pending)
       live = live & (tokens != self._stop) & (out.count < controls.budget) & (length + 1 < self.length)
       return step + 1, live, length, pending, DeviceState(cache, seen), out

@@ -169,7 +169,9 @@ class Slots:
       live[slot], budget[slot] = True, left
     n = self._shapes.decode
     filled = self._filled(int(self.length[live].max()) + n)
-    controls = Controls(live, self.length, self._pending, budget, self._key, *(self._draws[f] for f in self._draws.dtype.names))
+    controls = Controls(
+      live, self.length, self._pending, budget, self._key, *(self._draws[f] for f in self._draws.dtype.names)
+    )
     self._state, decoded = self._programs.decode(self._state, self._weights, controls, n=n, filled=filled)
     tokens, logprobs, count, steps = jax.device_get((decoded.tokens, decoded.logprobs, decoded.count, decoded.steps))
     self.steps += int(steps)

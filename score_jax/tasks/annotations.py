@@ -71,7 +71,9 @@ class Annotation:
 
   @property
   def operands(self) -> set[Fraction]:
-    return {exact(n.value) for n in ast.walk(self.expression) if isinstance(n, ast.Constant)}
+    """The numbers in the expression."""
+    constants = (n.value for n in ast.walk(self.expression) if isinstance(n, ast.Constant))
+    return {exact(value) for value in constants if isinstance(value, int | float)}
 
 
 def number(text: str) -> Fraction | None:
@@ -211,7 +213,7 @@ class _Named(ast.NodeTransformer):
     self._names = names
 
   def visit_Constant(self, node: ast.Constant) -> ast.expr:
-    name = self._names.get(exact(node.value))
+    name = self._names.get(exact(node.value)) if isinstance(node.value, int | float) else None
     return node if name is None else ast.Name(name)
 
 
@@ -222,7 +224,7 @@ def _brought(question: str) -> set[Fraction]:
 
 
 def _plan(question: str, worked: str) -> str:
-  """What is worked out, in order: the sentences without signs and numbers, but for spelled ones that the question has."""
+  """What is worked out, in order: the sentences without signs and numbers; spelled ones that the question has stay."""
   spelled = {n.lower() for n in NUMERALS.findall(question)}
   parts: list[str] = []
   for sentence in re.split(r"\n+|(?<=[.!?;])\s+", ANNOTATION.sub("", worked)):

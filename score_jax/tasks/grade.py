@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
@@ -11,16 +12,20 @@ from score_jax.trajectory import Question
 Grader = Callable[[Question, str], tuple[float | None, str]]
 
 
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+
+
 def _number(text: str) -> Decimal | None:
+  digits = text.strip().removeprefix("$")
   try:
-    value = Decimal(text.strip().replace(",", "").removeprefix("$"))
+    value = Decimal(digits.replace(",", "") if THOUSANDS.fullmatch(digits) else digits)
   except InvalidOperation:
     return None
   return value if value.is_finite() else None
 
 
 def numeric(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right when both are the same decimal number: "42", "42.0" and "1,042" are numbers, "42 apples" is not."""
+  """Right when both are the same decimal number: "42", "42.0" and "1,042" are numbers, "42 apples" and "4,2" are not."""
   if len(answer) > 64:
     return 0.0, "the answer is too long for a number"
   gold, given = _number(question.answer), _number(answer)

@@ -42,7 +42,8 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
   if config.kind == "word_problems":
     world = word_problems.World.generate(seed)
     pool = word_problems.questions(world, difficulty(config), seed=seed, count=sum(counts))
-    parts = [pool[: counts[0]], pool[counts[0] : -counts[2]], pool[-counts[2] :]]
+    train, known = counts[0], counts[0] + counts[1]
+    parts = [pool[:train], pool[train:known], pool[known:]]
     return Tasks("word_problems", *parts, world.documents(), numeric)
   if config.kind == "gsm8k":
     pool = sorted(gsm8k.read(config.path, "train"), key=lambda q: share(q, f"{seed}/order"))
@@ -52,7 +53,9 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
     parts = [train, validation, _without(test, solved)[: counts[2]]]
     for name, wanted, part in zip(("train", "validation", "test"), counts, parts, strict=True):
       if len(part) < wanted:
-        raise UserError(f"tasks.{name} = {wanted}, but {config.path or 'gsm8k'} has {len(part)} such questions; ask for fewer")
+        raise UserError(
+          f"tasks.{name} = {wanted}, but {config.path or 'gsm8k'} has {len(part)} such questions; ask for fewer"
+        )
     return Tasks("gsm8k", *parts, [], numeric)
   raise UserError(f"tasks.kind = {config.kind!r}; choose word_problems or gsm8k")
 

@@ -16,10 +16,12 @@ is what that solution computes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import random
 from collections.abc import Sequence
 
+from score_jax.errors import UserError
 from score_jax.tasks.split import normalised
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
@@ -43,11 +45,25 @@ class Difficulty:
     acts: least and greatest number of acts of the worked solution, the final answer included.
     operations: names out of `COST`, drawn evenly.
     distractors: greatest number of sentences about somebody else.
+
+  Raises:
+    UserError: an operation is unknown, or no sequence of them has that many acts.
   """
 
   acts: tuple[int, int] = (3, 8)
   operations: tuple[str, ...] = tuple(COST)
   distractors: int = 1
+
+  def __post_init__(self) -> None:
+    unknown = [k for k in self.operations if k not in COST]
+    if unknown:
+      raise UserError(f"tasks.operations has {unknown}; choose from {', '.join(COST)}")
+    least, most = self.acts
+    if least < 2 or not any(_adds_up(self.operations, acts - 1) for acts in range(least, most + 1)):
+      raise UserError(
+        f"tasks.acts = {self.acts} cannot be had with tasks.operations = {self.operations}: an answer takes one act, "
+        f"operations take {', '.join(f'{k} {COST[k]}' for k in self.operations)}; give other bounds, 2 or more"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +78,9 @@ class World:
   def generate(cls, seed: int) -> World:
     draw = random.Random(f"world/{seed}")
     return cls(
-      holds={(c, i): draw.randint(2, 19) for c in CONTAINERS.values() for i in ITEMS},
+      holds={(c, i): draw.randint(2, 9) for c in CONTAINERS.values() for i in ITEMS},
       supplier={p: draw.choice(TOWNS) for p in PEOPLE},
-      town_box={t: draw.randint(2, 19) for t in TOWNS},
+      town_box={t: draw.randint(2, 9) for t in TOWNS},
     )
 
   def documents(self) -> list[Document]:
@@ -96,7 +112,7 @@ def _search(query: str) -> tuple[str, str]:
 
 def _operation(kind: str, world: World, draw: random.Random, who: str, item: str, x: int, first: bool) -> Operation:
   """Draws one operation of `kind` on the count `x`."""
-  n = draw.randint(2, 19)
+  n = draw.randint(2, 9)
   if kind in VERBS:
     verb, sign = draw.choice(VERBS[kind]), "+" if kind == "add" else "-"
     word = "add" if kind == "add" else "take"
@@ -111,13 +127,13 @@ def _operation(kind: str, world: World, draw: random.Random, who: str, item: str
       x * factor,
     )
   if kind == "odd":
-    m = draw.randint(2, 19)
+    m = draw.randint(2, 9)
     parity, chosen = ("odd", f"+ {n}") if x % 2 else ("even", f"- {m}")
     word = f"add {n}" if x % 2 else f"take {m}"
     return Operation(
       "if odd",
       f"If the count is odd {who} finds {n}, if even {who} eats {m}.",
-      ((f"{x} is {parity}, {word}", _compute(first, x, chosen)),),
+      ((f"{parity}, {word}", _compute(first, x, chosen)),),
       x + n if x % 2 else x - m,
     )
   n = draw.randint(2, 6)
@@ -137,16 +153,22 @@ def _operation(kind: str, world: World, draw: random.Random, who: str, item: str
   return Operation("shop", f"{who} buys {n} boxes at {shop}'s shop.", acts, x + n * size)
 
 
+@functools.cache
+def _adds_up(operations: tuple[str, ...], acts: int) -> bool:
+  """Whether some of the operations, each as often as one likes, take exactly so many acts."""
+  return acts == 0 or (acts > 0 and any(_adds_up(operations, acts - COST[k]) for k in operations))
+
+
 def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
   """Operations whose acts, with the final answer, lie within the difficulty's bounds."""
-  wanted = draw.randint(*difficulty.acts) - 1
+  left = draw.randint(*difficulty.acts) - 1
+  while not _adds_up(difficulty.operations, left):
+    left = draw.randint(*difficulty.acts) - 1
   kinds: list[str] = []
-  while True:
-    left = wanted - sum(COST[k] for k in kinds)
-    fitting = [k for k in difficulty.operations if COST[k] <= left]
-    if not fitting:
-      return kinds
-    kinds.append(draw.choice(fitting))
+  while left:
+    kinds.append(draw.choice([k for k in difficulty.operations if _adds_up(difficulty.operations, left - COST[k])]))
+    left -= COST[kinds[-1]]
+  return kinds
 
 
 def generate(world: World, difficulty: Difficulty, seed: int, index: int) -> Question:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import sys
 import types
@@ -33,6 +34,7 @@ def _import_bm25s() -> types.ModuleType:
 
 
 _bm25s = _import_bm25s()
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Trainer:
     def apply(state: TrainState, gradient: Weights) -> tuple[TrainState, Metrics]:
       update, moments = optimizer.update(gradient, state.optimizer, state.weights)
       weights = optax.apply_updates(state.weights, update)
-      return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.global_norm(gradient)}
+      return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.tree.norm(gradient)}
 
     self._zeros = jax.jit(lambda weights: jax.tree.map(jnp.zeros_like, weights))
     self._add_gradient = jax.jit(add_gradient, donate_argnums=0)

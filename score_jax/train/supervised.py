@@ -60,8 +60,11 @@ def fine_tune(
   seed: int,
   workdir: Workdir,
   say: Callable[[str], None],
+  validate: Callable[[Weights], float] | None,
 ) -> Trained:
   """Trains from `weights` on one lesson after the other, or goes on from the stage's newest checkpoint.
+
+  `validate` gives the accuracy that the last line of metrics shows.
 
   Raises:
     UserError: there is nothing to train on, or the loss or gradient is not finite.
@@ -89,7 +92,10 @@ def fine_tune(
         continue
       state, numbers = trainer(state, batches)
       values = check(jax.device_get(numbers), stage, number)
-      metrics.write(number, values | {"learning_rate": float(rate(number - 1))})
+      values["learning_rate"] = float(rate(number - 1))
+      if validate is not None and number == steps:
+        values["val_accuracy"] = validate(state.weights)
+      metrics.write(number, values)
       progress(1, f"loss {values['loss']:.3f}")
       if number % settings.checkpoint_every == 0 or number == steps:
         checkpoints.save(state)
@@ -117,5 +123,3 @@ def training_cost(config: DecoderConfig, samples: Sequence[Sample], passes: floa
   tokens = sum(len(s.tokens) for s in samples)
   flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in samples)
   return Ledger({"student": Usage(scored=int(tokens * passes), flops=3.0 * flops * passes)})
-
-

@@ -1,0 +1,326 @@
+"""The loop's logic with scripted turns; then the same loop on a real sampler, whose results depend on nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+import jax
+import pytest
+from jax.sharding import Mesh
+from transformers import PreTrainedTokenizerFast
+
+from score_jax.agent.protocol import Protocol
+from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.errors import UserError
+from score_jax.mesh.sharding import weight_shardings
+from score_jax.model.decoder import Weights
+from score_jax.sampler.programs import Programs
+from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.tasks.grade import numeric
+from score_jax.tools.python import PythonTool
+from score_jax.trajectory import Correction, Question, Trajectory, from_json, to_json
+from tests.agent.bigram import bigram
+from tests.agent.scripted import LOGPROB, SHAPE, Stage, act, plan, question, said, submit
+
+COUNT = act("x = 5 + 7\nprint(x)")
+
+
+def asked(*names: str, acts: int = 8, copies: int = 1) -> list[Request]:
+  return [Request(f"test/{n}", q, at_question(q), acts, copies) for n in names for q in [question(name=n)]]
+
+
+def one(agent: Agent, weights: Weights, request: Request) -> Trajectory:
+  [[trajectory]] = agent.rollout(weights, [request])
+  return trajectory
+
+
+def test_a_right_answer(stage: Stage) -> None:
+  weights = stage.in_turn(plan(), COUNT, submit())
+  [request] = asked("q")
+  trajectory = one(stage.agent(), weights, request)
+  assert (trajectory.status, trajectory.answer, trajectory.grade, trajectory.right) == ("answered", "12", 1.0, True)
+  assert trajectory.name == "test/q/0"
+  assert (trajectory.question_id, trajectory.question) == ("q", question().text)
+  assert [(s.kind, s.thought, s.code, s.observation, s.reason, s.author) for s in trajectory.steps] == [
+    ("first_thought", "plan: add", "", "", "", "student"),
+    ("act", "add", "x = 5 + 7\nprint(x)", "12", "ok", "student"),
+    ("act", "answer", "final_answer_print(x)", "", "ok", "student"),
+  ]
+  assert from_json(to_json(trajectory)) == trajectory
+
+
+def test_the_context_is_what_the_protocol_spells(stage: Stage) -> None:
+  p = stage.protocol
+  trajectory = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
+  assert trajectory.context() == (
+    *p.prompt(question().text),
+    *p.turn(plan()),
+    *p.observation(None),
+    *p.turn(COUNT),
+    *p.observation("12"),
+    *p.turn(submit()),
+    *p.observation(""),
+  )
+  for step in trajectory.steps:
+    assert step.logprobs == (LOGPROB,) * len(step.tokens)
+
+
+def test_the_ledger_counts_tokens_and_calls(stage: Stage) -> None:
+  trajectory = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
+  usage = trajectory.ledger.of("student")
+  first, second, last = trajectory.steps
+  assert usage.generated == sum(len(s.tokens) for s in trajectory.steps)
+  read = [len(trajectory.prompt_tokens), len(first.observation_tokens), len(second.observation_tokens)]
+  assert usage.read == sum(read)
+  assert usage.scored == 0
+  weights = 2.0 * SHAPE.parameters * (usage.generated + usage.read)
+  attention = 4.0 * 8 * len(trajectory.context()) * (usage.generated + usage.read)
+  assert weights < usage.flops < weights + attention
+  assert set(trajectory.ledger.models) == {"student"}
+  assert (trajectory.ledger.tool_calls, trajectory.ledger.grader_calls) == (2, 1)
+  assert last.observation_tokens  # which the model never read
+
+
+def test_a_wrong_answer_is_graded_with_a_reason(stage: Stage) -> None:
+  trajectory = one(stage.agent(), stage.in_turn(plan(), submit("'13'")), *asked("q"))
+  assert (trajectory.status, trajectory.answer, trajectory.grade) == ("answered", "13", 0.0)
+  assert trajectory.grade_reason == "13 is not 12"
+
+
+def test_a_failed_grader_gives_no_grade(stage: Stage) -> None:
+  request = Request("test/q", question("twelve"), at_question(question("twelve")), 8)
+  trajectory = one(stage.agent(), stage.in_turn(plan(), submit("12")), request)
+  assert (trajectory.status, trajectory.grade, trajectory.right) == ("answered", None, False)
+
+
+def test_an_exception_is_seen_and_recovered_from(stage: Stage) -> None:
+  def says(name: str, text: str):
+    if "NameError: name 'y' is not defined" in text:
+      return COUNT if "Observation: 12" not in text else submit()
+    return act("print(y)") if said(text) else plan()
+
+  trajectory = one(stage.agent(), stage.weights(says), *asked("q"))
+  assert [s.reason for s in trajectory.steps] == ["", "exception", "ok", "ok"]
+  assert trajectory.right
+
+
+def test_the_budget_of_acts(stage: Stage) -> None:
+  trajectory = one(stage.agent(), stage.weights(lambda name, text: COUNT if said(text) else plan()), *asked("q", acts=3))
+  assert (trajectory.status, trajectory.acts, len(trajectory.steps)) == ("step_limit", 3, 4)
+  assert (trajectory.grade, trajectory.grade_reason, trajectory.answer) == (0.0, "step_limit", None)
+
+
+def test_an_answer_in_the_last_act_counts(stage: Stage) -> None:
+  assert one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q", acts=2)).right
+
+
+def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
+  p = stage.protocol
+  malformed = [
+    p.turn(COUNT)[1:],  # no opening tag
+    (*p.turn(COUNT)[:-2], p.stop),  # no closing tag
+    p.turn(plan()),  # a plan where an act belongs
+    (p.stop,),
+  ]
+  for tokens in malformed:
+    trajectory = one(stage.agent(), stage.in_turn(plan(), tokens), *asked("q"))
+    assert (trajectory.status, len(trajectory.steps), trajectory.grade) == ("bad_format", 1, 0.0)
+    assert trajectory.ledger.of("student").generated == len(p.turn(plan())) + len(tokens)
+    assert trajectory.ledger.tool_calls == 0
+  assert one(stage.agent(), stage.in_turn(COUNT), *asked("q")).steps == ()
+
+
+def test_a_turn_may_take_so_many_tokens(stage: Stage) -> None:
+  size = len(stage.protocol.turn(COUNT))
+  weights = stage.in_turn(plan(), COUNT, submit())
+  assert one(stage.agent(turn_tokens=size), weights, *asked("q")).status == "answered"
+  short = one(stage.agent(turn_tokens=size - 1), weights, *asked("q"))
+  assert (short.status, len(short.steps)) == ("bad_format", 1)
+
+
+@pytest.mark.parametrize("decode", [1, 3, 64])
+def test_how_many_tokens_a_call_draws_makes_no_difference(stage: Stage, decode: int) -> None:
+  weights = stage.in_turn(plan(), COUNT, submit())
+  trajectory = one(stage.agent(decode=decode), weights, *asked("q"))
+  usual = one(stage.agent(), weights, *asked("q"))
+  assert trajectory.steps == usual.steps
+
+
+def test_the_context_fills_at_every_place(stage: Stage) -> None:
+  """Whatever the room, a trajectory is cut at a whole step and never outgrows the context."""
+  weights = stage.in_turn(plan(), COUNT, submit())
+  whole = one(stage.agent(), weights, *asked("q"))
+  ends = [len(whole.context(n)) for n in range(4)]
+  for length in range(ends[0] - 1, ends[3] + 2):
+    trajectory = one(stage.agent(length=length), weights, *asked("q"))
+    full = length < ends[3] - len(whole.steps[2].observation_tokens)
+    assert trajectory.status == ("context_full" if full else "answered")
+    assert trajectory.steps == whole.steps[: len(trajectory.steps)]
+    assert trajectory.grade == (0.0 if full else 1.0)
+
+
+def test_a_failing_tool_is_nobodys_fault(stage: Stage) -> None:
+  trajectory = one(stage.agent(), stage.in_turn(plan(), act("web_search('broken')")), *asked("q"))
+  assert (trajectory.status, trajectory.grade, len(trajectory.steps)) == ("tool_failure", None, 1)
+
+
+def given_prefix(stage: Stage) -> Trajectory:
+  """A plan and two acts, the second of which sets what will be dropped."""
+  dropped = act("x = 100\nleaked = 5\nprint(x)")
+  return one(stage.agent(), stage.in_turn(plan(), COUNT, dropped, submit()), *asked("q"))
+
+
+def test_going_on_from_a_prefix_the_dropped_steps_have_left_nothing(stage: Stage) -> None:
+  whole = given_prefix(stage)
+  look = act("print(x, 'leaked' in globals())")
+  weights = stage.weights(lambda name, text: submit() if "12 False" in text else look)
+  trajectory = one(stage.agent(), weights, Request("on", question(), whole.prefix(2), 8))
+  assert trajectory.steps[:2] == whole.steps[:2]
+  assert trajectory.steps[2].observation == "12 False"
+  assert (trajectory.answer, trajectory.right) == ("12", True)
+  assert (trajectory.prefix_steps, trajectory.acts) == (2, 2)
+  assert trajectory.context(2) == whole.context(2)
+
+
+def test_a_prefix_costs_what_is_read_of_it_and_its_acts_are_free(stage: Stage) -> None:
+  whole = given_prefix(stage)
+  weights = stage.weights(lambda name, text: COUNT)
+  trajectory = one(stage.agent(), weights, Request("on", question(), whole.prefix(3), 2))
+  assert (trajectory.status, trajectory.acts, len(trajectory.steps)) == ("step_limit", 2, 5)
+  usage = trajectory.ledger.of("student")
+  assert usage.generated == 2 * len(stage.protocol.turn(COUNT))
+  assert usage.read == len(whole.context(3)) + len(trajectory.steps[3].observation_tokens)
+  assert trajectory.ledger.tool_calls == 2
+
+
+def test_going_on_right_after_the_question(stage: Stage) -> None:
+  whole = given_prefix(stage)
+  again = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), Request("on", question(), whole.prefix(0), 8))
+  assert (again.steps[0].kind, again.right, again.prefix_steps) == ("first_thought", True, 0)
+  assert again.prompt_tokens == whole.prompt_tokens
+
+
+def test_a_prefix_keeps_its_corrections(stage: Stage) -> None:
+  whole = given_prefix(stage)
+  correction = Correction(1, (), whole.steps[1], verified="")
+  start = dataclasses.replace(whole.prefix(2), corrections=(correction,))
+  trajectory = one(stage.agent(), stage.weights(lambda name, text: submit()), Request("on", question(), start, 8))
+  assert trajectory.corrections == (correction,)
+
+
+def test_a_state_that_cannot_be_rebuilt_is_quarantined(stage: Stage) -> None:
+  whole = given_prefix(stage)
+  steps = (whole.steps[0], dataclasses.replace(whole.steps[1], observation="13"))
+  start = dataclasses.replace(whole.prefix(2), steps=steps)
+  trajectory = one(stage.agent(), stage.weights(lambda name, text: submit()), Request("on", question(), start, 8))
+  assert (trajectory.status, trajectory.grade, trajectory.answer) == ("replay_mismatch", None, None)
+  assert trajectory.steps == steps
+
+
+def test_a_group_reads_its_prompt_once(stage: Stage) -> None:
+  def says(name: str, text: str):
+    return [plan(), act(f"x = {name[-1]}\nprint(x)"), submit()][said(text)]
+
+  [group] = stage.agent().rollout(stage.weights(says), asked("q", copies=4))
+  assert [t.answer for t in group] == ["0", "1", "2", "3"]
+  assert [t.name for t in group] == [f"test/q/{i}" for i in range(4)]
+  prompt = len(group[0].prompt_tokens)
+  read = [t.ledger.of("student").read for t in group]
+  assert read == [read[1] + prompt, read[1], read[1], read[1]]
+
+
+def test_a_group_goes_on_from_a_prefix_with_a_session_for_each(stage: Stage) -> None:
+  whole = given_prefix(stage)
+
+  weights = stage.weights(lambda name, text: act(f"x += {name[-1]}\nprint(x)"))
+  [group] = stage.agent().rollout(weights, [Request("on", question(), whole.prefix(2), 2, 4)])
+  assert [[s.observation for s in t.steps[2:]] for t in group] == [["12", "12"], ["13", "14"], ["14", "16"], ["15", "18"]]
+
+
+def test_more_requests_than_slots_come_back_in_order(stage: Stage) -> None:
+  """Trajectories of different lengths free their slots at different times; groups wait until they fit."""
+  names = [f"q{i}" for i in range(7)]
+
+  def says(name: str, text: str):
+    acts = int(name.split("/")[1][1:]) % 4 + 1
+    return plan() if not said(text) else COUNT if said(text) < acts else submit(repr(name))
+
+  requests = asked(*names, copies=2)
+  requests.insert(3, dataclasses.replace(asked("q7")[0], copies=3))
+  ended: list[int] = []
+  groups = stage.agent(slots=3).rollout(stage.weights(says), requests, progress=ended.append)
+  assert [[t.answer for t in group] for group in groups] == [
+    [f"{r.name}/{i}" for i in range(r.copies)] for r in requests
+  ]
+  assert ended == [1] * 17
+
+
+def test_a_group_that_can_never_fit_is_refused(stage: Stage) -> None:
+  with pytest.raises(UserError, match=r"a group of 4 .* sampler\.slots is 3"):
+    stage.agent(slots=3).rollout(stage.in_turn(plan()), asked("q", copies=4))
+
+
+def test_nothing_asked_nothing_done(stage: Stage) -> None:
+  assert stage.agent().rollout(stage.in_turn(), []) == []
+
+
+def test_steps_bear_their_author(stage: Stage) -> None:
+  trajectory = one(stage.agent("teacher"), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
+  assert {s.author for s in trajectory.steps} == {"teacher"}
+  assert set(trajectory.ledger.models) == {"teacher"}
+
+
+# On a real sampler
+
+
+@pytest.fixture(scope="module")
+def real(
+  tokenizer: PreTrainedTokenizerFast, protocol: Protocol, tool: PythonTool, one_device: Mesh
+) -> Callable[[], tuple[Agent, Weights]]:
+  """Makes an agent and its weights anew, as after a restart."""
+
+  def make() -> tuple[Agent, Weights]:
+    config, graph, weights = bigram(tokenizer)
+    programs = Programs(graph, config, one_device, slots=8, length=112, stop=protocol.stop)
+    shapes = Shapes(rows=4, chunks=(16, 48), bucket=112, decode=8)
+    decoding = Decoding(1.0, 0, 1.0, 1.0)
+    agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=3)
+    return agent, jax.device_put(weights, weight_shardings(one_device, weights))
+
+  return make
+
+
+def drawn(groups: Sequence[Sequence[Trajectory]]) -> dict[str, Trajectory]:
+  return {t.name: t for group in groups for t in group}
+
+
+def test_results_depend_on_neither_mates_nor_slot_nor_restart(real: Callable[[], tuple[Agent, Weights]]) -> None:
+  """Bit for bit: tokens, log-probabilities, statuses, costs."""
+  questions = [Question(f"q{i}", f"add {i}", "12") for i in range(20)]
+  requests = [Request(f"r{q.id}", q, at_question(q), 3, 1 + i % 2) for i, q in enumerate(questions)]
+  agent, weights = real()
+  together = drawn(agent.rollout(weights, requests))
+  backwards = drawn(agent.rollout(weights, requests[::-1]))
+  alone = drawn(agent.rollout(weights, requests[7:8])) | drawn(agent.rollout(weights, requests[4:5]))
+  again_agent, again_weights = real()
+  restarted = drawn(again_agent.rollout(again_weights, requests[10:]))
+  for others in (backwards, alone, restarted):
+    for name, trajectory in others.items():
+      assert json.loads(to_json(trajectory)) == json.loads(to_json(together[name]))
+  assert {t.status for t in together.values()} == {"bad_format", "context_full", "step_limit"}
+  assert len({t.context() for t in together.values()}) > len(questions)
+  assert any(s.reason == "ok" and s.logprobs for t in together.values() for s in t.steps)
+
+
+def test_going_on_from_a_prefix_depends_on_it_alone(real: Callable[[], tuple[Agent, Weights]]) -> None:
+  agent, weights = real()
+  questions = [Question(f"p{i}", f"add {i}", "12") for i in range(12)]
+  whole = agent.rollout(weights, [Request(q.id, q, at_question(q), 2) for q in questions])
+  starts = [(q, t.prefix(2)) for q, (t,) in zip(questions, whole, strict=True) if len(t.steps) > 2]
+  assert len(starts) >= 3
+  requests = [Request(f"on/{q.id}", q, start, 2, 2) for q, start in starts]
+  groups = agent.rollout(weights, requests)
+  assert drawn(groups) == drawn(agent.rollout(weights, requests[::-1]))
+  assert all(t.context(2) == start.context() for group, (_, start) in zip(groups, starts, strict=True) for t in group)

@@ -1,0 +1,77 @@
+"""Eight virtual CPU devices, strict promotion of dtypes and ranks, and a tiny decoder that hides no mistakes."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from score_jax.mesh.sharding import AXES, make_mesh
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Decoder, Weights, create
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny:
+  """A decoder small enough to compile in a second."""
+
+  config: DecoderConfig
+  graph: nnx.GraphDef[Decoder]
+  weights: Weights
+
+  @property
+  def model(self) -> Decoder:
+    return nnx.merge(self.graph, self.weights)
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., Tiny]:
+  """Makes tiny decoders; fields of the configuration can be given by name.
+
+  Noise of 0.2 on every weight: at the default initialisation attention is nearly
+  uniform and biases are 0, so that a wrong rope base or a lost bias would not show.
+  """
+
+  def make(**fields: Any) -> Tiny:
+    shape = {"vocab": 64, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 8, "mlp": 64}
+    config = DecoderConfig(**{**shape, "context": 512, "rope_base": 5000.0, **fields})
+    graph, weights = create(config, 0)
+    draw = np.random.default_rng(1)
+
+    def noisy(x: jax.Array) -> jax.Array:
+      return x + jax.numpy.asarray(draw.normal(0.0, 0.2, x.shape), x.dtype)
+
+    return Tiny(config, graph, jax.tree.map(noisy, weights))
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
+  return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def one_device() -> Mesh:
+  """A mesh over the first device alone."""
+  return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> Mesh:
+  """Every axis split in two."""
+  return make_mesh((2, 2, 2))

@@ -1,0 +1,177 @@
+"""The command itself: exit statuses, one-line errors, stopping and starting again, the page and the table at the end."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from score_jax import main
+from score_jax.errors import UserError
+from score_jax.recipe import walk
+from score_jax.run import Run
+from score_jax.workdir import Workdir
+from tests.configs import smoke_config
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def command(*args: str) -> subprocess.CompletedProcess[str]:
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  line = [sys.executable, "-m", "score_jax.main", *args]
+  return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def refused(status: int, *args: str) -> str:
+  """The one line that a refused command says."""
+  done = command(*args)
+  said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert done.returncode == status, done.stderr
+  assert len(said) == 1, done.stderr
+  assert "Traceback" not in done.stderr
+  return said[0]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """The workdir of an undisturbed run."""
+  folder = tmp_path_factory.mktemp("run") / "undisturbed"
+  main.run_recipe(smoke_config(), str(folder))
+  return folder
+
+
+def results(folder: pathlib.Path) -> dict:
+  return json.loads((folder / "results.json").read_text())
+
+
+def test_every_model_stands_in_the_results(finished: pathlib.Path) -> None:
+  rows = results(finished)["rows"]
+  models = ["teacher", "untrained", "warm_start", "sft", "rl", "bc", "rl_from_question"]
+  assert [row["model"] for row in rows] == models
+  for row in rows:
+    assert 0.0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1.0
+    assert row["n"] == smoke_config().tasks.test
+    assert len(row["weights_sha256"]) == 64
+  assert len({row["weights_sha256"] for row in rows}) == len(rows)
+  cost = {row["model"]: row["ledger"]["models"].get("teacher", {}).get("generated", 0) for row in rows}
+  assert cost["untrained"] == 0 < cost["warm_start"] < cost["sft"] == cost["rl"]
+
+
+def test_the_report_is_written(finished: pathlib.Path) -> None:
+  assert "<html" in (finished / "report.html").read_text()
+
+
+def test_every_trajectory_of_mentoring_reads_back(finished: pathlib.Path) -> None:
+  cases = json.loads((finished / "trajectories/mps/cases.json").read_text())
+  trajectories = list(Workdir(str(finished)).read_parts("mps"))
+  split = json.loads((finished / "split.json").read_text())
+  assert [c["question"] for c in cases] == [t.question_id for t in trajectories] == split["mps"]
+  for case, trajectory in zip(cases, trajectories, strict=True):
+    assert (case["outcome"] in ("unaided", "solved")) == trajectory.right
+    assert all(c.verified == "student_success" for c in trajectory.corrections if trajectory.right)
+
+
+def test_the_parts_of_the_questions_are_disjoint(finished: pathlib.Path) -> None:
+  parts = json.loads((finished / "split.json").read_text()).values()
+  everything = [question for part in parts for question in part]
+  assert len(everything) == len(set(everything))
+
+
+def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+  before = {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
+  main.run_recipe(smoke_config(), str(finished))
+  assert "nothing was left to do" in capsys.readouterr().out
+  assert before == {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
+
+
+class Stopped(Exception):
+  pass
+
+
+class Stopping(Run):
+  """A run that is stopped after the first stage that it does."""
+
+  def say(self, text: str) -> None:
+    super().say(text)
+    if ": done in" in text:
+      raise Stopped
+
+
+def test_stopped_after_every_stage_it_ends_with_the_same_results(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+  config, workdir = smoke_config(), Workdir(str(tmp_path / "stopped"))
+  main.claim(workdir, config)
+  for _ in config.stages:
+    with Stopping(config, workdir) as run, pytest.raises(Stopped):
+      walk(run)
+  main.run_recipe(config, str(tmp_path / "stopped"))
+  assert (tmp_path / "stopped/results.json").read_bytes() == (finished / "results.json").read_bytes()
+  ours, theirs = (sorted(p.relative_to(f) for p in f.glob("trajectories/**/*")) for f in (tmp_path / "stopped", finished))
+  assert ours == theirs
+  for name in ours:
+    if (finished / name).is_file():
+      assert (tmp_path / "stopped" / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_of_a_truncated_checkpoint_the_one_before_it_is_used(
+  finished: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+  folder = tmp_path / "damaged"
+  shutil.copytree(finished, folder)
+  newest = max((folder / "checkpoints/rl").glob("[0-9]*"), key=lambda p: int(p.name))
+  largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  shutil.rmtree(folder / "eval/rl")
+  main.run_recipe(smoke_config(), str(folder))
+  assert f"checkpoint {newest} cannot be read" in caplog.text
+  assert "using the one before it" in caplog.text
+  assert results(folder) == results(finished)
+
+
+def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
+  config = smoke_config()
+  config.rl.clip = 0.3
+  with pytest.raises(UserError, match=r"rl\.clip is 0\.2 there and 0\.3 here; give another --workdir"):
+    main.run_recipe(config, str(finished))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: pathlib.Path) -> None:
+  said = refused(2, "--config=configs/quickstart.py", "--config.rl.group_sise=8", f"--workdir={tmp_path}")
+  assert "rl.group_sise" in said and "rl.group_size" in said
+
+
+def test_a_config_that_is_not_there_is_refused() -> None:
+  assert "no_such" in refused(2, "--config=configs/no_such.py")
+
+
+def test_a_missing_tasks_file_is_refused(tmp_path: pathlib.Path) -> None:
+  pytest.importorskip("gguf", reason="needs the extra smollm2")
+  said = refused(
+    1, "--config=configs/smollm2_gsm8k.py:smoke", "--config.tasks.path=/no/such/folder", f"--workdir={tmp_path / 'w'}"
+  )
+  assert "/no/such/folder" in said
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "file").write_text("")
+  assert "cannot be written" in refused(1, "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path / 'file' / 'w'}")
+
+
+def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:
+  config: ConfigDict = smoke_config()
+  config.stages = ("warm_start", "magic")
+  with pytest.raises(UserError, match="'magic' is none; choose from warm_start"):
+    main.run_recipe(config, str(tmp_path / "w"))
+
+
+def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path) -> None:
+  config = smoke_config()
+  config.mesh.shape = (2, 2, 2)
+  config.stages = ("warm_start",)
+  assert jax.device_count() == 8
+  main.run_recipe(config, str(tmp_path / "w"))
+  assert [row["model"] for row in results(tmp_path / "w")["rows"]] == ["teacher", "untrained", "warm_start"]
