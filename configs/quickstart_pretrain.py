@@ -6,6 +6,7 @@ python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=r
 from ml_collections import ConfigDict
 
 EASY = {"acts": (3, 4), "operations": ("add", "sub", "box"), "distractors": 1}
+SOME = {"acts": (3, 5), "operations": ("add", "sub", "mul", "odd", "box", "shop"), "distractors": 1}
 FULL = {"acts": (3, 7), "operations": ("add", "sub", "mul", "odd", "box", "shop"), "distractors": 1}
 
 
@@ -22,6 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.seed = 7
   c.mesh = ConfigDict({"shape": (-1, 1, 1)})
   c.vocab = 576  # tokens of the tokenizer that both share
+  c.texts = ("student/easy", "teacher/easy", "teacher/full")  # lessons that it is trained on
   c.search_results = 2
 
   c.train = ConfigDict()
@@ -40,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.teacher = ConfigDict({**shape, "width": 128, "head_width": 32, "mlp": 352, "learning_rate": 3e-3})
   c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(24, 1000, 0.15, FULL)}
   c.student = ConfigDict({**shape, "layers": 3, "width": 96, "head_width": 24, "mlp": 256, "learning_rate": 3e-3})
-  c.student.lessons = {"easy": lesson(6, 1000, 0.0, EASY)}
+  c.student.lessons = {"easy": lesson(6, 1000, 0.0, EASY), "some": lesson(4, 1000, 0.0, SOME)}
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

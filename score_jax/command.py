@@ -14,6 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from score_jax.errors import UsageError, UserError
+from score_jax.mesh.allocator import keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://; default runs/<name of the config>")
@@ -21,6 +22,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs:/
 
 def command(run: Callable[[ConfigDict, str], None]) -> None:
   """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage."""
+
+  keep_freed_memory()
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)

@@ -76,8 +76,7 @@ def pretrain(config: ConfigDict, root: str) -> None:
     for name, lesson in sorted(config[role].lessons.items())
   }
   print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
-  everything = [t for part in played.values() for t in part]
-  tokenizer = tokenizers.train(texts(everything), vocab=config.vocab)
+  tokenizer = tokenizers.train(texts([t for name in config.texts for t in played[name]]), vocab=config.vocab)
   for role in ROLES:
     lessons = [part for name, part in played.items() if name.startswith(role)]
     _train(config, role, lessons, tokenizer, workdir)

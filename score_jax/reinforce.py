@@ -151,9 +151,8 @@ class _Reinforce:
       minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
       state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
       parts.append(check(jax.device_get(numbers), self.stage, number))
-    return state, {
-      k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]
-    }
+    reduced = {k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]}
+    return state, {k.removesuffix("_max"): v for k, v in reduced.items()}
 
   def batches(self, scored: Sequence[Scored]) -> list[Batch]:
     """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""

@@ -59,6 +59,7 @@ class Step:
   code: str = ""
   observation: str = ""
   reason: str = ""  # the tool's reason code; empty where no code ran
+  answer: str | None = None  # what the code submitted
   author: Author = "student"
   tokens: tuple[int, ...] = ()  # the turn as drawn, its end-of-turn token included
   logprobs: tuple[float, ...] = ()

@@ -8,7 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -75,3 +75,10 @@ def one_device() -> Mesh:
 def eight_devices() -> Mesh:
   """Every axis split in two."""
   return make_mesh((2, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def standard_promotion() -> Iterator[None]:
+  """For modules that run the optimiser: optax mixes integers and floats."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from score_jax.trajectory import (
@@ -30,7 +30,17 @@ texts = st.text(max_size=20)
 numbers = st.dictionaries(texts, st.floats(allow_nan=False), max_size=2)
 authors = st.sampled_from(["student", "teacher"])
 steps = st.builds(
-  Step, st.sampled_from(["first_thought", "act"]), texts, texts, texts, texts, authors, ids, logprobs, ids
+  Step,
+  kind=st.sampled_from(["first_thought", "act"]),
+  thought=texts,
+  code=texts,
+  observation=texts,
+  reason=texts,
+  answer=st.none() | texts,
+  author=authors,
+  tokens=ids,
+  logprobs=logprobs,
+  observation_tokens=ids,
 )
 usages = st.builds(Usage, st.integers(0, 2**53), st.integers(0, 9), st.integers(0, 9), st.floats(0, 1e30))
 ledgers = st.builds(Ledger, st.dictionaries(texts, usages, max_size=2), st.integers(0, 9), st.integers(0, 9))
@@ -72,6 +82,7 @@ WHOLE = Trajectory(
 )
 
 
+@settings(deadline=None)
 @given(trajectory=trajectories)
 def test_json_gives_an_equal_trajectory_back(trajectory: Trajectory) -> None:
   line = to_json(trajectory)
@@ -82,6 +93,7 @@ def test_json_gives_an_equal_trajectory_back(trajectory: Trajectory) -> None:
   assert to_json(back) == line
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.floats(width=32), min_size=1))
 def test_logprobs_keep_all_their_bits(values: list[float]) -> None:
   step = dataclasses.replace(FIRST, logprobs=tuple(values))

@@ -34,7 +34,7 @@ class Request:
 
   Attributes:
     name: names the draws; the same name, seed, start and weights give the same trajectories.
-    start: the steps that are given; the agent goes on after them.
+    start: the steps that are given; the agent goes on after them. One whose last step submits has ended already.
     acts: how many acts it may take, the given ones not counted.
   """
 
@@ -142,9 +142,10 @@ class _Rollout:
         self.place[slot] = (index, copy)
         self.slots.clear(slot)
         self.slots.assign(slot, request_key(self.agent.seed, name), self.agent.decoding)
-      if len(context) + 1 > self.slots.capacity:
+      submitted = request.start.steps[-1].answer if request.start.steps else None
+      if submitted is not None or len(context) + 1 > self.slots.capacity:
         for slot in taken:
-          self._finish(slot, "context_full")
+          self._finish(slot, "context_full" if submitted is None else "answered", submitted)
         continue
       fresh[taken[0]] = context
       self._read(self.episodes[taken[0]], 0, len(context))
@@ -198,6 +199,7 @@ class _Rollout:
       code=turn.code,
       observation=outcome.observation if outcome else "",
       reason=outcome.reason if outcome else "",
+      answer=outcome.answer if outcome else None,
       author=self.agent.author,
       tokens=tuple(episode.tokens),
       logprobs=tuple(episode.logprobs),

@@ -21,21 +21,19 @@ def ran(steps: Iterable[Step]) -> tuple[Ran, ...]:
 def play(scripts: Sequence[tuple[Question, Script]], tool: PythonTool) -> list[Trajectory]:
   """Plays each script, all at once; the trajectories hold text and what the tool really answered, no tokens yet."""
   done: list[list[Step]] = [[] for _ in scripts]
-  answers: list[str | None] = [None] * len(scripts)
 
   def advance(index: int, outcome: Outcome | None) -> None:
     """Books the outcome of the act at hand, then goes on to the next one."""
     _, script = scripts[index]
     if outcome is not None:
       turn, author = script[len(done[index])]
-      done[index].append(Step("act", turn.thought, turn.code, outcome.observation, outcome.reason, author))
-      answers[index] = outcome.answer
-    while answers[index] is None and len(done[index]) < len(script):
+      done[index].append(_step(turn, author, outcome))
+    while (outcome is None or outcome.answer is None) and len(done[index]) < len(script):
       turn, author = script[len(done[index])]
       if turn.kind == "act":
         tool.submit(str(index), turn.code, ran(done[index]))
         return
-      done[index].append(Step("first_thought", turn.thought, author=author))
+      done[index].append(_step(turn, author, None))
     tool.close(str(index))
 
   for index in range(len(scripts)):
@@ -43,10 +41,17 @@ def play(scripts: Sequence[tuple[Question, Script]], tool: PythonTool) -> list[T
   while finished := tool.wait(60.0):
     for session, outcome in finished:
       advance(int(session), outcome)
+  answers = [steps[-1].answer if steps else None for steps in done]
   return [
     Trajectory(q.id, q.text, (), tuple(steps), "running" if answer is None else "answered", answer)
     for (q, _), steps, answer in zip(scripts, done, answers, strict=True)
   ]
+
+
+def _step(turn: Turn, author: Author, outcome: Outcome | None) -> Step:
+  """A written turn and what the tool said to it."""
+  seen = (outcome.observation, outcome.reason, outcome.answer) if outcome else ("", "", None)
+  return Step(turn.kind, turn.thought, turn.code, *seen, author)
 
 
 def tokenised(protocol: Protocol, trajectory: Trajectory) -> Trajectory:
@@ -85,6 +90,5 @@ def act(
   for index, (_, turn, author) in enumerate(wanted):
     outcome = outcomes.get(f"act/{index}")
     tool.close(f"act/{index}")
-    seen = (outcome.observation, outcome.reason) if outcome else ("", "")
-    result.append((written_step(protocol, Step(turn.kind, turn.thought, turn.code, *seen, author)), outcome))
+    result.append((written_step(protocol, _step(turn, author, outcome)), outcome))
   return result

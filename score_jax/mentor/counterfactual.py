@@ -18,19 +18,24 @@ from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.model.decoder import Weights
-from score_jax.trajectory import Ledger, Question, Trajectory, total
+from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
   """What the continuations from one prefix came to."""
 
-  share: float  # of those that ended right
-  first_steps: tuple[Proposal, ...]  # of those, the first new steps, commonest first
+  right: int  # of them ended right
+  tries: int  # were not failed by the environment
+  first_steps: tuple[Step, ...] = ()  # of the right ones, the first new steps, commonest first
+
+  @property
+  def share(self) -> float:
+    return self.right / self.tries if self.tries else 0.0
 
 
 #: nothing can follow: the answer is submitted, or the turn did not parse
-ENDED = Value(0.0, ())
+ENDED = Value(0, 0)
 
 
 class CounterfactualTeacher:
@@ -100,26 +105,24 @@ class CounterfactualTeacher:
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
     """The commonest first step of the teacher's right continuations; the student's own are no correction."""
     if self._judge[0].author == "teacher":
-      return [next(iter(f.candidates), Proposal(None)) for _, _, f in located]
+      return [Proposal(next(iter(f.candidates), None)) for _, _, f in located]
     requests = [
       Request(f"correct/{q.id}/{len(t.context())}/{f.step}", q, t.prefix(f.step), self._acts, self._continuations)
       for q, t, f in located
     ]
     groups = self._agent.rollout(self._weights, requests)
-    first = [next(iter(_value(group).first_steps), Proposal(None)) for group in groups]
-    return [dataclasses.replace(p, ledger=total(t.ledger for t in g)) for p, g in zip(first, groups, strict=True)]
+    return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]
 
 
 def _value(group: Sequence[Trajectory]) -> Value:
   """Counts those that the environment did not fail, and orders the first new steps of the right ones."""
   sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch")]
   right = [t for t in sound if t.right]
-  firsts: dict[tuple[str, str], Proposal] = {}
+  firsts: dict[tuple[str, str], Step] = {}
   order: Counter[tuple[str, str]] = Counter()
-  for trajectory in right:
-    step, *others = trajectory.steps[trajectory.prefix_steps :]
+  for step in (t.steps[t.prefix_steps] for t in right):
     key = (step.thought, step.code)
-    firsts.setdefault(key, Proposal(step, answer=None if others else trajectory.answer))
+    firsts.setdefault(key, step)
     order[key] += 1
   return Value(len(right), len(sound), tuple(firsts[key] for key, _ in order.most_common()))
 

@@ -4,7 +4,7 @@ All questions go through a round together (paper, MPS):
   1. the student rolls out; what is graded right is done;
   2. the teacher names the earliest step of each failure that needs correction;
   3. it supplies that step, which really runs in the state before it;
-  4. all after it is dropped and the student goes on with a fresh budget of acts, unless that step is the answer;
+  4. all after it is dropped and the student goes on with a fresh budget of acts, unless that step submits;
   5. from 2. again, up to the limit of corrections. A correction at or before an
      earlier one replaces it; success validates those that survive.
 """
@@ -18,7 +18,6 @@ from typing import Literal
 from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.mentor.teacher import Finding, Teacher
 from score_jax.model.decoder import Weights
-from score_jax.tasks.grade import Grader
 from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory
 
 Outcome = Literal[
@@ -116,12 +115,8 @@ def _correct(
     case.ledger = case.ledger + proposal.ledger
     if proposal.step is None:
       case.outcome = "unlocated"
-      continue
-    start = corrected(case.trajectory, finding, proposal.step)
-    if proposal.answer is None:
-      pending.append((case, start))
     else:
-      case.settle(_submitted(case.question, start, proposal.answer, student.grader), "solved")
+      pending.append((case, corrected(case.trajectory, finding, proposal.step)))
   _go_on(pending, student, weights, acts, tries, name)
 
 
@@ -138,21 +133,6 @@ def corrected(trajectory: Trajectory, finding: Finding, replacement: Step) -> Tr
     steps=(*prefix.steps, replacement),
     prefix_steps=k + 1,
     corrections=(*prefix.corrections, correction),
-  )
-
-
-def _submitted(question: Question, trajectory: Trajectory, answer: str, grader: Grader) -> Trajectory:
-  """A corrected trajectory whose last correction submits the answer: it ends there."""
-  grade, reason = grader(question, answer)
-  verified = "recorded" if grade == 1.0 else ""
-  return dataclasses.replace(
-    trajectory,
-    status="answered",
-    answer=answer,
-    grade=grade,
-    grade_reason=reason,
-    corrections=tuple(dataclasses.replace(c, verified=verified) for c in trajectory.corrections),
-    ledger=Ledger(grader_calls=1),
   )
 
 

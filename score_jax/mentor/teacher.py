@@ -16,15 +16,6 @@ Verdict = Literal[
 
 
 @dataclasses.dataclass(frozen=True)
-class Proposal:
-  """The step to stand in the place of the error, really run from the state before it; None: there is none."""
-
-  step: Step | None
-  ledger: Ledger = Ledger()
-  answer: str | None = None  # what the step submits, which ends the trajectory; None: it goes on
-
-
-@dataclasses.dataclass(frozen=True)
 class Finding:
   """Where a failed trajectory first goes wrong, and what it cost to find out."""
 
@@ -32,7 +23,15 @@ class Finding:
   step: int = -1  # index into the trajectory's steps; -1 unless located
   diagnosis: str = ""
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
-  candidates: tuple[Proposal, ...] = ()  # steps already run from that place, best first, if locating made any
+  candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
+  ledger: Ledger = Ledger()
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+  """The step to stand in the place of the error, really run from the state before it; None: there is none."""
+
+  step: Step | None
   ledger: Ledger = Ledger()
 
 

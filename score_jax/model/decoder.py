@@ -137,9 +137,9 @@ class Block(nnx.Module):
     to = jnp.arange(x.shape[0]) if slots is None else slots
     place = (to[:, None, None], jnp.arange(k.shape[1])[:, None], positions[:, None, :])
     keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(layer, (k, v), strict=True))
-    seen = (c[:, :, :filled] if slots is None else c[slots, :, :filled] for c in (keys, values))
+    seen_keys, seen_values = (c[:, :, :filled] if slots is None else c[slots, :, :filled] for c in (keys, values))
     visible = jnp.arange(filled)[None, None] <= positions[..., None]
-    x = x + self.attention.merge(attend(q, *seen, visible))
+    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible))
     return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
 

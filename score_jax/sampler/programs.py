@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -22,6 +22,8 @@ from score_jax.mesh.sharding import sharding
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Cache, Decoder, Weights
 from score_jax.sampler.draw import draw
+
+Array = Any  # of numpy where the host calls, of jax inside the programs
 
 
 @jax.tree_util.register_dataclass
@@ -36,17 +38,17 @@ class DeviceState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Controls:
-  """What the host says of each slot in a decode call; numpy arrays of length B."""
+  """What the host says of each slot in a decode call; arrays of length B."""
 
-  live: np.ndarray  # bool, whether the slot decodes
-  length: np.ndarray  # int32, tokens in the cache
-  pending: np.ndarray  # int32, the context's last token
-  budget: np.ndarray  # int32, how many tokens it may still write
-  key: np.ndarray  # uint32 [B, 2]
-  temperature: np.ndarray  # float32
-  top_k: np.ndarray  # int32
-  top_p: np.ndarray  # float32
-  penalty: np.ndarray  # float32
+  live: Array  # bool, whether the slot decodes
+  length: Array  # int32, tokens in the cache
+  pending: Array  # int32, the context's last token
+  budget: Array  # int32, how many tokens it may still write
+  key: Array  # uint32 [B, 2]
+  temperature: Array  # float32
+  top_k: Array  # int32
+  top_p: Array  # float32
+  penalty: Array  # float32
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +63,7 @@ class Decoded:
 
 
 class Programs:
-  """extend, decode and fork, jitted; weights are arguments, so one instance serves every checkpoint of a shape."""
+  """empty, extend, decode and fork, jitted; weights are arguments, so one instance serves every checkpoint of a shape."""
 
   def __init__(
     self, graph: nnx.GraphDef[Decoder], config: DecoderConfig, mesh: Mesh, *, slots: int, length: int, stop: int
@@ -70,20 +72,17 @@ class Programs:
     self._graph, self._stop = graph, stop
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
     layer = (sharding(mesh, "rows", heads, None, None),) * 2
-    self._places = DeviceState((layer,) * config.layers, sharding(mesh, "rows", None))
+    self._places: Any = DeviceState((layer,) * config.layers, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
+    self.empty = jax.jit(self._empty, out_shardings=self._places)
     out = functools.partial(jax.jit, donate_argnums=0)
     self.extend = out(self._extend, static_argnames="filled", out_shardings=self._places)
     self.fork = out(self._fork, out_shardings=self._places)
     self.decode = out(self._decode, static_argnames=("n", "filled"), out_shardings=(self._places, sharding(mesh)))
 
-  def empty(self, weights: Weights) -> DeviceState:
+  def _empty(self, weights: Weights) -> DeviceState:
     """A state of empty slots, the cache in the weights' dtype."""
-
-    def build(weights: Weights) -> DeviceState:
-      cache = nnx.merge(self._graph, weights).empty_cache(self.slots, self.length)
-      return DeviceState(cache, jnp.zeros((self.slots, self.config.vocab), bool))
-
-    return jax.jit(build, out_shardings=self._places)(weights)
+    cache = nnx.merge(self._graph, weights).empty_cache(self.slots, self.length)
+    return DeviceState(cache, jnp.zeros((self.slots, self.config.vocab), bool))
 
   def _extend(
     self,

@@ -96,20 +96,21 @@ class Slots:
     self.length[slot] = 0
 
   def extend(self, parts: Mapping[int, Sequence[int]]) -> None:
-    """Appends tokens (at least one each) to the contexts of some slots.
+    """Appends tokens to the contexts of some slots: at least one each, two where the slot is empty.
 
     Raises:
-      ValueError: a context would outgrow the cache, or nothing is appended.
+      ValueError: a context would outgrow the cache, or too little is appended; nothing is done then.
     """
+    for slot, tokens in parts.items():
+      size = len(tokens) + (self.context(slot) if self.length[slot] else 0)
+      if not tokens or size < 2:
+        raise ValueError(f"slot {slot}: {len(tokens)} tokens are too few; a context begins with two")
+      if size > self.capacity:
+        raise ValueError(f"slot {slot}: {len(tokens)} more tokens do not fit a context of {self.capacity}")
     queue: dict[int, tuple[int, np.ndarray]] = {}
     for slot, tokens in parts.items():
-      fresh = self.length[slot] == 0
-      if not tokens or (len(tokens) + (0 if fresh else self.context(slot))) > self.capacity:
-        raise ValueError(f"slot {slot}: {len(tokens)} tokens do not fit a context of {self.capacity}")
-      fed = [*([] if fresh else [int(self._pending[slot])]), *tokens]
+      fed = [*([int(self._pending[slot])] if self.length[slot] else []), *tokens]
       self._pending[slot] = fed[-1]
-      if fresh and len(fed) == 1:
-        raise ValueError("a context needs at least two tokens")
       queue[slot] = (int(self.length[slot]), np.array(fed[:-1], np.int32))
       self.length[slot] += len(fed) - 1
       self.read += len(fed) - 1
@@ -169,9 +170,8 @@ class Slots:
       live[slot], budget[slot] = True, left
     n = self._shapes.decode
     filled = self._filled(int(self.length[live].max()) + n)
-    controls = Controls(
-      live, self.length, self._pending, budget, self._key, *(self._draws[f] for f in self._draws.dtype.names)
-    )
+    drawing = {name: self._draws[name] for name in ("temperature", "top_k", "top_p", "penalty")}
+    controls = Controls(live, self.length, self._pending, budget, self._key, **drawing)
     self._state, decoded = self._programs.decode(self._state, self._weights, controls, n=n, filled=filled)
     tokens, logprobs, count, steps = jax.device_get((decoded.tokens, decoded.logprobs, decoded.count, decoded.steps))
     self.steps += int(steps)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +70,7 @@ class Annotation:
   value: Fraction
   decimals: int  # digits after the value's point
 
-  @property
+  @functools.cached_property
   def operands(self) -> set[Fraction]:
     """The numbers in the expression."""
     constants = (n.value for n in ast.walk(self.expression) if isinstance(n, ast.Constant))
@@ -118,6 +119,7 @@ def evaluate(expression: ast.expr, constant: Callable[[int | float], Any]) -> An
   raise ValueError(f"{ast.unparse(expression)} is not made of numbers and + - * /")
 
 
+@functools.cache
 def exact(value: int | float) -> Fraction:
   """The decimal number that was written, not the nearest binary one."""
   return Fraction(str(value))

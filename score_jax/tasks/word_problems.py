@@ -33,6 +33,9 @@ CONTAINERS = {"boxes": "box", "bags": "bag", "crates": "crate"}
 VERBS = {"add": ("finds", "picks", "gets"), "sub": ("eats", "loses", "sells")}
 FACTORS = {"doubles": 2, "triples": 3}
 
+#: draws after which a question, or a new one, is given up
+ATTEMPTS = 1000
+
 #: acts that each operation takes
 COST = {"add": 1, "sub": 1, "mul": 1, "odd": 1, "box": 2, "shop": 3}
 
@@ -172,12 +175,17 @@ def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
 
 
 def generate(world: World, difficulty: Difficulty, seed: int, index: int) -> Question:
-  """The question number `index` of this seed; the same arguments give the same question."""
+  """The question number `index` of this seed; the same arguments give the same question.
+
+  Raises:
+    UserError: at this difficulty counts hardly ever stay within [1, 999].
+  """
   draw = random.Random(f"question/{seed}/{index}")
-  while True:
+  for _ in range(ATTEMPTS):
     question = _attempt(world, difficulty, draw)
     if question is not None:
       return question
+  raise UserError(f"{difficulty}: counts do not stay within 1 to 999; ask for fewer tasks.acts or other tasks.operations")
 
 
 def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Question | None:
@@ -210,14 +218,20 @@ def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Quest
 def questions(
   world: World, difficulty: Difficulty, *, seed: int, count: int, exclude: Sequence[Question] = ()
 ) -> list[Question]:
-  """`count` different questions of a seed, none of which stands in `exclude`."""
+  """`count` different questions of a seed, none of which stands in `exclude`.
+
+  Raises:
+    UserError: there are not so many of this difficulty.
+  """
   seen = {q.id for q in exclude}
   result: list[Question] = []
-  index = 0
-  while len(result) < count:
+  for index in range(ATTEMPTS * count):
+    if len(result) == count:
+      break
     question = generate(world, difficulty, seed, index)
-    index += 1
     if question.id not in seen:
       seen.add(question.id)
       result.append(question)
+  if len(result) < count:
+    raise UserError(f"{difficulty}: only {len(result)} different questions of {count}; ask for more tasks.acts")
   return result

@@ -10,25 +10,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from score_jax.trajectory import Step, Trajectory
 
+Array = Any  # of numpy on the host, of jax on the mesh
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Rows of packed trajectories; arrays of numpy on the host, of jax on the mesh."""
+  """Rows of packed trajectories."""
 
-  tokens: np.ndarray  # int32 [B, T]
-  positions: np.ndarray  # int32 [B, T], place within its trajectory
-  segments: np.ndarray  # int32 [B, T], 1, 2, … within a row; 0 is padding
-  learnt: np.ndarray  # float32 [B, T], 1 where the token carries loss
-  advantages: np.ndarray  # float32 [B, T], 0 outside `learnt`; of no use to SFT
-  sampled: np.ndarray  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
-  denominator: np.ndarray  # float32 [], the number of tokens that the update's mean is over
+  tokens: Array  # int32 [B, T]
+  positions: Array  # int32 [B, T], place within its trajectory
+  segments: Array  # int32 [B, T], 1, 2, … within a row; 0 is padding
+  learnt: Array  # float32 [B, T], 1 where the token carries loss
+  advantages: Array  # float32 [B, T], 0 outside `learnt`; of no use to SFT
+  sampled: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
+  denominator: Array  # float32 [], the number of tokens that the update's mean is over
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,13 +21,17 @@ class Checkpoints:
 
   def __init__(self, folder: epath.Path, *, keep: int):
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
-    self._manager = ocp.CheckpointManager(folder, options=options)
-    self._folder = folder
+    self._folder = folder.resolve()  # orbax wants no relative ones
+    self._manager = ocp.CheckpointManager(self._folder, options=options)
 
   def save(self, state: TrainState) -> None:
-    """Saves the state under its step."""
+    """Saves the state under its step; a later one, which could not be read, goes."""
+    step = int(state.step)
+    for later in self._manager.all_steps():
+      if later >= step:
+        self._manager.delete(later)
     weights, moments = ocp.args.StandardSave(state.weights), ocp.args.StandardSave(state.optimizer)
-    self._manager.save(int(state.step), args=ocp.args.Composite(weights=weights, optimizer=moments))
+    self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments))
 
   def newest(self, abstract: TrainState) -> TrainState | None:
     """The newest state that can be read, of the given shapes and shardings; None when there is none."""
@@ -52,14 +56,13 @@ class Checkpoints:
     return self._newest(read)
 
   def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
-    """Tries the steps from the newest on; what cannot be read is reported and removed, and the one before it is taken."""
+    """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         return step, jax.block_until_ready(read(step))
       except Exception as error:  # orbax and tensorstore raise whatever the damage leads to
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
-        self._manager.delete(step)
     return None
 
   def close(self) -> None:

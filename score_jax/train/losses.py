@@ -30,7 +30,7 @@ def token_logprobs(
   """
   model = nnx.merge(graph, weights)
   x_BxTxD = model(batch.tokens, batch.positions, batch.segments)
-  rows, length, width = x_BxTxD.shape
+  rows, length, _ = x_BxTxD.shape
   targets = jnp.concatenate([batch.tokens[:, 1:], jnp.zeros_like(batch.tokens[:, :1])], axis=1)
 
   @jax.checkpoint

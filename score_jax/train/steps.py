@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from score_jax.errors import UserError
 from score_jax.mesh.sharding import sharding, weight_shardings
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch
@@ -83,12 +84,19 @@ class Trainer:
 
     def apply(state: TrainState, gradient: Weights) -> tuple[TrainState, Metrics]:
       update, moments = optimizer.update(gradient, state.optimizer, state.weights)
-      weights = optax.apply_updates(state.weights, update)
+      weights: Any = optax.apply_updates(state.weights, update)
       return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.tree.norm(gradient)}
 
-    self._zeros = jax.jit(lambda weights: jax.tree.map(jnp.zeros_like, weights))
-    self._add_gradient = jax.jit(add_gradient, donate_argnums=0)
-    self._apply = jax.jit(apply, donate_argnums=0)
+    def programs(state: TrainState) -> tuple[Callable, Callable, Callable]:
+      """What each leaves lies where the table says, so that the next call finds it as the first one did."""
+      places = weight_shardings(mesh, state)
+      return (
+        jax.jit(lambda weights: jax.tree.map(jnp.zeros_like, weights), out_shardings=places.weights),
+        jax.jit(add_gradient, donate_argnums=0, out_shardings=(places.weights, self._scalar)),
+        jax.jit(apply, donate_argnums=0, out_shardings=(places, self._scalar)),
+      )
+
+    self._compile, self._programs = programs, None
     self.objective = objective
 
   def start(self, weights: Weights) -> TrainState:
@@ -112,16 +120,28 @@ class Trainer:
 
     Metrics are the update's: sums over its micro-batches, the greatest for names that end in `_max`.
     """
-    gradient = self._zeros(state.weights)
+    self._programs = self._programs or self._compile(state)
+    zeros, add_gradient, apply = self._programs
+    gradient = zeros(state.weights)
     parts: list[Metrics] = []
     for batch in batches:
-      gradient, numbers = self._add_gradient(gradient, state.weights, self.place(batch))
+      gradient, numbers = add_gradient(gradient, state.weights, self.place(batch))
       parts.append(numbers)
-    state, norm = self._apply(state, gradient)
+    state, norm = apply(state, gradient)
     total = {k: (max if k.endswith("_max") else sum)(p[k] for p in parts) for k in parts[0]}
     return state, total | norm
 
   def place(self, batch: Batch) -> Batch:
-    """The batch on the mesh, its rows split over data and fsdp."""
+    """The batch on the mesh, its rows split over data and fsdp.
+
+    Raises:
+      UserError: they cannot be split so.
+    """
+    data, fsdp = self.mesh.shape["data"], self.mesh.shape["fsdp"]
+    if len(batch.tokens) % (data * fsdp):
+      raise UserError(
+        f"micro_rows = {len(batch.tokens)} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); "
+        "choose a multiple"
+      )
     rows = jax.tree.map(lambda x: self._rows if x.ndim else self._scalar, batch)
     return jax.device_put(batch, rows)

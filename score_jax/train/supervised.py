@@ -92,7 +92,7 @@ def fine_tune(
         continue
       state, numbers = trainer(state, batches)
       values = check(jax.device_get(numbers), stage, number)
-      values["learning_rate"] = float(rate(number - 1))
+      values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
         values["val_accuracy"] = validate(state.weights)
       metrics.write(number, values)

@@ -8,12 +8,13 @@ scores; what random attention adds makes each draw depend on the whole context. 
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Decoder, Weights
+from score_jax.model.decoder import Decoder, Weights, structure
 
 #: token -> what may follow it, with the scores in proportion to which it is drawn; Ċ is the end of a line
 FOLLOWS: dict[str, dict[str, float]] = {
@@ -41,8 +42,10 @@ def bigram(tokenizer: PreTrainedTokenizerFast) -> tuple[DecoderConfig, nnx.Graph
   for token, following in FOLLOWS.items():
     for name, score in following.items():
       scores[ids[token], ids[name]] = score
-  decoder = Decoder(config, rngs=nnx.Rngs(0))
-  decoder.embedding.set_value(50 * np.eye(size, dtype=np.float32))
-  decoder.unembedding.set_value(np.log(scores).T / np.float32(np.sqrt(size)))
-  graph, weights = nnx.split(decoder)
+  graph, shapes = structure(config)
+  draw = np.random.default_rng(0)
+  weights = jax.tree.map(lambda leaf: draw.normal(0.0, 0.1, leaf.shape).astype(np.float32), shapes)
+  weights["norm"]["scale"].set_value(np.ones(size, np.float32))
+  weights["embedding"].set_value(20 * np.eye(size, dtype=np.float32))
+  weights["unembedding"].set_value(np.log(scores).T / np.float32(np.sqrt(size)))
   return config, graph, weights

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -16,21 +16,22 @@ LLAMA = (
 )
 LLAMA_TOKENS = ("<|begin|>", "<|header|>", "<|header_end|>", "<|eot|>")
 DEFAULT_SYSTEM = (
-  "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are good at everything.<|im_end|>\n{% endif %}" + CHATML
+  "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are good at everything.<|im_end|>\n{% endif %}"
+  + CHATML
 )
 
 #: strings that try to be structure: the tags and turn tokens, whole or in pieces, among ordinary characters
 hostile = st.lists(
   st.one_of(
-    st.sampled_from([*TAGS, END, TURN_START, TURN_END, "<|im_", "end|>", "<code", "</", ">", "\nObservation: 42", "\n"]),
+    st.sampled_from(
+      [*TAGS, END, TURN_START, TURN_END, "<|im_", "end|>", "<code", "</", ">", "\nObservation: 42", "\n"]
+    ),
     st.text(max_size=5),
   ),
   max_size=8,
 ).map("".join)
 trimmed = hostile.map(str.strip)
-turns = st.one_of(
-  st.builds(Turn, st.just("first_thought"), trimmed), st.builds(Turn, st.just("act"), trimmed, trimmed)
-)
+turns = st.one_of(st.builds(Turn, st.just("first_thought"), trimmed), st.builds(Turn, st.just("act"), trimmed, trimmed))
 
 
 def spelled(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -82,17 +83,20 @@ def test_a_conversation_is_what_the_template_renders(protocol: Protocol, tokeniz
   assert [*ours] == spelled(tokenizer, str(text))
 
 
+@settings(deadline=None)
 @given(turn=turns)
 def test_a_turn_is_read_as_it_was_written(protocol: Protocol, turn: Turn) -> None:
   assert protocol.parse(protocol.turn(turn), turn.kind) == turn
 
 
+@settings(deadline=None)
 @given(turn=turns)
 def test_a_turn_is_of_its_kind_alone(protocol: Protocol, turn: Turn) -> None:
   other = "act" if turn.kind == "first_thought" else "first_thought"
   assert protocol.parse(protocol.turn(turn), other) is None
 
 
+@settings(deadline=None)
 @given(turn=turns, data=st.data())
 def test_a_special_token_too_many_or_too_few_makes_a_turn_malformed(
   protocol: Protocol, tokenizer: PreTrainedTokenizerFast, turn: Turn, data: st.DataObject
@@ -139,6 +143,7 @@ def test_spaces_around_a_thought_and_a_code_are_not_part_of_it(
   assert protocol.parse(tokens, "act") == Turn("act", "add", "if x:\n  print(x)")
 
 
+@settings(deadline=None)
 @given(text=hostile)
 def test_text_never_becomes_a_special_token(protocol: Protocol, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
   structure = special(tokenizer)

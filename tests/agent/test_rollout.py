@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import pytest
@@ -20,7 +19,7 @@ from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.tasks.grade import numeric
 from score_jax.tools.python import PythonTool
-from score_jax.trajectory import Correction, Question, Trajectory, from_json, to_json
+from score_jax.trajectory import Correction, Ledger, Question, Trajectory, Usage, from_json, to_json
 from tests.agent.bigram import bigram
 from tests.agent.scripted import LOGPROB, SHAPE, Stage, act, plan, question, said, submit
 
@@ -43,6 +42,7 @@ def test_a_right_answer(stage: Stage) -> None:
   assert (trajectory.status, trajectory.answer, trajectory.grade, trajectory.right) == ("answered", "12", 1.0, True)
   assert trajectory.name == "test/q/0"
   assert (trajectory.question_id, trajectory.question) == ("q", question().text)
+  assert [s.answer for s in trajectory.steps] == [None, None, "12"]
   assert [(s.kind, s.thought, s.code, s.observation, s.reason, s.author) for s in trajectory.steps] == [
     ("first_thought", "plan: add", "", "", "", "student"),
     ("act", "add", "x = 5 + 7\nprint(x)", "12", "ok", "student"),
@@ -107,7 +107,9 @@ def test_an_exception_is_seen_and_recovered_from(stage: Stage) -> None:
 
 
 def test_the_budget_of_acts(stage: Stage) -> None:
-  trajectory = one(stage.agent(), stage.weights(lambda name, text: COUNT if said(text) else plan()), *asked("q", acts=3))
+  trajectory = one(
+    stage.agent(), stage.weights(lambda name, text: COUNT if said(text) else plan()), *asked("q", acts=3)
+  )
   assert (trajectory.status, trajectory.acts, len(trajectory.steps)) == ("step_limit", 3, 4)
   assert (trajectory.grade, trajectory.grade_reason, trajectory.answer) == (0.0, "step_limit", None)
 
@@ -210,6 +212,16 @@ def test_a_prefix_keeps_its_corrections(stage: Stage) -> None:
   assert trajectory.corrections == (correction,)
 
 
+@pytest.mark.parametrize("answer", ["12", "13"])
+def test_a_start_whose_last_step_submits_has_ended(stage: Stage, answer: str) -> None:
+  start = one(stage.agent(), stage.in_turn(plan(), submit(answer)), *asked("q")).prefix(2)
+  [group] = stage.agent().rollout(stage.in_turn(), [Request("on", question(), start, 8, 2)])
+  for trajectory in group:
+    assert (trajectory.status, trajectory.answer, trajectory.right) == ("answered", answer, answer == "12")
+    assert (trajectory.steps, trajectory.acts, trajectory.prefix_steps) == (start.steps, 0, 2)
+    assert trajectory.ledger == Ledger({"student": Usage()}, grader_calls=1)
+
+
 def test_a_state_that_cannot_be_rebuilt_is_quarantined(stage: Stage) -> None:
   whole = given_prefix(stage)
   steps = (whole.steps[0], dataclasses.replace(whole.steps[1], observation="13"))
@@ -236,7 +248,12 @@ def test_a_group_goes_on_from_a_prefix_with_a_session_for_each(stage: Stage) -> 
 
   weights = stage.weights(lambda name, text: act(f"x += {name[-1]}\nprint(x)"))
   [group] = stage.agent().rollout(weights, [Request("on", question(), whole.prefix(2), 2, 4)])
-  assert [[s.observation for s in t.steps[2:]] for t in group] == [["12", "12"], ["13", "14"], ["14", "16"], ["15", "18"]]
+  assert [[s.observation for s in t.steps[2:]] for t in group] == [
+    ["12", "12"],
+    ["13", "14"],
+    ["14", "16"],
+    ["15", "18"],
+  ]
 
 
 def test_more_requests_than_slots_come_back_in_order(stage: Stage) -> None:
@@ -278,47 +295,54 @@ def test_steps_bear_their_author(stage: Stage) -> None:
 @pytest.fixture(scope="module")
 def real(
   tokenizer: PreTrainedTokenizerFast, protocol: Protocol, tool: PythonTool, one_device: Mesh
-) -> Callable[[], tuple[Agent, Weights]]:
-  """Makes an agent and its weights anew, as after a restart."""
-
-  def make() -> tuple[Agent, Weights]:
-    config, graph, weights = bigram(tokenizer)
-    programs = Programs(graph, config, one_device, slots=8, length=112, stop=protocol.stop)
-    shapes = Shapes(rows=4, chunks=(16, 48), bucket=112, decode=8)
-    decoding = Decoding(1.0, 0, 1.0, 1.0)
-    agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=3)
-    return agent, jax.device_put(weights, weight_shardings(one_device, weights))
-
-  return make
+) -> tuple[Agent, Weights]:
+  """An agent on a small decoder that writes numbers as code, and its weights."""
+  config, graph, weights = bigram(tokenizer)
+  programs = Programs(graph, config, one_device, slots=8, length=72, stop=protocol.stop)
+  shapes = Shapes(rows=4, chunks=(48,), bucket=72, decode=8)
+  decoding = Decoding(1.0, 0, 1.0, 1.0)
+  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=3)
+  return agent, jax.device_put(weights, weight_shardings(one_device, weights))
 
 
 def drawn(groups: Sequence[Sequence[Trajectory]]) -> dict[str, Trajectory]:
   return {t.name: t for group in groups for t in group}
 
 
-def test_results_depend_on_neither_mates_nor_slot_nor_restart(real: Callable[[], tuple[Agent, Weights]]) -> None:
-  """Bit for bit: tokens, log-probabilities, statuses, costs."""
-  questions = [Question(f"q{i}", f"add {i}", "12") for i in range(20)]
-  requests = [Request(f"r{q.id}", q, at_question(q), 3, 1 + i % 2) for i, q in enumerate(questions)]
-  agent, weights = real()
+def test_what_is_drawn_depends_on_the_request_alone(real: tuple[Agent, Weights]) -> None:
+  """Not on its mates, slot and order, nor on what was done before it: tokens, log-probabilities and costs, bit for bit."""
+  agent, weights = real
+  questions = [Question(f"q{i}", f"add {i}", "12") for i in range(40)]
+  requests = [Request(f"r{q.id}", q, at_question(q), 2 + i % 3, 1 + i % 2) for i, q in enumerate(questions)]
   together = drawn(agent.rollout(weights, requests))
-  backwards = drawn(agent.rollout(weights, requests[::-1]))
-  alone = drawn(agent.rollout(weights, requests[7:8])) | drawn(agent.rollout(weights, requests[4:5]))
-  again_agent, again_weights = real()
-  restarted = drawn(again_agent.rollout(again_weights, requests[10:]))
-  for others in (backwards, alone, restarted):
-    for name, trajectory in others.items():
-      assert json.loads(to_json(trajectory)) == json.loads(to_json(together[name]))
   assert {t.status for t in together.values()} == {"bad_format", "context_full", "step_limit"}
   assert len({t.context() for t in together.values()}) > len(questions)
   assert any(s.reason == "ok" and s.logprobs for t in together.values() for s in t.steps)
+  backwards = drawn(agent.rollout(weights, requests[::-1]))
+  assert backwards == together
+  for some in (requests[3:4], requests[7:8], requests[25:]):  # the last as after a restart
+    assert all(together[name] == trajectory for name, trajectory in drawn(agent.rollout(weights, some)).items())
 
 
-def test_going_on_from_a_prefix_depends_on_it_alone(real: Callable[[], tuple[Agent, Weights]]) -> None:
-  agent, weights = real()
-  questions = [Question(f"p{i}", f"add {i}", "12") for i in range(12)]
+def test_another_seed_name_or_copy_draws_something_else(real: tuple[Agent, Weights]) -> None:
+  agent, weights = real
+  asked = Question("q", "add 7", "12")
+  request = Request("r", asked, at_question(asked), 2, 8)
+
+  def contexts(agent: Agent, request: Request) -> list[tuple[int, ...]]:
+    return [t.context() for t in agent.rollout(weights, [request])[0]]
+
+  usual = contexts(agent, request)
+  assert len(set(usual)) > 1
+  assert contexts(agent, dataclasses.replace(request, name="s")) != usual
+  assert contexts(dataclasses.replace(agent, seed=4), request) != usual
+
+
+def test_going_on_depends_on_the_prefix_alone(real: tuple[Agent, Weights]) -> None:
+  agent, weights = real
+  questions = [Question(f"p{i}", f"add {i}", "12") for i in range(30)]
   whole = agent.rollout(weights, [Request(q.id, q, at_question(q), 2) for q in questions])
-  starts = [(q, t.prefix(2)) for q, (t,) in zip(questions, whole, strict=True) if len(t.steps) > 2]
+  starts = [(q, t.prefix(2)) for q, (t,) in zip(questions, whole, strict=True) if len(t.steps) >= 2]
   assert len(starts) >= 3
   requests = [Request(f"on/{q.id}", q, start, 2, 2) for q, start in starts]
   groups = agent.rollout(weights, requests)

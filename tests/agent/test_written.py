@@ -30,6 +30,7 @@ def test_scripts_are_played_in_the_real_tool_all_at_once(tool: PythonTool) -> No
   assert (second.steps[1].reason, second.steps[1].observation) == ("exception", "NameError: name 'y' is not defined")
   assert (second.status, second.answer) == ("answered", "12")
   assert (third.status, third.answer, len(third.steps)) == ("running", None, 2)
+  assert [s.answer for s in first.steps] == [None, None, "12"]
   assert first.grade is None
   assert first.context() == ()
 
@@ -88,7 +89,8 @@ def test_act_runs_each_turn_in_the_state_before_it(protocol: Protocol, tool: Pyt
     ("", "ok", "teacher"),
     ("NameError: name 'x' is not defined", "exception", "student"),
   ]
-  assert [outcome and outcome.answer for _, outcome in taken] == [None, None, None, "12", None]
+  assert [s.answer for s in steps] == [None, None, None, "12", None]
+  assert [outcome and outcome.answer for _, outcome in taken] == [s.answer for s in steps]
   assert taken[2][1] is None
   assert steps[0] == written_step(protocol, steps[0])
   assert steps[0].tokens == protocol.turn(scripted.act("print(x + 1)"))

@@ -1,0 +1,254 @@
+"""Locating by continuations, on values made by hand and with continuations that are scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from score_jax.agent.protocol import Turn
+from score_jax.agent.rollout import Request, at_question
+from score_jax.errors import UserError
+from score_jax.mentor.counterfactual import CounterfactualTeacher, Value, require_same_tokens
+from score_jax.mentor.teacher import Finding, Proposal
+from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
+from tests.agent.scripted import Stage, act, plan, question, said, submit
+
+ADD = act("x = 5 + 7\nprint(x)", "add 7")
+ADD_TOO = act("x = 7 + 5\nprint(x)", "add 5")
+TAKE = act("x = 5 - 7\nprint(x)", "take 7")
+LOOK = act("print('hm')", "look")
+
+Says = Callable[[str, str], Turn | Sequence[int]]
+
+
+def teacher(stage: Stage, says: Says, *, student: Says | None = None, delta: float = 0.5) -> CounterfactualTeacher:
+  """Four continuations of four acts; judged by the student's where it is given."""
+  agent, weights = stage.agent("teacher"), stage.weights(says)
+  judge = (agent, weights) if student is None else (stage.agent("student"), stage.weights(student))
+  return CounterfactualTeacher(agent, weights, judge=judge, continuations=4, delta=delta, acts=4)
+
+
+def failed(stage: Stage, *turns: Turn | Sequence[int], acts: int = 8) -> tuple[Question, Trajectory]:
+  asked = question()
+  request = Request("failed", asked, at_question(asked), acts)
+  [[trajectory]] = stage.agent().rollout(stage.in_turn(*turns), [request])
+  assert not trajectory.right
+  return asked, trajectory
+
+
+def knows(name: str, text: str) -> Turn:
+  """Gets there from wherever x is what it should be, or is not yet anything; never once something was taken."""
+  if "Observation: -2" in text:
+    return LOOK
+  if "Observation: 12" in text:
+    return submit()
+  return ADD if said(text) else plan()
+
+
+FINDINGS: dict[str, tuple[list[float], float, tuple[str, int]]] = {
+  "one fall": ([1.0, 1.0, 0.25, 0.0], 0.5, ("located", 1)),
+  "exactly delta": ([1.0, 0.5, 0.5], 0.5, ("located", 0)),
+  "less than delta": ([1.0, 0.75, 0.75], 0.5, ("unlocated", -1)),
+  "the earliest of two falls": ([1.0, 0.5, 0.5, 0.0], 0.5, ("located", 0)),
+  "small falls that add up": ([1.0, 0.75, 0.5, 0.25, 0.0], 0.5, ("unlocated", -1)),
+  "a rise is no fall": ([0.5, 1.0, 1.0], 0.5, ("unlocated", -1)),
+  "a dip, a recovery, a fall": ([0.75, 0.5, 1.0, 0.25], 0.5, ("located", 2)),
+  "the last step": ([1.0, 1.0, 1.0, 0.0], 0.5, ("located", 2)),
+  "hard from the start": ([0.25, 1.0, 0.0], 0.5, ("hard", -1)),
+  "just not hard": ([0.5, 0.0], 0.5, ("located", 0)),
+  "never right": ([0.0, 0.0], 0.5, ("hard", -1)),
+  "a small delta": ([0.25, 0.25, 0.0], 0.25, ("located", 1)),
+  "the start alone": ([1.0], 0.5, ("unlocated", -1)),
+}
+
+
+@pytest.mark.parametrize(("shares", "delta", "expected"), FINDINGS.values(), ids=FINDINGS.keys())
+def test_the_earliest_fall_of_delta(stage: Stage, shares: list[float], delta: float, expected: tuple[str, int]) -> None:
+  steps = [Step("act", str(k), "x", "1", "ok", author="teacher") for k in range(len(shares))]
+  values = [Value(int(4 * share), 4, (step,)) for share, step in zip(shares, steps, strict=True)]
+  finding = teacher(stage, knows, delta=delta)._find(values)
+  assert (finding.verdict, finding.step) == expected
+  if finding.verdict == "located":
+    k = finding.step
+    assert finding.values == {"before": shares[k], "after": shares[k + 1]}
+    assert finding.candidates == (steps[k],)
+    assert f"{shares[k]:.0%}" in finding.diagnosis
+  else:
+    assert (finding.values, finding.candidates) == ({"start": shares[0]}, ())
+
+
+def test_a_wrong_act_is_located(stage: Stage) -> None:
+  case = failed(stage, plan(), LOOK, TAKE, submit())
+  [finding] = teacher(stage, knows).locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 2)
+  assert finding.values == {"before": 1.0, "after": 0.0}
+
+
+def test_a_wrong_submission_is_located_where_it_was_made(stage: Stage) -> None:
+  case = failed(stage, plan(), ADD, submit("13"))
+  [finding] = teacher(stage, knows).locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 2)
+  [step] = finding.candidates
+  assert (step.code, step.answer) == (submit().code, "12")
+
+
+def test_a_malformed_turn_is_located_where_it_would_have_stood(stage: Stage) -> None:
+  case = failed(stage, plan(), ADD, (stage.protocol.stop,))
+  [finding] = teacher(stage, knows).locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", len(case[1].steps))
+
+
+def test_nothing_is_wrong_with_one_who_only_ran_out_of_acts(stage: Stage) -> None:
+  case = failed(stage, plan(), LOOK, LOOK, acts=2)
+  assert case[1].status == "step_limit"
+  [finding] = teacher(stage, knows).locate([case], name="mps/1")
+  assert finding.verdict == "unlocated"
+  assert finding.values == {"start": 1.0}
+
+
+def test_hard_is_what_the_teacher_does_not_get_right_itself(stage: Stage) -> None:
+  """One of four continuations from the question is right."""
+
+  def seldom(name: str, text: str) -> Turn:
+    return knows(name, text) if name.endswith("/0") or not said(text) else submit("13")
+
+  case = failed(stage, plan(), TAKE, submit())
+  [finding] = teacher(stage, seldom).locate([case], name="mps/1")
+  assert (finding.verdict, finding.values) == ("hard", {"start": 0.25})
+
+
+def test_several_trajectories_are_told_apart(stage: Stage) -> None:
+  cases = [failed(stage, plan(), TAKE, submit()), failed(stage, plan(), ADD, submit("13"))]
+  findings = teacher(stage, knows).locate(cases, name="mps/1")
+  assert [f.step for f in findings] == [1, 2]
+
+
+def test_what_is_known_costs_nothing_again(stage: Stage) -> None:
+  case = failed(stage, plan(), LOOK, TAKE, submit())
+  judge = teacher(stage, knows)
+  [first] = judge.locate([case], name="mps/1")
+  [again] = judge.locate([case], name="mps/2")
+  assert first.ledger.of("teacher").generated > 0
+  assert again.ledger == Ledger()
+  assert (again.verdict, again.step, again.values, again.candidates) == (
+    first.verdict,
+    first.step,
+    first.values,
+    first.candidates,
+  )
+  [other] = judge.locate([failed(stage, plan(), LOOK, ADD, submit("13"))], name="mps/2")
+  new = judge.values([(case[0], case[1].prefix(2))], name="mps/3")
+  assert new[0][1] == Ledger()
+  turns = stage.protocol.turn
+  assert other.ledger.of("teacher").generated == 4 * len(turns(submit()))
+
+
+def test_a_prefix_asked_for_twice_is_paid_once(stage: Stage) -> None:
+  asked, trajectory = failed(stage, plan(), TAKE, submit())
+  starts = [(asked, trajectory.prefix(1)), (asked, trajectory.prefix(1))]
+  (one, paid), (two, free) = teacher(stage, knows).values(starts, name="depth")
+  assert one == two
+  assert (paid.of("teacher").generated > 0, free) == (True, Ledger())
+
+
+def test_a_failing_host_is_left_out_of_the_share(stage: Stage) -> None:
+  """Of four continuations one is right, one is wrong, two are lost."""
+
+  def says(name: str, text: str) -> Turn:
+    if name[-1] in "01" and said(text):
+      return act("web_search('broken')")
+    return knows(name, text) if name[-1] == "2" else [plan(), submit("13")][said(text)]
+
+  asked = question()
+  [(value, _)] = teacher(stage, says).values([(asked, at_question(asked))], name="depth")
+  assert (value.right, value.tries, value.share) == (1, 2, 0.5)
+
+
+def test_where_every_host_fails_nothing_is_right(stage: Stage) -> None:
+  asked = question()
+  [(value, _)] = teacher(stage, lambda n, t: act("web_search('broken')") if said(t) else plan()).values(
+    [(asked, at_question(asked))], name="depth"
+  )
+  assert (value.right, value.tries, value.share) == (0, 0, 0.0)
+
+
+def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage: Stage) -> None:
+  """ADD comes most often, but only two of its three are right; ADD_TOO is right once; TAKE is never right."""
+
+  def says(name: str, text: str) -> Turn:
+    first = {"0": TAKE, "1": ADD_TOO, "2": ADD, "3": ADD}[name[-1]]
+    return [plan(), first, submit()][said(text)]
+
+  case = failed(stage, plan(), TAKE, submit())
+  judge = teacher(stage, says)
+  [finding] = judge.locate([case], name="mps/1")
+  assert (finding.verdict, finding.values["before"]) == ("located", 0.75)
+  assert [s.code for s in finding.candidates] == [ADD.code, ADD_TOO.code]
+  [proposal] = judge.correct([(*case, finding)])
+  step = proposal.step
+  assert step is not None
+  assert (step.code, step.author, step.observation, step.reason) == (ADD.code, "teacher", "12", "ok")
+  assert proposal.ledger == Ledger()
+
+
+def test_no_right_continuation_no_correction(stage: Stage) -> None:
+  case = failed(stage, plan(), TAKE, submit())
+  assert teacher(stage, knows).correct([(*case, Finding("located", 1))]) == [Proposal(None)]
+  assert teacher(stage, knows).correct([]) == []
+
+
+def test_judged_by_the_students_continuations_the_teacher_still_writes(stage: Stage) -> None:
+  def student(name: str, text: str) -> Turn:
+    return knows(name, text) if "Observation: None" not in text or "Observation: 12" in text else ADD_TOO
+
+  def unable(name: str, text: str) -> Turn:
+    return student(name, text) if "Observation: -2" not in text else LOOK
+
+  case = failed(stage, plan(), TAKE, submit())
+  judge = teacher(stage, knows, student=unable)
+  [finding] = judge.locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 1)
+  assert set(finding.ledger.models) == {"student"}
+  [proposal] = judge.correct([(*case, finding)])
+  assert proposal.step is not None
+  assert (proposal.step.author, proposal.step.code) == ("teacher", ADD.code)
+  assert set(proposal.ledger.models) == {"teacher"}
+  assert proposal.ledger.tool_calls == 8
+
+
+def test_the_students_tokens_stand_before_the_continuations(stage: Stage) -> None:
+  """A continuation goes on from the very tokens, and its cost is booked to the finding."""
+  case = failed(stage, plan(), LOOK, TAKE, submit())
+  seen: list[tuple[str, str]] = []
+
+  def says(name: str, text: str) -> Turn:
+    seen.append((name, text))
+    return knows(name, text)
+
+  [finding] = teacher(stage, says).locate([case], name="mps/1")
+  asked, trajectory = case
+  for k in range(3):
+    text = next(text for name, text in seen if name == f"mps/1/{asked.id}/{k}/0")
+    assert text == stage.protocol.decode(trajectory.context(k))
+  prefixes = sum(len(trajectory.context(k)) for k in range(3))
+  assert finding.ledger.of("teacher").read > prefixes
+  assert finding.ledger.grader_calls == 12  # all are right before TAKE, none submits after it
+
+
+def test_demonstrations_are_the_teachers_own_rollouts(stage: Stage) -> None:
+  questions = [question(name="a"), question("13", name="b")]
+  shown = teacher(stage, knows).demonstrate(questions, name="warm_start")
+  assert [(t.question_id, t.right, t.name) for t in shown] == [
+    ("a", True, "warm_start/a/0"),
+    ("b", False, "warm_start/b/0"),
+  ]
+  assert {s.author for t in shown for s in t.steps} == {"teacher"}
+  assert set(total(t.ledger for t in shown).models) == {"teacher"}
+
+
+def test_one_vocabulary_for_both() -> None:
+  require_same_tokens(["a", "b"], ["a", "b"])
+  for other in (["b", "a"], ["a"], ["a", "b", "c"]):
+    with pytest.raises(UserError, match="different tokenizers"):
+      require_same_tokens(["a", "b"], other)

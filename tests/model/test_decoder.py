@@ -1,0 +1,308 @@
+"""The decoder against itself run in other ways, against numpy, and against transformers' torch models."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from score_jax.errors import UserError
+from score_jax.model import decoder, hugging_face
+from score_jax.model.config import DecoderConfig, from_hugging_face
+from score_jax.model.decoder import Decoder, Weights, attend_rows
+from tests.conftest import Tiny
+
+
+def hidden(graph: nnx.GraphDef[Decoder], weights: Weights, tokens: Any, positions: Any, segments: Any) -> jax.Array:
+  return nnx.merge(graph, weights)(tokens, positions, segments)
+
+
+run = jax.jit(hidden, static_argnums=0)
+ROW = 40
+
+
+def alone(tiny: Tiny, tokens: np.ndarray) -> np.ndarray:
+  """The normed residual stream [T, D] of one sequence in a row of its own, whose end is padding."""
+  row, segments = np.zeros((1, ROW), np.int32), np.zeros((1, ROW), np.int32)
+  row[0, : len(tokens)], segments[0, : len(tokens)] = tokens, 1
+  return np.asarray(run(tiny.graph, tiny.weights, row, np.arange(ROW)[None], segments)[0, : len(tokens)])
+
+
+def draw(length: int, *, seed: int = 0, vocab: int = 64) -> np.ndarray:
+  return np.random.default_rng(seed).integers(0, vocab, length).astype(np.int32)
+
+
+# Cached steps
+
+
+@pytest.mark.parametrize("chunks", [(7, 9, 7), (1,) * 23], ids=["chunks", "tokens"])
+def test_cached_steps_give_the_full_forward(tiny: Tiny, chunks: tuple[int, ...]) -> None:
+  rows = np.stack([draw(23, seed=1), draw(23, seed=2)])
+  full = np.stack([alone(tiny, row) for row in rows])
+  slots = np.array([2, 0])
+  cache = tiny.model.empty_cache(3, 32)
+  step = jax.jit(
+    lambda weights, *args, filled: nnx.merge(tiny.graph, weights).step(*args, filled=filled), static_argnames="filled"
+  )
+  found, at = [], 0
+  for size in chunks:
+    positions = np.broadcast_to(np.arange(at, at + size), (2, size))
+    x, cache = step(tiny.weights, rows[:, at : at + size], positions, cache, slots, filled=16 if at + size < 16 else 32)
+    found.append(x)
+    at += size
+  np.testing.assert_allclose(np.concatenate(found, axis=1), full, rtol=0, atol=1e-5 * np.abs(full).max())
+  assert not any(np.any(part[1]) for layer in cache for part in layer), "a slot that was not stepped holds something"
+
+
+def test_a_step_writes_nothing_for_padding(tiny: Tiny) -> None:
+  row = draw(8)[None]
+  beyond, outside = np.array([3]), np.arange(8)[None]
+  step = jax.jit(lambda *args: tiny.model.step(*args, filled=8)[1])
+  for positions, slots in ((outside, beyond), (np.full_like(outside, 16), np.array([1]))):
+    cache = step(row, positions, tiny.model.empty_cache(3, 16), slots)
+    assert not any(np.any(part) for layer in cache for part in layer)
+
+
+# Packing
+
+
+def packed(*lengths: int, total: int, vocab: int = 64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Tokens, positions and segments of one row, [1, total] each."""
+  tokens, positions, segments = (np.zeros((1, total), np.int32) for _ in range(3))
+  at = 0
+  for number, length in enumerate(lengths, start=1):
+    tokens[0, at : at + length] = draw(length, seed=number, vocab=vocab)
+    positions[0, at : at + length] = np.arange(length)
+    segments[0, at : at + length] = number
+    at += length
+  return tokens, positions, segments
+
+
+def test_packed_rows_are_the_rows_unpacked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(decoder, "QUERY_BLOCK", 16)
+  tokens, positions, segments = packed(9, 5, 11, total=32)
+  found = np.asarray(jax.jit(tiny.model)(tokens, positions, segments))[0]
+  for number in (1, 2, 3):
+    here = segments[0] == number
+    expected = alone(tiny, tokens[0, here])
+    np.testing.assert_allclose(found[here], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_no_gradient_reaches_another_packed_trajectory(
+  make_tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """Each of the three trajectories and the padding has tokens of its own, so rows of the embedding tell them apart."""
+  monkeypatch.setattr(decoder, "QUERY_BLOCK", 16)
+  tiny = make_tiny(tied=False)
+  tokens, positions, segments = packed(9, 5, 11, total=32, vocab=16)
+  tokens += 16 * segments
+
+  def seen(weights: Weights, segment: jax.Array) -> jax.Array:
+    x = hidden(tiny.graph, weights, tokens, positions, segments)
+    return jnp.sum(jnp.where((segments == segment)[..., None], jnp.square(x), 0.0))
+
+  gradient = jax.jit(jax.grad(seen))
+  for segment in (1, 2, 3):
+    rows = np.asarray(gradient(tiny.weights, segment)["embedding"][...]).reshape(4, 16, -1)
+    reached = np.abs(rows).max(axis=(1, 2)) > 0
+    assert reached.tolist() == [number == segment for number in range(4)]
+
+
+# Attention
+
+
+def test_attention_in_blocks_is_one_softmax() -> None:
+  b, t, n, k, h = 2, 300, 4, 2, 8
+  draws = np.random.default_rng(0)
+  q, keys, values = (draws.normal(0, 2, s).astype(np.float32) for s in ((b, t, n, h), (b, k, t, h), (b, k, t, h)))
+  segments = np.repeat([[1, 2, 3], [1, 2, 0]], 100, axis=1)
+  expected = np.zeros((b, t, n, h))
+  for row in range(b):
+    visible = (segments[row][:, None] == segments[row]) & np.tri(t, dtype=bool)
+    for head in range(n):
+      group = head // (n // k)
+      scores = q[row, :, head].astype(np.float64) @ keys[row, group].T / np.sqrt(h)
+      weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * visible
+      expected[row, :, head] = weights / weights.sum(axis=-1, keepdims=True) @ values[row, group]
+  np.testing.assert_allclose(jax.jit(attend_rows)(q, keys, values, segments), expected, rtol=0, atol=2e-5)
+
+
+def test_nothing_depends_on_what_comes_later(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+  """All tokens differ, so the embedding's rows are the places: the gradient of place t reaches rows 0..t, no others."""
+  monkeypatch.setattr(decoder, "QUERY_BLOCK", 5)
+  t = 8
+  row = np.arange(t, dtype=np.int32)[None]
+
+  def one(weights: Weights, place: jax.Array) -> jax.Array:
+    x = hidden(tiny.graph, weights, row, np.arange(t)[None], np.ones_like(row))
+    return jnp.sum(jnp.square(x[0, place]))
+
+  gradients = jax.jit(jax.vmap(jax.grad(one), in_axes=(None, 0)))(tiny.weights, jnp.arange(t))
+  reached = np.abs(np.asarray(gradients["embedding"][...])).max(axis=-1)[:, :t] > 0
+  np.testing.assert_array_equal(reached, np.tri(t, dtype=bool))
+
+
+# Weights in and out
+
+FAMILIES = [
+  pytest.param({"qkv_bias": True, "tied": True}, "Qwen2ForCausalLM", id="qwen2 tied"),
+  pytest.param({"qkv_bias": True, "tied": False, "head_width": 16}, "Qwen2ForCausalLM", id="qwen2 untied"),
+  pytest.param({"qkv_bias": False, "tied": True}, "LlamaForCausalLM", id="llama tied"),
+  pytest.param({"qkv_bias": False, "tied": False, "head_width": 16}, "LlamaForCausalLM", id="llama untied"),
+]
+
+
+def logits(tiny: Tiny, tokens: np.ndarray) -> np.ndarray:
+  return np.asarray(tiny.model.unembed(jnp.asarray(alone(tiny, tokens))))
+
+
+def torch_logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+  import torch
+
+  with torch.no_grad():
+    return model(torch.tensor(tokens[None], dtype=torch.long)).logits[0].numpy()
+
+
+def assert_same_logits(ours: np.ndarray, theirs: np.ndarray) -> None:
+  assert np.abs(theirs).max() > 1.0, "logits so small that they would agree by chance"
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(("fields", "kind"), FAMILIES)
+def test_transformers_gives_the_logits_of_what_is_saved(
+  make_tiny: Callable[..., Tiny], tmp_path: Path, fields: dict[str, Any], kind: str
+) -> None:
+  transformers = pytest.importorskip("transformers")
+  pytest.importorskip("torch")
+  tiny, tokens = make_tiny(**fields), draw(40)
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+  assert type(theirs).__name__ == kind
+  assert_same_logits(logits(tiny, tokens), torch_logits(theirs, tokens))
+
+
+@pytest.mark.parametrize(("fields", "kind"), FAMILIES)
+def test_what_transformers_saves_gives_its_logits(tmp_path: Path, fields: dict[str, Any], kind: str) -> None:
+  transformers = pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch")
+  torch.manual_seed(0)
+  config = getattr(transformers, kind.replace("ForCausalLM", "Config"))(
+    vocab_size=64,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=fields.get("head_width", 8),
+    intermediate_size=64,
+    max_position_embeddings=512,
+    rope_theta=5000.0,
+    initializer_range=0.2,
+    tie_word_embeddings=fields["tied"],
+  )
+  theirs = getattr(transformers, kind)(config).eval()
+  for name, parameter in theirs.named_parameters():
+    if name.endswith(("bias", "norm.weight")):
+      torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+  theirs.save_pretrained(tmp_path)
+  found, weights = hugging_face.load(str(tmp_path), dtype="float32")
+  assert (found.qkv_bias, found.tied, found.rope_base) == (fields["qkv_bias"], fields["tied"], 5000.0)
+  tokens = draw(40)
+  assert_same_logits(
+    logits(Tiny(found, decoder.structure(found)[0], weights), tokens), torch_logits(theirs, tokens)
+  )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_saved_is_loaded_bit_for_bit(tiny: Tiny, tmp_path: Path, dtype: str) -> None:
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype=dtype)
+  config, weights = hugging_face.load(str(tmp_path), dtype=dtype)
+  assert config == tiny.config
+  assert jax.tree.structure(weights) == jax.tree.structure(tiny.weights)
+  for found, expected in zip(jax.tree.leaves(weights), jax.tree.leaves(tiny.weights), strict=True):
+    assert found.dtype == dtype
+    assert found.tobytes() == np.asarray(expected, dtype).tobytes()
+
+
+def spoil(folder: Path, change: Callable[[dict[str, np.ndarray]], Any]) -> None:
+  tensors = load_file(folder / "model.safetensors")
+  change(tensors)
+  save_file(tensors, folder / "model.safetensors")
+
+
+DOWN = "model.layers.1.mlp.down_proj.weight"
+
+
+def test_tensors_that_are_missing_or_misshaped_are_named(tiny: Tiny, tmp_path: Path) -> None:
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  spoil(tmp_path, lambda tensors: tensors.update({DOWN: tensors[DOWN][:, 1:].copy()}))
+  with pytest.raises(UserError, match=rf"{DOWN} gives \(63, 32\), config.json asks for \(64, 32\)"):
+    hugging_face.load(str(tmp_path), dtype="float32")
+  spoil(tmp_path, lambda tensors: tensors.pop(DOWN))
+  with pytest.raises(UserError, match=f"{DOWN} is missing"):
+    hugging_face.load(str(tmp_path), dtype="float32")
+
+
+def test_files_that_are_missing_or_truncated_are_named(tiny: Tiny, tmp_path: Path) -> None:
+  with pytest.raises(UserError, match=r"config\.json does not exist"):
+    hugging_face.load(str(tmp_path), dtype="float32")
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  file = tmp_path / "model.safetensors"
+  whole = file.read_bytes()
+  for size in (0, 4, len(whole) // 2, len(whole) - 1):
+    file.write_bytes(whole[:size])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+      hugging_face.load(str(tmp_path), dtype="float32")
+  file.unlink()
+  with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
+    hugging_face.load(str(tmp_path), dtype="float32")
+
+
+@pytest.mark.parametrize(
+  "field",
+  [
+    {"model_type": "gemma3"},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0}},
+    {"use_sliding_window": True},
+    {"hidden_act": "gelu"},
+    {"mlp_bias": True},
+  ],
+  ids=lambda field: next(iter(field)),
+)
+def test_a_config_that_asks_for_more_is_refused_by_name(tiny: Tiny, tmp_path: Path, field: dict[str, Any]) -> None:
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  data = json.loads((tmp_path / "config.json").read_text())
+  assert from_hugging_face(data) == tiny.config
+  name = next(iter(field)).replace("rope_parameters", "rope_scaling")
+  with pytest.raises(UserError, match=f"{name}.*not supported"):
+    from_hugging_face(data | field)
+
+
+# Counts
+
+
+@pytest.mark.parametrize("fields", [family.values[0] for family in FAMILIES], ids=[str(f.id) for f in FAMILIES])
+def test_parameters_are_the_sizes_added_up(make_tiny: Callable[..., Tiny], fields: dict[str, Any]) -> None:
+  tiny = make_tiny(**fields)
+  assert tiny.config.parameters == sum(leaf.size for leaf in jax.tree.leaves(tiny.weights))
+
+
+def test_flops_are_those_counted_by_hand() -> None:
+  """One token, 10 tokens in sight: multiply and add of each weight, of its scores and of what it mixes."""
+  config = DecoderConfig(
+    vocab=100, width=8, layers=3, heads=4, kv_heads=2, head_width=2, mlp=16, context=64, qkv_bias=False
+  )
+  projections = 8 * 8 + 2 * 8 * 4 + 8 * 8  # query, key and value, out
+  layer = 2 * (projections + 3 * 8 * 16 + 2 * 8) + 2 * 2 * (10 * 8)
+  expected = 3 * layer + 2 * (8 + 100 * 8)
+  assert config.flops_per_token(10) == expected
+  assert dataclasses.replace(config, tied=False).flops_per_token(10) == expected, "looking a token up costs nothing"

@@ -1,0 +1,120 @@
+"""Masks, packing and the order of training on examples worked out by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from score_jax.train.batch import (
+  Batch,
+  Sample,
+  epochs,
+  every_step,
+  fill,
+  micro_batches,
+  pack,
+  sample,
+  teacher_steps,
+  updates,
+)
+from score_jax.trajectory import Step, Trajectory
+
+PLAN = Step("first_thought", "plan", tokens=(10, 11), logprobs=(-0.1, -0.2), observation_tokens=(90,))
+FIXED = Step("act", "teacher's", author="teacher", tokens=(20, 21, 22), observation_tokens=(91, 92))
+LAST = Step("act", "student's", tokens=(30, 31), logprobs=(-0.3, -0.4), observation_tokens=(93, 94, 95))
+TRAJECTORY = Trajectory("q", "question", (1, 2, 3), (PLAN, FIXED, LAST))
+TOKENS = [1, 2, 3, 10, 11, 90, 20, 21, 22, 91, 92, 30, 31]  # nothing follows the last turn
+
+
+def test_only_what_the_agent_wrote_carries_loss() -> None:
+  found = sample(TRAJECTORY, carries_loss=every_step, advantage=0.5)
+  assert found.tokens.tolist() == TOKENS
+  assert found.learnt.tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+  np.testing.assert_allclose(found.sampled, [0, 0, 0, -0.1, -0.2, 0, 0, 0, 0, 0, 0, -0.3, -0.4])
+  assert found.advantage == 0.5
+  assert (found.tokens.dtype, found.learnt.dtype, found.sampled.dtype) == (np.int32, np.float32, np.float32)
+
+
+def test_loss_on_chosen_steps_alone() -> None:
+  assert sample(TRAJECTORY, carries_loss=teacher_steps).learnt.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
+  second_on = sample(TRAJECTORY, carries_loss=lambda index, _: index >= 2)
+  assert second_on.learnt.tolist() == [0] * 11 + [1, 1]
+  np.testing.assert_allclose(second_on.sampled, [0] * 11 + [-0.3, -0.4])
+
+
+def simple(size: int, first: int, *, learnt: int = 1, advantage: float = 1.0) -> Sample:
+  """`size` tokens from `first` on, of which the last `learnt` carry loss."""
+  mask = np.zeros(size, np.float32)
+  mask[size - learnt :] = 1
+  return Sample(np.arange(first, first + size, dtype=np.int32), mask, -0.5 * mask, advantage)
+
+
+def test_samples_go_where_they_first_fit() -> None:
+  parts = [simple(5, 10), simple(4, 20), simple(3, 30), simple(9, 40), simple(1, 50), simple(8, 60), simple(2, 70)]
+  rows = pack(parts, length=8)
+  assert [[int(one.tokens[0]) for one in row] for row in rows] == [[10, 30], [20, 50, 70], [60]]  # 40 is too long
+  assert pack([simple(9, 40)], length=8) == []
+
+
+def test_a_row_is_filled_as_worked_out_by_hand() -> None:
+  one, two = simple(3, 10, learnt=2, advantage=-2.0), simple(2, 20, advantage=0.25)
+  batch = fill([[one, two]], length=7, count=2, denominator=3.0)
+  assert batch.tokens.tolist() == [[10, 11, 12, 20, 21, 0, 0], [0] * 7]
+  assert batch.positions.tolist() == [[0, 1, 2, 0, 1, 0, 0], [0] * 7]
+  assert batch.segments.tolist() == [[1, 1, 1, 2, 2, 0, 0], [0] * 7]
+  assert batch.learnt.tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]
+  assert batch.advantages.tolist() == [[0, -2, -2, 0, 0.25, 0, 0], [0] * 7]
+  assert batch.sampled.tolist() == [[0, -0.5, -0.5, 0, -0.5, 0, 0], [0] * 7]
+  assert batch.denominator == 3.0
+  assert {x.dtype for x in (batch.tokens, batch.positions, batch.segments)} == {np.dtype(np.int32)}
+  floats = (batch.learnt, batch.advantages, batch.sampled, batch.denominator)
+  assert {x.dtype for x in floats} == {np.dtype(np.float32)}
+
+
+def test_micro_batches_share_the_denominator_of_their_update() -> None:
+  rows = [[simple(4, 10, learnt=3)], [simple(4, 20, learnt=2)], [simple(4, 30, learnt=2)]]
+  parts = micro_batches(rows, length=4, count=2)
+  assert [part.denominator for part in parts] == [7.0, 7.0]
+  assert [part.tokens.shape for part in parts] == [(2, 4), (2, 4)]
+  assert parts[1].segments.tolist() == [[1] * 4, [0] * 4]
+  assert [part.denominator for part in micro_batches(rows, length=4, count=3, denominator=70.0)] == [70.0]
+  assert micro_batches([[]], length=4, count=1)[0].denominator == 1.0, "no division by zero"
+
+
+def firsts(batches: list[Batch]) -> list[int]:
+  """The samples of an update, by their first token."""
+  return [int(t) for b in batches for t in b.tokens[(b.segments > 0) & (b.positions == 0)]]
+
+
+def test_an_epoch_sees_each_sample_once_in_an_order_that_the_seed_decides() -> None:
+  samples = [simple(2 + i % 5, 100 * (i + 1)) for i in range(23)]
+  settings = {"rows": 2, "length": 8, "epochs": 3}
+  first = [firsts(update) for update in epochs(samples, micro=1, seed=1, **settings)]
+  again = [firsts(update) for update in epochs(samples, micro=2, seed=1, **settings)]
+  other = [firsts(update) for update in epochs(samples, micro=1, seed=2, **settings)]
+  assert first == again != other
+  assert len(first) == updates(samples, seed=1, **settings)
+  seen = [number for update in first for number in update]
+  orders = [tuple(seen[i : i + 23]) for i in range(0, 69, 23)]
+  assert all(set(order) == {100 * (i + 1) for i in range(23)} for order in orders)
+  assert len(set(orders)) == 3, "the epochs differ"
+  assert set(Counter(seen).values()) == {3}
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3])
+def test_an_update_has_its_rows_whatever_the_micro_batches(micro: int) -> None:
+  samples = [simple(8, 100 * i) for i in range(7)]
+  settings = {"rows": 3, "length": 8, "epochs": 1, "seed": 0}
+  sizes = [(len(update), len(firsts(update)), update[0].denominator) for update in epochs(samples, micro=micro, **settings)]
+  assert sizes == [(-(-3 // micro), 3, 3.0), (-(-3 // micro), 3, 3.0), (1, 1, 1.0)]
+
+
+def test_samples_that_are_too_long_are_left_out() -> None:
+  samples = [simple(8, 100), simple(9, 200), simple(3, 300)]
+  settings = {"rows": 4, "length": 8, "epochs": 1, "seed": 0}
+  [update] = epochs(samples, micro=4, **settings)
+  assert sorted(firsts(update)) == [100, 300]
+  assert update[0].denominator == 2.0
+  assert updates(samples, **settings) == 1

@@ -1,0 +1,251 @@
+"""Log-probabilities against numpy and transformers, losses against numbers worked out by hand, and their gradients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from score_jax.model import hugging_face
+from score_jax.model.decoder import Decoder, Weights
+from score_jax.train.batch import Batch, Sample, fill, micro_batches
+from score_jax.train.losses import policy_gradient_loss, sft_loss, token_logprobs
+from tests.conftest import Tiny
+
+scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
+
+
+def trajectory(lengths: tuple[int, ...], *, first: int, advantage: float, seed: int = 0) -> Sample:
+  """A question, a turn, an observation, a turn …, of these lengths; its tokens are `first`, `first` + 1, …"""
+  learnt = np.concatenate([np.full(n, i % 2, np.float32) for i, n in enumerate(lengths)])
+  sampled = np.random.default_rng(seed).normal(-4.0, 0.3, len(learnt)).astype(np.float32) * learnt
+  return Sample(np.arange(first, first + len(learnt), dtype=np.int32), learnt, sampled, advantage)
+
+
+@pytest.fixture(scope="module")
+def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
+  return make_tiny(layers=1)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[Sample]]:
+  """Two packed, the second of which ends with an observation, and one alone; padding after both."""
+  one = trajectory((3, 3, 2, 2), first=1, advantage=1.0, seed=1)
+  two = trajectory((2, 4, 2), first=20, advantage=-2.0, seed=2)
+  three = trajectory((4, 2, 1, 3, 2, 1), first=40, advantage=0.5, seed=3)
+  return [[one, two], [three]]
+
+
+@pytest.fixture(scope="module")
+def batch(rows: list[list[Sample]]) -> Batch:
+  return fill(rows, length=20, count=2, denominator=sum(float(s.learnt.sum()) for row in rows for s in row))
+
+
+# Log-probabilities
+
+
+def expected_logprobs(logits_BxTxV: np.ndarray, tokens_BxT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Log-probabilities and entropies in float64; position 0 gets 0."""
+  z = logits_BxTxV.astype(np.float64)
+  logp = z - z.max(axis=-1, keepdims=True)
+  logp -= np.log(np.exp(logp).sum(axis=-1, keepdims=True))
+  entropy = -(np.exp(logp) * logp).sum(axis=-1)
+  picked = np.take_along_axis(logp[:, :-1], tokens_BxT[:, 1:, None], axis=-1)[..., 0]
+  nothing = np.zeros((len(z), 1))
+  return np.concatenate([nothing, picked], axis=1), np.concatenate([nothing, entropy[:, :-1]], axis=1)
+
+
+@pytest.mark.parametrize(("temperature", "chunk"), [(1.0, 7), (0.6, 64)])
+def test_log_probabilities_are_those_of_the_next_token(
+  tiny: Tiny, batch: Batch, temperature: float, chunk: int
+) -> None:
+  found, entropy = scored(tiny.graph, tiny.weights, batch, temperature=temperature, chunk=chunk)
+
+  @jax.jit
+  def logits(weights: Weights) -> jax.Array:
+    model = nnx.merge(tiny.graph, weights)
+    return model.unembed(model(batch.tokens, batch.positions, batch.segments))
+
+  expected, expected_entropy = expected_logprobs(np.asarray(logits(tiny.weights)) / temperature, batch.tokens)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(entropy, expected_entropy, rtol=0, atol=2e-5)
+  assert found.dtype == entropy.dtype == jnp.float32
+
+
+def test_log_probabilities_are_those_of_transformers(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
+  transformers = pytest.importorskip("transformers")
+  torch = pytest.importorskip("torch")
+  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+  found, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=7)
+  checked = 0
+  for row, segment in ((0, 1), (0, 2), (1, 1)):
+    here = batch.segments[row] == segment
+    tokens = batch.tokens[row][here][None]
+    with torch.no_grad():
+      logits = theirs(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+    expected, _ = expected_logprobs(logits, tokens)
+    np.testing.assert_allclose(found[row][here][1:], expected[0, 1:], rtol=0, atol=2e-5)
+    checked += len(expected[0, 1:])
+  assert checked == 9 + 7 + 12
+
+
+# Losses by hand
+
+
+def table(**rows: list[list[float]]) -> Batch:
+  """A batch of which the losses see only what is given."""
+  grids = {name: np.array(value, np.float32) for name, value in rows.items()}
+  nothing = np.zeros_like(grids["learnt"])
+  whole = {name: grids.get(name, nothing) for name in ("learnt", "advantages", "sampled")}
+  tokens = nothing.astype(np.int32)
+  return Batch(tokens, tokens, tokens, **whole, denominator=np.float32(grids["learnt"].sum()))
+
+
+def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
+  logp = jnp.array([[-7.0, -1.0, -2.0, -3.0], [-9.0, -50.0, -10.0, -80.0]])
+  batch = table(learnt=[[0, 1, 1, 1], [0, 0, 1, 0]])
+  assert float(sft_loss(logp, batch)) == 4.0  # (1 + 2 + 3 + 10) / 4
+  # without the mask it would be 20.25; a mean of the rows' means would be 6
+
+
+RATIOS = np.array([[1.5, 0.5, 0.5, 9.0], [1.5, 5.0, 9.0, 5.0]])
+ADVANTAGES = [[1.0, 1.0, -1.0, 0.0], [-1.0, -2.0, 0.0, 2.0]]
+LEARNT = [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0]]
+#: max(-A r, -A clip(r, 0.8, 1.2)), for A < 0 at most -3 A
+TOKEN_LOSSES = [[-1.2, -0.5, 0.8, 0.0], [1.5, 6.0, 0.0, -2.4]]
+
+
+@pytest.fixture
+def surrogate() -> tuple[jax.Array, Batch]:
+  """Log-probabilities whose ratios to the sampler's are RATIOS; those of tokens that are not learnt are absurd."""
+  sampled = np.where(LEARNT, -1.5, 0.0)
+  batch = table(learnt=LEARNT, advantages=ADVANTAGES, sampled=sampled.tolist())
+  return jnp.asarray(np.where(LEARNT, np.log(RATIOS) + sampled, 90.0), jnp.float32), batch
+
+
+def test_policy_gradient_loss_is_the_one_worked_out_by_hand(surrogate: tuple[jax.Array, Batch]) -> None:
+  loss, numbers = policy_gradient_loss(*surrogate, clip=0.2, dual_clip=3.0)
+  assert float(loss) == pytest.approx(np.sum(TOKEN_LOSSES) / 6, rel=1e-5)  # 0.7
+  assert float(numbers["clip_fraction"]) == pytest.approx(3 / 6)  # 1.5 and 5 for A > 0, 0.5 for A < 0
+  r = RATIOS[np.array(LEARNT) > 0]
+  assert float(numbers["kl"]) == pytest.approx(np.mean(r - 1 - np.log(r)), rel=1e-5)
+  assert float(numbers["logprob_gap_max"]) == pytest.approx(np.log(5.0), rel=1e-5)
+
+
+def test_the_second_clip_bounds_what_a_bad_token_costs(surrogate: tuple[jax.Array, Batch]) -> None:
+  loss, _ = policy_gradient_loss(*surrogate, clip=0.2, dual_clip=100.0)
+  assert float(loss) == pytest.approx((np.sum(TOKEN_LOSSES) + 10.0 - 6.0) / 6, rel=1e-5)
+
+
+def test_tokens_are_averaged_not_sequences() -> None:
+  """On policy the loss is minus the mean advantage of the tokens: rows of 3 and 1 tokens weigh 3 to 1."""
+  learnt = [[1, 1, 1, 0], [0, 0, 0, 1]]
+  batch = table(learnt=learnt, advantages=[[1, 1, 1, 0], [0, 0, 0, -1]], sampled=np.multiply(learnt, -2.0).tolist())
+  loss, numbers = policy_gradient_loss(jnp.asarray(batch.sampled), batch, clip=0.2, dual_clip=3.0)
+  assert float(loss) == -0.5  # a mean of the rows' means would be 0
+  assert [float(numbers[name]) for name in ("kl", "clip_fraction", "logprob_gap_max")] == [0.0, 0.0, 0.0]
+
+
+def test_a_clipped_token_has_no_gradient(surrogate: tuple[jax.Array, Batch]) -> None:
+  logp, batch = surrogate
+  gradient = jax.grad(lambda x: policy_gradient_loss(x, batch, clip=0.2, dual_clip=3.0)[0])(logp)
+  expected = np.array([[0.0, -0.5, 0.0, 0.0], [1.5, 0.0, 0.0, 0.0]]) / 6  # -A r where it is not clipped
+  np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=0)
+
+
+# Gradients through the model
+
+Objective = Callable[[jax.Array, Batch], jax.Array]
+
+
+def surrogate_loss(logp: jax.Array, batch: Batch) -> jax.Array:
+  return policy_gradient_loss(logp, batch, clip=0.2, dual_clip=3.0)[0]
+
+
+OBJECTIVES = [pytest.param(sft_loss, id="sft"), pytest.param(surrogate_loss, id="rl")]
+
+
+def loss_of(tiny: Tiny, objective: Objective) -> Callable[[Weights, Batch], jax.Array]:
+  def loss(weights: Weights, batch: Batch) -> jax.Array:
+    return objective(token_logprobs(tiny.graph, weights, batch, temperature=1.0, chunk=64)[0], batch)
+
+  return loss
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def differentiated(request: pytest.FixtureRequest, tiny: Tiny) -> Callable[[Weights, Batch], Any]:
+  return jax.jit(jax.value_and_grad(loss_of(tiny, request.param)))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradient_is_zero_wherever_nothing_is_learnt(
+  tiny: Tiny, batch: Batch, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """With respect to the log-probabilities, and to the residual stream that the logits come from.
+
+  A token's logits stand at the place before it. What is never predicted, be it
+  question, observation, padding or the first token of a packed trajectory,
+  leaves no gradient at all.
+  """
+  logp, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=7)
+  gradient = np.asarray(jax.grad(objective)(logp, batch))
+  assert np.all(gradient[batch.learnt == 0] == 0.0)
+  assert np.any(gradient[batch.learnt == 1] != 0.0)
+
+  plain = Decoder.__call__
+  shape = (*batch.tokens.shape, tiny.config.width)
+
+  def probed(nudge_BxTxD: jax.Array) -> jax.Array:
+    with monkeypatch.context() as patch:
+      patch.setattr(Decoder, "__call__", lambda self, *args: plain(self, *args) + nudge_BxTxD)
+      return loss_of(tiny, objective)(tiny.weights, batch)
+
+  found = np.abs(np.asarray(jax.jit(jax.grad(probed))(jnp.zeros(shape)))).max(axis=-1) > 0
+  before = np.concatenate([gradient[:, 1:], np.zeros_like(gradient[:, :1])], axis=1)
+  np.testing.assert_array_equal(found, before != 0.0)
+
+
+def test_what_comes_after_the_last_turn_has_no_gradient(make_tiny: Callable[..., Tiny], batch: Batch) -> None:
+  """The embedding of a token that no learnt token comes after gets none; all others do."""
+  tiny = make_tiny(tied=False, layers=1)
+  gradient = jax.jit(jax.grad(loss_of(tiny, sft_loss)))(tiny.weights, batch)
+  reached = np.abs(np.asarray(gradient["embedding"][...])).max(axis=-1) > 0
+  inputs = {*range(1, 10), *range(20, 25), *range(40, 52)}  # the last tokens are only predicted, 26 and 27 observed
+  assert set(np.flatnonzero(reached)) == inputs
+
+
+def test_gradient_agrees_with_finite_differences(
+  tiny: Tiny, batch: Batch, differentiated: Callable[[Weights, Batch], Any]
+) -> None:
+  _, gradient = differentiated(tiny.weights, batch)
+  step = 3e-3
+  for seed in range(3):
+    draws = np.random.default_rng(seed)
+    way = jax.tree.map(lambda x, d=draws: jnp.asarray(d.normal(size=x.shape), x.dtype), tiny.weights)
+    scale = step / jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(way)))
+    move = functools.partial(jax.tree.map, lambda x, d, by: x + by * d)
+    ahead, behind = (
+      float(differentiated(move(tiny.weights, way, jax.tree.map(lambda _, s=s: s, way)), batch)[0])
+      for s in (scale, -scale)
+    )
+    expected = float(sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, way)), strict=True)) * scale)
+    assert (ahead - behind) / 2 == pytest.approx(expected, rel=0.03, abs=2e-6)
+
+
+def test_micro_batches_add_up_to_the_whole(
+  tiny: Tiny, rows: list[list[Sample]], batch: Batch, differentiated: Callable[[Weights, Batch], Any]
+) -> None:
+  whole = differentiated(tiny.weights, batch)
+  singles = [differentiated(tiny.weights, part) for part in micro_batches(rows, length=20, count=1)]
+  assert len(singles) == 2
+  total = jax.tree.map(jnp.add, *singles)
+  for found, expected in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,166 @@
+"""The train step against torch's optimiser, and on eight devices against one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from score_jax.errors import UserError
+from score_jax.mesh.sharding import path_name, weight_shardings
+from score_jax.train.batch import Batch, Sample, micro_batches, pack
+from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
+from tests.conftest import Tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax mixes integers and floats
+RL = clipped_policy_gradient(clip=0.2, dual_clip=3.0)
+
+
+@pytest.fixture(scope="module")
+def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
+  return make_tiny(layers=1)
+
+
+def update(*, seed: int, micro: int = 4) -> list[Batch]:
+  """Two micro-batches of packed samples."""
+  draws = np.random.default_rng(seed)
+  samples = []
+  for advantage in (1.0, -1.0, 0.5, -0.5) * 4:
+    size = int(draws.integers(6, 11))
+    learnt = (np.arange(size) > 2).astype(np.float32)
+    sampled = draws.normal(-4.0, 0.1, size).astype(np.float32) * learnt
+    samples.append(Sample(draws.integers(0, 64, size).astype(np.int32), learnt, sampled, advantage))
+  rows = pack(samples, length=20)
+  assert 4 < len(rows) <= 8 or micro != 4
+  return micro_batches(rows, length=20, count=micro)
+
+
+def make_trainer(tiny: Tiny, mesh: Mesh, loss: Loss, *, peak: float = 3e-3) -> Trainer:
+  rate = schedule(peak=peak, steps=10, warmup=0.0, kind="constant")
+  optimizer = adamw(rate, weight_decay=0.1, max_norm=1.0)
+  return Trainer(tiny.graph, optimizer, loss, mesh, temperature=1.0, logit_chunk=8)
+
+
+def named(tree: Any) -> dict[str, np.ndarray]:
+  return {".".join(path_name(path)): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+# One device
+
+
+def test_an_update_is_that_of_torch(tiny: Tiny, one_device: Mesh) -> None:
+  """Two updates: gradients summed over micro-batches, clipped together, AdamW with decoupled decay."""
+  torch = pytest.importorskip("torch")
+  trainer = make_trainer(tiny, one_device, likelihood())
+  state = trainer.start(tiny.weights)
+  gradient = jax.jit(jax.grad(lambda weights, batch: trainer.objective(weights, batch)[0]))
+  theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in named(tiny.weights).items()}
+  optimizer = torch.optim.AdamW(theirs.values(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+  for seed in (1, 2):
+    batches = update(seed=seed)
+    parts = [named(gradient(state.weights, batch)) for batch in batches]
+    for name, parameter in theirs.items():
+      parameter.grad = torch.tensor(sum(part[name] for part in parts))
+    norm = torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
+    assert norm > 1.0, "nothing is clipped"
+    optimizer.step()
+    state, metrics = trainer(state, batches)
+    assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=1e-5)
+    for name, found in named(state.weights).items():
+      np.testing.assert_allclose(found, theirs[name].detach().numpy(), rtol=0, atol=2e-6, err_msg=name)
+  assert int(state.step) == 2
+
+
+def test_metrics_are_sums_over_micro_batches_and_the_greatest_of_maxima(tiny: Tiny, one_device: Mesh) -> None:
+  trainer = make_trainer(tiny, one_device, RL)
+  batches = update(seed=3)
+  objective = jax.jit(trainer.objective)
+  losses, numbers = zip(*(jax.device_get(objective(tiny.weights, batch)) for batch in batches), strict=True)
+  _, metrics = trainer(trainer.start(tiny.weights), batches)
+  assert metrics.keys() == {"loss", "grad_norm", "entropy", "clip_fraction", "kl", "logprob_gap_max"}
+  assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-5)
+  for name in ("entropy", "clip_fraction", "kl"):
+    assert float(metrics[name]) == pytest.approx(sum(n[name] for n in numbers), rel=1e-5)
+  gaps = [n["logprob_gap_max"] for n in numbers]
+  assert float(metrics["logprob_gap_max"]) == pytest.approx(max(gaps), rel=1e-5)
+  assert gaps[0] != gaps[1]
+
+
+def test_a_state_is_used_up_and_the_weights_it_began_with_are_not(tiny: Tiny, one_device: Mesh) -> None:
+  trainer = make_trainer(tiny, one_device, likelihood())
+  first = trainer.start(tiny.weights)
+  second, _ = trainer(first, update(seed=1))
+  for leaf in jax.tree.leaves((first.weights, first.optimizer)):
+    assert leaf.is_deleted()
+  with pytest.raises(RuntimeError, match="deleted"):
+    trainer(first, update(seed=1))
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((tiny.weights, second)))
+
+
+def test_every_program_is_compiled_once_and_leaves_weights_where_they_were(tiny: Tiny, eight_devices: Mesh) -> None:
+  """Else the second step, and the sampler after the first, would be compiled again."""
+  trainer = make_trainer(tiny, eight_devices, likelihood())
+  state = trainer.start(tiny.weights)
+  places = jax.tree.map(lambda x: x.sharding, state)
+  for seed in (1, 2, 3):
+    state, _ = trainer(state, update(seed=seed))
+    assert jax.tree.map(lambda x: x.sharding, state) == places
+  assert places == weight_shardings(eight_devices, state)
+  assert [program._cache_size() for program in trainer._programs or ()] == [1, 1, 1]
+
+
+# Eight devices
+
+
+@pytest.mark.parametrize("loss", [likelihood(), RL], ids=["sft", "rl"])
+def test_eight_devices_train_as_one(tiny: Tiny, one_device: Mesh, eight_devices: Mesh, loss: Loss) -> None:
+  losses: list[list[float]] = []
+  ends: list[TrainState] = []
+  for mesh in (one_device, eight_devices):
+    trainer = make_trainer(tiny, mesh, loss)
+    state = trainer.start(tiny.weights)
+    kept = []
+    for seed in range(5):
+      state, metrics = trainer(state, update(seed=seed))
+      kept.append(float(metrics["loss"]))
+    losses.append(kept)
+    ends.append(state)
+  assert len(set(losses[0])) == 5
+  np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-4)
+  for (name, one), spread in zip(named(ends[0].weights).items(), named(ends[1].weights).values(), strict=True):
+    np.testing.assert_allclose(spread, one, rtol=0, atol=1e-3, err_msg=name)
+
+
+def test_rows_that_cannot_be_split_are_refused(tiny: Tiny, eight_devices: Mesh) -> None:
+  trainer = make_trainer(tiny, eight_devices, likelihood())
+  with pytest.raises(UserError, match=r"micro_rows = 3 cannot be split .* \(2 x 2\); choose a multiple"):
+    trainer(trainer.start(tiny.weights), update(seed=1, micro=3))
+
+
+# The schedule
+
+
+def test_the_learning_rate_rises_and_falls_as_told() -> None:
+  cosine = schedule(peak=2.0, steps=20, warmup=0.1, kind="cosine")
+  found = [float(cosine(jnp.int32(i))) for i in (0, 1, 2, 11, 20)]
+  np.testing.assert_allclose(found, [0.0, 1.0, 2.0, 1.0, 0.0], atol=1e-6)
+  flat = schedule(peak=2.0, steps=1, warmup=0.0, kind="constant")
+  assert [float(flat(jnp.int32(i))) for i in (0, 1, 1000)] == [2.0, 2.0, 2.0]
+  assert float(schedule(peak=2.0, steps=4, warmup=0.0, kind="cosine")(jnp.int32(0))) == 2.0
+  with pytest.raises(ValueError, match="choose cosine or constant"):
+    schedule(peak=2.0, steps=4, warmup=0.0, kind="linear")
+
+
+def test_decay_is_decoupled_from_the_gradient() -> None:
+  """With no gradient a weight shrinks by learning rate times decay alone."""
+  optimizer = adamw(lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1.0)
+  weights = {"w": jnp.array([2.0, -4.0])}
+  step, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(weights), weights)
+  np.testing.assert_allclose(optax.apply_updates(weights, step)["w"], [1.9, -3.8], rtol=1e-6)
