@@ -36,7 +36,7 @@ def test_a_new_folder_is_made_and_left_empty(workdir: Workdir) -> None:
 def test_a_folder_that_cannot_be_is_refused_in_a_line(tmp_path: pathlib.Path, below: str) -> None:
   (tmp_path / "taken").write_text("a file")
   root = str(tmp_path / "taken" / below)
-  with pytest.raises(UserError, match="cannot be written.*--workdir") as refused:
+  with pytest.raises(UserError, match=r"cannot be written.*--workdir") as refused:
     Workdir(root)
   assert root.rstrip("/") in str(refused.value)
   assert "\n" not in str(refused.value)

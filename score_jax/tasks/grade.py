@@ -25,7 +25,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def numeric(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right when both are the same decimal number: "42", "42.0" and "1,042" are numbers, "42 apples" and "4,2" are not."""
+  """Right when both are the same decimal number: "42", "42.0", "1,042" are numbers, "42 apples" and "4,2" are not."""
   if len(answer) > 64:
     return 0.0, "the answer is too long for a number"
   gold, given = _number(question.answer), _number(answer)

@@ -96,7 +96,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """One sentence of a question: its plan word, its acts (thought, what is added or done) and its effect."""
+  """One sentence of a question: its part of the plan, its acts (thought, what is added or done) and its effect."""
 
   plan: str
   sentence: str
@@ -113,39 +113,40 @@ def _search(query: str) -> tuple[str, str]:
   return (f"look up {query}", f'print(web_search("{query}"))')
 
 
-def _operation(kind: str, world: World, draw: random.Random, who: str, item: str, x: int, first: bool) -> Operation:
+def _fresh(draw: random.Random, options: Sequence[str], used: set[str]) -> str:
+  """One of the options that the question has not used yet, while there is one: a word then points at one sentence."""
+  chosen = draw.choice([o for o in options if o not in used] or list(options))
+  used.add(chosen)
+  return chosen
+
+
+def _operation(
+  kind: str, world: World, draw: random.Random, who: str, item: str, x: int, used: set[str], first: bool
+) -> Operation:
   """Draws one operation of `kind` on the count `x`."""
-  n = draw.randint(2, 9)
+  n, m = draw.randint(2, 9), draw.randint(2, 9)
   if kind in VERBS:
-    verb, sign = draw.choice(VERBS[kind]), "+" if kind == "add" else "-"
-    word = "add" if kind == "add" else "take"
-    act = (f"{word} {n}", _compute(first, x, f"{sign} {n}"))
-    return Operation(word, f"{who} {verb} {n} {item}.", (act,), x + n if kind == "add" else x - n)
+    verb, sign = _fresh(draw, VERBS[kind], used), "+" if kind == "add" else "-"
+    act = (f"{verb} {n}", _compute(first, x, f"{sign} {n}"))
+    return Operation(f"{verb} {n}", f"{who} {verb} {n} {item}.", (act,), x + n if kind == "add" else x - n)
   if kind == "mul":
-    verb, factor = draw.choice(sorted(FACTORS.items()))
-    return Operation(
-      f"times {factor}",
-      f"{who} {verb} the {item}.",
-      ((f"times {factor}", _compute(first, x, f"* {factor}")),),
-      x * factor,
-    )
+    verb = _fresh(draw, sorted(FACTORS), used)
+    act = (verb, _compute(first, x, f"* {FACTORS[verb]}"))
+    return Operation(verb, f"{who} {verb} the {item}.", (act,), x * FACTORS[verb])
   if kind == "odd":
-    m = draw.randint(2, 9)
-    parity, chosen = ("odd", f"+ {n}") if x % 2 else ("even", f"- {m}")
-    word = f"add {n}" if x % 2 else f"take {m}"
+    thought, change = (f"odd, {n}", f"+ {n}") if x % 2 else (f"even, {m}", f"- {m}")
     return Operation(
-      "if odd",
-      f"If the count is odd {who} finds {n}, if even {who} eats {m}.",
-      ((f"{parity}, {word}", _compute(first, x, chosen)),),
+      f"odd {n} even {m}",
+      f"If the count is odd {who} wins {n}, if even {who} drops {m}.",
+      ((thought, _compute(first, x, change)),),
       x + n if x % 2 else x - m,
     )
-  n = draw.randint(2, 6)
   if kind == "box":
-    many, one = draw.choice(sorted(CONTAINERS.items()))
-    size = world.holds[one, item]
-    acts = (_search(f"{one} of {item}"), (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")))
-    return Operation(one, f"{who} buys {n} {many} of {item}.", acts, x + n * size)
-  shop = draw.choice([p for p in PEOPLE if p != who])
+    many = _fresh(draw, sorted(CONTAINERS), used)
+    size = world.holds[CONTAINERS[many], item]
+    acts = (_search(f"{CONTAINERS[many]} of {item}"), (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")))
+    return Operation(f"buys {n} {many}", f"{who} buys {n} {many} of {item}.", acts, x + n * size)
+  shop = _fresh(draw, [p for p in PEOPLE if p != who], used)
   town = world.supplier[shop]
   size = world.town_box[town]
   acts = (
@@ -153,7 +154,7 @@ def _operation(kind: str, world: World, draw: random.Random, who: str, item: str
     _search(town),
     (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")),
   )
-  return Operation("shop", f"{who} buys {n} boxes at {shop}'s shop.", acts, x + n * size)
+  return Operation(f"buys {n} at {shop}'s", f"{who} buys {n} boxes at {shop}'s shop.", acts, x + n * size)
 
 
 @functools.cache
@@ -185,7 +186,7 @@ def generate(world: World, difficulty: Difficulty, seed: int, index: int) -> Que
     question = _attempt(world, difficulty, draw)
     if question is not None:
       return question
-  raise UserError(f"{difficulty}: counts do not stay within 1 to 999; ask for fewer tasks.acts or other tasks.operations")
+  raise UserError(f"{difficulty}: counts do not stay within 1 to 999; ask for fewer acts or other operations")
 
 
 def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Question | None:
@@ -193,8 +194,9 @@ def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Quest
   who, item = draw.choice(PEOPLE), draw.choice(ITEMS)
   start = x = draw.randint(5, 40)
   operations: list[Operation] = []
+  used: set[str] = set()
   for kind in _draw_kinds(draw, difficulty):
-    operations.append(_operation(kind, world, draw, who, item, x, first=not operations))
+    operations.append(_operation(kind, world, draw, who, item, x, used, first=not operations))
     x = operations[-1].result
     if not 1 <= x <= 999:
       return None

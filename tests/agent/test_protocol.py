@@ -199,21 +199,21 @@ def test_a_templates_own_system_prompt_is_left_out(bos: str | None) -> None:
   ],
 )
 def test_a_template_that_cannot_serve_is_refused_in_a_line(template: str | None) -> None:
-  with pytest.raises(UserError, match="chat.template") as refused:
+  with pytest.raises(UserError, match=r"chat.template") as refused:
     Protocol(foreign(template, TURN_START, TURN_END, *TAGS, eos_token=TURN_END))
   assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("tokens", [(), TAGS[:-1]])
 def test_missing_tags_are_named(tokens: tuple[str, ...]) -> None:
-  with pytest.raises(UserError, match="'</code>'.* are missing"):
+  with pytest.raises(UserError, match=r"'</code>'.* are missing"):
     Protocol(foreign(CHATML, TURN_START, TURN_END, *tokens, eos_token=TURN_END))
 
 
 def test_tags_that_are_ordinary_tokens_are_made_special() -> None:
   tokenizer = foreign(CHATML, TURN_START, TURN_END, eos_token=TURN_END)
   tokenizer.add_tokens([*TAGS])
-  with pytest.raises(UserError, match="'<thought>'.* are missing"):
+  with pytest.raises(UserError, match=r"'<thought>'.* are missing"):
     Protocol(tokenizer)
   size = len(tokenizer)
   add_tags(tokenizer)

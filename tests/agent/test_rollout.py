@@ -310,7 +310,7 @@ def drawn(groups: Sequence[Sequence[Trajectory]]) -> dict[str, Trajectory]:
 
 
 def test_what_is_drawn_depends_on_the_request_alone(real: tuple[Agent, Weights]) -> None:
-  """Not on its mates, slot and order, nor on what was done before it: tokens, log-probabilities and costs, bit for bit."""
+  """Not on its mates, slot and order, nor on what was done before it: tokens, log-probabilities, costs, bit for bit."""
   agent, weights = real
   questions = [Question(f"q{i}", f"add {i}", "12") for i in range(40)]
   requests = [Request(f"r{q.id}", q, at_question(q), 2 + i % 3, 1 + i % 2) for i, q in enumerate(questions)]

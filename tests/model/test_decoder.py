@@ -216,9 +216,7 @@ def test_what_transformers_saves_gives_its_logits(tmp_path: Path, fields: dict[s
   found, weights = hugging_face.load(str(tmp_path), dtype="float32")
   assert (found.qkv_bias, found.tied, found.rope_base) == (fields["qkv_bias"], fields["tied"], 5000.0)
   tokens = draw(40)
-  assert_same_logits(
-    logits(Tiny(found, decoder.structure(found)[0], weights), tokens), torch_logits(theirs, tokens)
-  )
+  assert_same_logits(logits(Tiny(found, decoder.structure(found)[0], weights), tokens), torch_logits(theirs, tokens))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

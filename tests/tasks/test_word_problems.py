@@ -38,7 +38,7 @@ def test_excluded_questions_do_not_come_again() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-  bounds=st.tuples(st.integers(2, 9), st.integers(0, 6)).map(lambda b: (b[0], b[0] + b[1])),
+  bounds=st.tuples(st.integers(2, 5), st.integers(0, 2)).map(lambda b: (b[0], b[0] + b[1])),
   operations=st.lists(st.sampled_from(sorted(COST)), min_size=1, unique=True).map(tuple),
   seed=st.integers(0, 999),
 )

@@ -107,7 +107,9 @@ def test_an_epoch_sees_each_sample_once_in_an_order_that_the_seed_decides() -> N
 def test_an_update_has_its_rows_whatever_the_micro_batches(micro: int) -> None:
   samples = [simple(8, 100 * i) for i in range(7)]
   settings = {"rows": 3, "length": 8, "epochs": 1, "seed": 0}
-  sizes = [(len(update), len(firsts(update)), update[0].denominator) for update in epochs(samples, micro=micro, **settings)]
+  sizes = [
+    (len(update), len(firsts(update)), update[0].denominator) for update in epochs(samples, micro=micro, **settings)
+  ]
   assert sizes == [(-(-3 // micro), 3, 3.0), (-(-3 // micro), 3, 3.0), (1, 1, 1.0)]
 
 
