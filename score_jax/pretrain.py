@@ -3,7 +3,8 @@
     python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
 
 A tokenizer is trained on generated text, then each model on worked solutions
-played in the real tools, lesson by lesson, with loss on the right steps alone.
+played in the real tools, lesson by lesson, with loss on all but the detours:
+questions and observations are full of repetitions, from which copying is learnt.
 Worlds differ from any that a run uses. The models lie in DIR/teacher and
 DIR/student in the end. Exit status as for score_jax.main.
 """
@@ -31,7 +32,7 @@ from score_jax.tasks import word_problems
 from score_jax.tasks.source import difficulty
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
-from score_jax.train.batch import sample, teacher_steps
+from score_jax.train.batch import Sample, sample
 from score_jax.train.supervised import Settings, fine_tune
 from score_jax.trajectory import Trajectory
 from score_jax.workdir import Workdir
@@ -82,6 +83,14 @@ def pretrain(config: ConfigDict, root: str) -> None:
     _train(config, role, lessons, tokenizer, workdir)
 
 
+def all_but_detours(trajectory: Trajectory) -> Sample:
+  """Every token carries loss but the first one, which nothing predicts, and those of detours."""
+  detours = sample(trajectory, carries_loss=lambda _, step: step.author == "student")
+  learnt = 1.0 - detours.learnt
+  learnt[0] = 0.0
+  return dataclasses.replace(detours, learnt=learnt)
+
+
 def _train(
   config: ConfigDict,
   role: str,
@@ -103,7 +112,7 @@ def _train(
   )
   trained = fine_tune(
     role,
-    [[sample(tokenised(protocol, t), carries_loss=teacher_steps) for t in lesson] for lesson in lessons],
+    [[all_but_detours(tokenised(protocol, t)) for t in lesson] for lesson in lessons],
     config=shape,
     graph=graph,
     weights=weights,

@@ -17,9 +17,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
-from score_jax.mesh.sharding import AXES, make_mesh
+from score_jax.mesh.sharding import AXES, make_mesh, path_name
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Decoder, Weights, create
+from score_jax.model.decoder import Decoder, Weights, structure
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -42,20 +42,21 @@ class Tiny:
 def make_tiny() -> Callable[..., Tiny]:
   """Makes tiny decoders; fields of the configuration can be given by name.
 
-  Noise of 0.2 on every weight: at the default initialisation attention is nearly
-  uniform and biases are 0, so that a wrong rope base or a lost bias would not show.
+  Every weight is drawn with deviation 0.25: at the default initialisation attention is
+  nearly uniform and biases are 0, so that a wrong rope base or a lost bias would not show.
   """
 
   def make(**fields: Any) -> Tiny:
     shape = {"vocab": 64, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 8, "mlp": 64}
     config = DecoderConfig(**{**shape, "context": 512, "rope_base": 5000.0, **fields})
-    graph, weights = create(config, 0)
+    graph, shapes = structure(config)
     draw = np.random.default_rng(1)
 
-    def noisy(x: jax.Array) -> jax.Array:
-      return x + jax.numpy.asarray(draw.normal(0.0, 0.2, x.shape), x.dtype)
+    def noisy(path: Any, x: jax.ShapeDtypeStruct) -> jax.Array:
+      mean = 1.0 if path_name(path)[-1] == "scale" else 0.0
+      return jax.device_put(draw.normal(mean, 0.25, x.shape).astype(x.dtype))
 
-    return Tiny(config, graph, jax.tree.map(noisy, weights))
+    return Tiny(config, graph, jax.tree_util.tree_map_with_path(noisy, shapes))
 
   return make
 

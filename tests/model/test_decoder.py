@@ -153,6 +153,15 @@ def test_nothing_depends_on_what_comes_later(tiny: Tiny, monkeypatch: pytest.Mon
 
 # Weights in and out
 
+
+def test_the_seed_decides_the_first_weights(make_tiny: Callable[..., Tiny]) -> None:
+  config = make_tiny(layers=1).config
+  one, again, other = (jax.tree.leaves(decoder.create(config, seed)[1]) for seed in (0, 0, 1))
+  assert [x.shape for x in one] == [x.shape for x in jax.tree.leaves(decoder.structure(config)[1])]
+  assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+  assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 FAMILIES = [
   pytest.param({"qkv_bias": True, "tied": True}, "Qwen2ForCausalLM", id="qwen2 tied"),
   pytest.param({"qkv_bias": True, "tied": False, "head_width": 16}, "Qwen2ForCausalLM", id="qwen2 untied"),

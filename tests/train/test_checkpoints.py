@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -47,11 +46,11 @@ def at(step: int, trainer: Trainer, tiny: Tiny) -> TrainState:
   """A state as it could be after `step` updates: nothing in it is zero or round."""
   draws = np.random.default_rng(step)
 
-  def some(x: jax.Array) -> jax.Array:
-    noise = draws.normal(step + 1, 1, x.shape) if x.dtype == jnp.float32 else np.full(x.shape, step)
-    return jax.device_put(jnp.asarray(noise, x.dtype), x.sharding)
+  def some(x: jax.ShapeDtypeStruct) -> jax.Array:
+    noise = draws.normal(step + 1, 1, x.shape) if x.dtype == np.float32 else np.full(x.shape, step)
+    return jax.device_put(np.asarray(noise, x.dtype), x.sharding)
 
-  return jax.tree.map(some, trainer.start(tiny.weights))
+  return jax.tree.map(some, trainer.abstract(tiny.weights))
 
 
 def assert_equal(found: TrainState | None, expected: TrainState) -> None:
@@ -105,6 +104,7 @@ def test_only_the_last_few_are_kept(checkpoints: Checkpoints, trainer: Trainer, 
   assert_equal(checkpoints.newest(trainer.abstract(tiny.weights)), at(10, trainer, tiny))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too
 @pytest.mark.parametrize("what", ["*", "manifest.ocdbt", "_METADATA"])
 def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(
   trainer: Trainer, tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
