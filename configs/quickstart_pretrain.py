@@ -11,7 +11,7 @@ FULL = {"acts": (3, 7), "operations": ("add", "sub", "mul", "odd", "box", "shop"
 
 
 def lesson(worlds: int, questions: int, detours: float, difficulty: dict) -> ConfigDict:
-  """Worked solutions of `questions` questions in each of `worlds` worlds, a detour before a step with that probability."""
+  """Worked solutions of `questions` questions in each of `worlds` worlds; a detour before a step is that probable."""
   return ConfigDict({"worlds": worlds, "questions": questions, "detours": detours, **difficulty})
 
 

@@ -19,6 +19,7 @@ def _quickstart() -> ConfigDict:
   """The quickstart's config, of which this one is a variation."""
   path = pathlib.Path(__file__).parent / "quickstart.py"
   spec = importlib.util.spec_from_file_location("quickstart", path)
+  assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config()

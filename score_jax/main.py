@@ -78,7 +78,7 @@ def use_compilation_cache() -> None:
   """Compiled programs are kept between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
   import jax
 
-  if not jax.config.jax_compilation_cache_dir:
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "score_jax"
     jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

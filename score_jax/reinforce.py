@@ -18,7 +18,7 @@ import numpy as np
 
 from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
-from score_jax.mentor.reward import Tiers, advantages, tier
+from score_jax.mentor.reward import Tier, Tiers, advantages, tier
 from score_jax.mentor.starts import Start
 from score_jax.model.decoder import Weights
 from score_jax.progress import Progress
@@ -38,7 +38,7 @@ class Scored:
 
   start: Start
   trajectory: Trajectory
-  tier: str
+  tier: Tier
   reward: float
   advantage: float
 
@@ -58,7 +58,7 @@ def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[i
 def score(start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool) -> list[Scored]:
   """Rewards and advantages of one group."""
   sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch") and t.grade is not None]
-  names = [tier(t, start.correction) for t in sound]
+  names: list[Tier] = [tier(t, start.correction) for t in sound]
   rewards = [tiers.pay(n) for n in names]
   values = advantages(rewards, divide_by_deviation=divide_by_deviation) if rewards else []
   return [Scored(start, t, n, r, float(a)) for t, n, r, a in zip(sound, names, rewards, values, strict=True)]
@@ -151,8 +151,10 @@ class _Reinforce:
       minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
       state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
       parts.append(check(jax.device_get(numbers), self.stage, number))
-    reduced = {k: max(p[k] for p in parts) if k.endswith("_max") else float(np.mean([p[k] for p in parts])) for k in parts[0]}
-    return state, {k.removesuffix("_max"): v for k, v in reduced.items()}
+    by_name = {name: [part[name] for part in parts] for name in parts[0]}
+    return state, {
+      k.removesuffix("_max"): max(v) if k.endswith("_max") else float(np.mean(v)) for k, v in by_name.items()
+    }
 
   def batches(self, scored: Sequence[Scored]) -> list[Batch]:
     """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""
@@ -176,7 +178,7 @@ class _Reinforce:
 
   def _training_cost(self) -> Ledger:
     """Forward and backward passes over every rollout of the stage."""
-    samples = [_sample(Scored(self.starts[0], t, "", 0.0, 0.0)) for t in self.run.workdir.read_parts(self.stage)]
+    samples = [_sample(Scored(self.starts[0], t, "none", 0.0, 0.0)) for t in self.run.workdir.read_parts(self.stage)]
     return training_cost(self.run.student.config, samples, 1.0)
 
 

@@ -150,7 +150,7 @@ class Run:
     if c.teacher.kind != "model":
       raise UserError(f"teacher.kind = {c.teacher.kind!r}; choose model or reference")
     vocabularies = (
-      m.tokenizer.convert_ids_to_tokens(range(len(m.tokenizer))) for m in (self.student, self.teacher_model)
+      m.tokenizer.convert_ids_to_tokens(list(range(len(m.tokenizer)))) for m in (self.student, self.teacher_model)
     )
     require_same_tokens(*vocabularies)
     judges = {

@@ -15,12 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 SCHEMA = 1
-Made = TypeVar("Made")
 
 Author = Literal["student", "teacher"]
 Kind = Literal["first_thought", "act"]
@@ -182,7 +181,7 @@ def _short(logprobs: Iterable[float]) -> list[float]:
   return [float(str(np.float32(x))) for x in logprobs]
 
 
-def _made(kind: type[Made], data: Mapping[str, Any], **parts: Any) -> Made:
+def _made(kind: type[Any], data: Mapping[str, Any], **parts: Any) -> Any:
   """A dataclass from exactly its fields, those in `parts` as given there."""
   odd = {f.name for f in dataclasses.fields(kind)} ^ data.keys()
   if odd:

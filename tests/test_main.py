@@ -1,4 +1,4 @@
-"""The command itself: exit statuses, one-line errors, stopping and starting again, the page and the table at the end."""
+"""The command itself: exit statuses, one-line errors, stopping and starting again, what is there at the end."""
 
 import json
 import os
@@ -102,7 +102,7 @@ class Stopping(Run):
       raise Stopped
 
 
-def test_stopped_after_every_stage_it_ends_with_the_same_results(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_stopped_after_every_stage_it_ends_the_same(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
   config, workdir = smoke_config(), Workdir(str(tmp_path / "stopped"))
   main.claim(workdir, config)
   for _ in config.stages:
@@ -110,7 +110,8 @@ def test_stopped_after_every_stage_it_ends_with_the_same_results(finished: pathl
       walk(run)
   main.run_recipe(config, str(tmp_path / "stopped"))
   assert (tmp_path / "stopped/results.json").read_bytes() == (finished / "results.json").read_bytes()
-  ours, theirs = (sorted(p.relative_to(f) for p in f.glob("trajectories/**/*")) for f in (tmp_path / "stopped", finished))
+  folders = (tmp_path / "stopped", finished)
+  ours, theirs = (sorted(p.relative_to(f) for p in f.glob("trajectories/**/*")) for f in folders)
   assert ours == theirs
   for name in ours:
     if (finished / name).is_file():
@@ -158,7 +159,9 @@ def test_a_missing_tasks_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 def test_an_unwritable_workdir_is_refused(tmp_path: pathlib.Path) -> None:
   (tmp_path / "file").write_text("")
-  assert "cannot be written" in refused(1, "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path / 'file' / 'w'}")
+  assert "cannot be written" in refused(
+    1, "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path / 'file' / 'w'}"
+  )
 
 
 def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:

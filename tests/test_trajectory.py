@@ -100,7 +100,7 @@ def test_logprobs_keep_all_their_bits(values: list[float]) -> None:
   trajectory = dataclasses.replace(WHOLE, steps=(step,), corrections=(Correction(0, (step,), step),))
   back = from_json(to_json(trajectory))
   for read in (back.steps[0], back.corrections[0].mistakes[0], back.corrections[0].replacement):
-    assert np.array_equal(np.float32(read.logprobs), np.float32(values), equal_nan=True)
+    assert np.array_equal(np.array(read.logprobs, np.float32), np.array(values, np.float32), equal_nan=True)
     assert [np.float32(x) == x or np.isnan(x) for x in read.logprobs] == [True] * len(values)
 
 

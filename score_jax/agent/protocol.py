@@ -63,7 +63,7 @@ class Protocol:
     roles = ["user", "assistant", "user"]
     messages = [{"role": r, "content": m} for r, m in zip(roles, marks, strict=True)]
     try:
-      text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+      text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
       _, rest = text.split(marks[0])
       to_assistant, rest = rest.split(marks[1])
       to_user, _ = rest.split(marks[2])
@@ -79,15 +79,14 @@ class Protocol:
     self.stop = after_turn[0]
     self._to_user = tuple(after_turn[1:])
     self._to_assistant = tuple(self._template_ids(to_assistant))
-    begin = tokenizer.bos_token_id if text.startswith(tokenizer.bos_token or "\0") else None
-    self._begin = self._opening(tokenizer, begin)
+    begins = tokenizer.bos_token is not None and text.startswith(str(tokenizer.bos_token))
+    self._begin = self._opening(tuple(self._template_ids(str(tokenizer.bos_token))) if begins else ())
 
-  def _opening(self, tokenizer: PreTrainedTokenizerFast, begin: int | None) -> tuple[int, ...]:
+  def _opening(self, begin: tuple[int, ...]) -> tuple[int, ...]:
     """What stands before the first user turn: no system prompt (paper), the template's own beginning if it has one."""
-    header = self._to_user
-    first_special = next((i for i, t in enumerate(header) if t in self._special), 0)
-    starts_with_begin = begin is not None and header[first_special : first_special + 1] != (begin,)
-    return ((begin,) if starts_with_begin else ()) + header[first_special:]
+    first_special = next((i for i, t in enumerate(self._to_user) if t in self._special), 0)
+    header = self._to_user[first_special:]
+    return header if header[: len(begin)] == begin else begin + header
 
   def _template_ids(self, text: str) -> list[int]:
     self._text.encode_special_tokens = False

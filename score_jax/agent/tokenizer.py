@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from score_jax.agent.protocol import TAGS
 
@@ -43,5 +43,5 @@ def train(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerFast:
 
 def add_tags(tokenizer: PreTrainedTokenizerFast) -> int:
   """Adds the tags that the tokenizer lacks, as special tokens; returns how many were added."""
-  tokens = [AddedToken(t, special=True, normalized=False) for t in TAGS]
+  tokens: list[str | AddedToken] = [AddedToken(t, special=True, normalized=False) for t in TAGS]
   return tokenizer.add_tokens(tokens, special_tokens=True)

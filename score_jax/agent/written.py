@@ -1,12 +1,13 @@
-"""Trajectories out of turns that were written rather than sampled: played in the real environment, then tokenised once."""
+"""Trajectories out of turns that were written, not sampled: played in the real environment, then tokenised once."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from score_jax.agent.protocol import Protocol, Turn
-from score_jax.tools.outcome import Outcome, Ran
+from score_jax.tools.outcome import Outcome, Ran, Reason
 from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Author, Question, Step, Trajectory
 
@@ -15,7 +16,7 @@ Script = Sequence[tuple[Turn, Author]]  # what is said and done, in order, and b
 
 def ran(steps: Iterable[Step]) -> tuple[Ran, ...]:
   """The Python state that these steps leave, as what ran to make it."""
-  return tuple(Ran(s.code, s.observation, s.reason) for s in steps if s.reason)
+  return tuple(Ran(s.code, s.observation, cast(Reason, s.reason)) for s in steps if s.reason)
 
 
 def play(scripts: Sequence[tuple[Question, Script]], tool: PythonTool) -> list[Trajectory]:

@@ -13,7 +13,7 @@ import random
 from score_jax.agent.protocol import Turn
 from score_jax.agent.written import Script
 from score_jax.tasks import word_problems
-from score_jax.trajectory import Question
+from score_jax.trajectory import Author, Question
 
 
 def worked(question: Question) -> Script:
@@ -25,7 +25,7 @@ def worked(question: Question) -> Script:
 def with_detours(question: Question, *, share: float, draw: random.Random) -> Script:
   """The worked solution with a detour before each act with probability `share`, and another plan as often."""
   (plan, author), *acts = worked(question)
-  script = [
+  script: list[tuple[Turn, Author]] = [
     (Turn("first_thought", _other_plan(plan.thought, draw)), "student") if draw.random() < share else (plan, author)
   ]
   for turn, author in acts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-#: mallopt's parameters and values: one arena, no block of its own from the kernel, nothing given back, grow in large steps
+#: mallopt's parameters and values: one arena, no blocks of their own, nothing given back, growth in large steps
 GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1, -2: 256 << 20}
 
 

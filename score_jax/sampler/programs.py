@@ -63,7 +63,7 @@ class Decoded:
 
 
 class Programs:
-  """empty, extend, decode and fork, jitted; weights are arguments, so one instance serves every checkpoint of a shape."""
+  """empty, extend, decode, fork, jitted; weights are arguments, so one instance serves all checkpoints of a shape."""
 
   def __init__(
     self, graph: nnx.GraphDef[Decoder], config: DecoderConfig, mesh: Mesh, *, slots: int, length: int, stop: int

@@ -43,20 +43,19 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
     world = word_problems.World.generate(seed)
     pool = word_problems.questions(world, difficulty(config), seed=seed, count=sum(counts))
     train, known = counts[0], counts[0] + counts[1]
-    parts = [pool[:train], pool[train:known], pool[known:]]
-    return Tasks("word_problems", *parts, world.documents(), numeric)
+    return Tasks("word_problems", pool[:train], pool[train:known], pool[known:], world.documents(), numeric)
   if config.kind == "gsm8k":
     pool = sorted(gsm8k.read(config.path, "train"), key=lambda q: share(q, f"{seed}/order"))
     solved = [q for q in pool if q.solution]
-    test = sorted(gsm8k.read(config.path, "test"), key=lambda q: share(q, f"{seed}/order"))
+    others = sorted(gsm8k.read(config.path, "test"), key=lambda q: share(q, f"{seed}/order"))
     train, validation = solved[: counts[0]], solved[counts[0] : counts[0] + counts[1]]
-    parts = [train, validation, _without(test, solved)[: counts[2]]]
-    for name, wanted, part in zip(("train", "validation", "test"), counts, parts, strict=True):
+    test = _without(others, solved)[: counts[2]]
+    for name, wanted, part in zip(("train", "validation", "test"), counts, (train, validation, test), strict=True):
       if len(part) < wanted:
         raise UserError(
           f"tasks.{name} = {wanted}, but {config.path or 'gsm8k'} has {len(part)} such questions; ask for fewer"
         )
-    return Tasks("gsm8k", *parts, [], numeric)
+    return Tasks("gsm8k", train, validation, test, [], numeric)
   raise UserError(f"tasks.kind = {config.kind!r}; choose word_problems or gsm8k")
 
 

@@ -1,6 +1,6 @@
 """The Python that an agent's code runs in: a pool of worker processes that run code beside the main program.
 
-    with PythonTool(isolation="process", workers=2, timeout_s=10, memory_mb=512, output_chars=4096, search=None) as tool:
+    with PythonTool(isolation="process", workers=2, timeout_s=9, memory_mb=512, output_chars=4096, search=None) as tool:
       tool.submit("a", "x = 6 * 7", ())
       [(session, outcome)] = tool.wait(20.0)
       state = (Ran("x = 6 * 7", outcome.observation, outcome.reason),)

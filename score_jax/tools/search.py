@@ -23,7 +23,7 @@ def _import_bm25s() -> types.ModuleType:
   starts JAX in processes that never need it; only its `retrieve` uses that, which we do not.
   """
   lax = sys.modules.get("jax.lax")
-  sys.modules["jax.lax"] = None
+  sys.modules["jax.lax"] = None  # pyright: ignore[reportArgumentType]
   try:
     import bm25s
   finally:

@@ -28,7 +28,7 @@ from score_jax.tools.process import Process, Settings, Task
 _START_S = 120.0  # a worker that has not loaded by then has failed
 _STARTS = 3  # failures in a row after which a worker's place stays empty for a while
 _DOWN_S = 1.0  # that while
-_REASONS = frozenset(get_args(Reason))
+_REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
 
 
 @dataclasses.dataclass(eq=False)
@@ -208,6 +208,7 @@ class Supervisor:
 
   def _read(self, place: _Place) -> None:
     process = place.process
+    assert process is not None
     try:
       for message in process.receive():
         self._handle(place, process, message)
@@ -242,6 +243,8 @@ class Supervisor:
       self._result(place, process, task, message)
 
   def _reply(self, query: str) -> dict[str, str]:
+    if self._search is None:
+      raise Garbled("a search where there is none")
     if query not in self._found:
       try:
         self._found[query] = self._search(query)
@@ -250,9 +253,10 @@ class Supervisor:
     return {"found": self._found[query]}
 
   def _result(self, place: _Place, process: Process, task: Task, message: dict[str, Any]) -> None:
-    reason, observation = _text(message, "reason"), _text(message, "observation")
-    if reason not in _REASONS:
-      raise Garbled(f"no reason: {reason}")
+    said, observation = _text(message, "reason"), _text(message, "observation")
+    reason = _REASONS.get(said)
+    if reason is None:
+      raise Garbled(f"no reason: {said}")
     if reason == "memory" and process.served:
       self._lose(place, None)  # what others left there may have taken the room: once more, first in a new worker
       return
@@ -312,12 +316,14 @@ class Supervisor:
   def _stop(self, place: _Place) -> None:
     """Ends the worker in a place."""
     process, place.process = place.process, None
+    assert process is not None
     self._selector.unregister(process.socket)
     process.kill()
 
   def _lose(self, place: _Place, reason: Reason | None) -> None:
     """Replaces a worker. The task that it was at ends for `reason` if there is one; the others begin anew."""
     process = place.process
+    assert process is not None
     if reason is not None and process.ready and process.tasks:
       self._finish(process, self._verdict(process.tasks[0], reason, self._words(reason)))
     self._stop(place)
