@@ -40,9 +40,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
   shape = {"kv_heads": 2, "heads": 4, "layers": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "width": 128, "head_width": 32, "mlp": 352, "learning_rate": 2e-3})
-  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(16, 1000, 0.15, FULL)}
+  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(4, 1000, 0.15, FULL)}
   c.student = ConfigDict({**shape, "layers": 3, "width": 96, "head_width": 24, "mlp": 256, "learning_rate": 3e-3})
-  c.student.lessons = {"easy": lesson(6, 1000, 0.0, EASY), "some": lesson(4, 1000, 0.0, SOME)}
+  c.student.lessons = {"easy": lesson(3, 1000, 0.0, EASY), "some": lesson(1, 1000, 0.0, SOME)}
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

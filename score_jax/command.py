@@ -31,6 +31,10 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     if CONFIG.value is None:
       raise UsageError("--config is missing; try --config=configs/quickstart.py")
+    try:
+      CONFIG.value.keys()
+    except OSError as error:
+      raise UsageError("--config: " + " ".join(str(error).split())) from error
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     run(CONFIG.value, WORKDIR.value or f"runs/{name}")
 

@@ -10,7 +10,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from score_jax.agent.protocol import TAGS
 
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-WORD = r" ?[A-Za-z_]+| ?[^\sA-Za-z0-9_]+|\s|[0-9]"  # a word or signs with the space before; each digit by itself
+# A word, a digit or signs, each with the space before it. A digit by itself after a space by itself would be copied
+# much later in training: what stands before it would always be the same token.
+WORD = r" ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9_]+|\s"
 CHATML = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -6,12 +6,15 @@ import optax
 
 
 def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
-  """Learning rate by step: linear warm-up over `warmup` (a share of `steps`), then "cosine" to 0 or "constant"."""
+  """Learning rate by step: linear warm-up over `warmup` (a share of `steps`), then "cosine" to 0 or "constant".
+
+  The first step's rate is not 0: a stage of one step must learn too.
+  """
   rise = max(1, round(warmup * steps)) if warmup else 0
   if kind == "cosine":
-    return optax.warmup_cosine_decay_schedule(0.0 if rise else peak, peak, rise, max(steps, rise + 1))
+    return optax.warmup_cosine_decay_schedule(peak / (rise + 1), peak, rise, max(steps, rise + 1))
   if kind == "constant":
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(rise, 1)), lambda _: peak], [rise])
+    return optax.join_schedules([optax.linear_schedule(peak / (rise + 1), peak, max(rise, 1)), lambda _: peak], [rise])
   raise ValueError(f"schedule {kind!r}; choose cosine or constant")
 
 

@@ -238,9 +238,9 @@ def test_a_group_reads_its_prompt_once(stage: Stage) -> None:
   [group] = stage.agent().rollout(stage.weights(says), asked("q", copies=4))
   assert [t.answer for t in group] == ["0", "1", "2", "3"]
   assert [t.name for t in group] == [f"test/q/{i}" for i in range(4)]
-  prompt = len(group[0].prompt_tokens)
-  read = [t.ledger.of("student").read for t in group]
-  assert read == [read[1] + prompt, read[1], read[1], read[1]]
+  prompts = [len(group[0].prompt_tokens), 0, 0, 0]
+  observations = [sum(len(s.observation_tokens) for s in t.steps[:2]) for t in group]
+  assert [t.ledger.of("student").read for t in group] == [p + o for p, o in zip(prompts, observations, strict=True)]
 
 
 def test_a_group_goes_on_from_a_prefix_with_a_session_for_each(stage: Stage) -> None:
