@@ -66,6 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampler.decode = 16  # tokens that a decode call draws a slot, at most
 
   c.train = ConfigDict()  # what all training stages share
+  c.train.optimizer = "adamw"  # or muon; of the supervised stages
   c.train.weight_decay = 0.01
   c.train.max_norm = 1.0  # of the gradient
   c.train.logit_chunk = 512  # positions of a row whose logits exist at a time

@@ -22,27 +22,33 @@ def get_config(arg: str = "") -> ConfigDict:
   c = ConfigDict()
   c.seed = 7
   c.mesh = ConfigDict({"shape": (-1, 1, 1)})
+  c.roles = ("student", "teacher")  # which to make; the tokenizer comes out the same
   c.vocab = 576  # tokens of the tokenizer that both share
-  c.texts = ("student/easy", "teacher/easy", "teacher/full")  # lessons that it is trained on
+  c.texts = ("teacher/easy", "teacher/full")  # lessons that it is trained on
   c.search_results = 2
 
   c.train = ConfigDict()
-  c.train.warmup = 0.05
+  c.train.optimizer = "muon"
+  c.train.warmup = 0.02
   c.train.weight_decay = 0.01
   c.train.max_norm = 1.0
-  c.train.rows = 4
-  c.train.micro_rows = 4
+  c.train.rows = 2
+  c.train.micro_rows = 2
   c.train.length = 512
   c.train.logit_chunk = 512
-  c.train.checkpoint_every = 200
+  c.train.checkpoint_every = 500
   c.train.keep_checkpoints = 2
   c.train.epochs = 1
 
-  shape = {"kv_heads": 2, "heads": 4, "layers": 4, "context": 1024}
-  c.teacher = ConfigDict({**shape, "width": 128, "head_width": 32, "mlp": 352, "learning_rate": 2e-3})
-  c.teacher.lessons = {"easy": lesson(4, 1000, 0.0, EASY), "full": lesson(4, 1000, 0.15, FULL)}
-  c.student = ConfigDict({**shape, "layers": 3, "width": 96, "head_width": 24, "mlp": 256, "learning_rate": 3e-3})
-  c.student.lessons = {"easy": lesson(3, 1000, 0.0, EASY), "some": lesson(1, 1000, 0.0, SOME)}
+  c.train.learning_rate = 2e-3
+
+  shape = {"kv_heads": 2, "heads": 4, "context": 1024}
+  c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})
+  c.teacher.lessons = {"easy": lesson(6, 1000, 0.0, EASY), "full": lesson(18, 1000, 0.15, FULL)}
+  c.teacher.order = (("easy",), ("full",))  # lessons that stand together are shuffled together
+  c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
+  c.student.lessons = {"easy": lesson(14, 1000, 0.0, EASY), "some": lesson(3, 1000, 0.0, SOME)}
+  c.student.order = (("easy", "some"),)
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

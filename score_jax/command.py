@@ -29,12 +29,6 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
-    if CONFIG.value is None:
-      raise UsageError("--config is missing; try --config=configs/quickstart.py")
-    try:
-      CONFIG.value.keys()
-    except OSError as error:
-      raise UsageError("--config: " + " ".join(str(error).split())) from error
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
     run(CONFIG.value, WORKDIR.value or f"runs/{name}")
 
@@ -58,26 +52,35 @@ def _parse(argv: list[str]) -> list[str]:
   Raises:
     UsageError: the command line cannot be understood.
   """
+  path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), "")
+  if any(a.startswith("--help") for a in argv):
+    return flags.FLAGS(argv)
+  if not path:
+    raise UsageError("--config=FILE is missing; try --config=configs/quickstart.py")
+  if not pathlib.Path(path.split(":")[0]).is_file():
+    raise UsageError(f"--config={path}: there is no such file")
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-    raise UsageError(_explain(argv, str(error).strip())) from error
+    raise UsageError(_unknown_key(argv, path) or _line(str(error))) from error
 
 
-def _explain(argv: Sequence[str], message: str) -> str:
-  """One line for what absl or ml_collections said."""
-  first = message.splitlines()[0] if message else "the command line cannot be understood"
-  keys = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
-  known = list(flat(json.loads(CONFIG.value.to_json_best_effort()))) if _loaded() else []
-  for key in keys:
-    if known and key not in known and not any(k.startswith(f"{key}.") for k in known):
+def _unknown_key(argv: Sequence[str], path: str) -> str:
+  """What to say of the first override that the config file has no key for; empty where each has one."""
+  overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
+  try:
+    config = flags.FLAGS["config"].parser.parse(path)
+  except (TypeError, ValueError):  # the file itself is at fault
+    return ""
+  known = list(flat(json.loads(config.to_json_best_effort())))
+  for key in overrides:
+    if key not in known and not any(k.startswith(f"{key}.") for k in known):
       nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
       return f"--config.{key}: there is no such key; the nearest is {nearest[0]}"
-  return first
+  return ""
 
 
-def _loaded() -> bool:
-  try:
-    return isinstance(CONFIG.value, ConfigDict)
-  except (flags.Error, AttributeError):
-    return False
+def _line(message: str) -> str:
+  """What absl or ml_collections said, without the stack of calls that ml_collections puts into it."""
+  lines = [line.strip() for line in message.splitlines() if line.strip()]
+  return lines[-1] if "Traceback" in message else " ".join(lines)

@@ -78,8 +78,8 @@ def pretrain(config: ConfigDict, root: str) -> None:
   }
   print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
   tokenizer = tokenizers.train(texts([t for name in config.texts for t in played[name]]), vocab=config.vocab)
-  for role in ROLES:
-    lessons = [part for name, part in played.items() if name.startswith(role)]
+  for role in config.roles:
+    lessons = [[t for name in together for t in played[f"{role}/{name}"]] for together in config[role].order]
     _train(config, role, lessons, tokenizer, workdir)
 
 
@@ -106,10 +106,7 @@ def _train(
   )
   seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{role}".encode()).digest()[:4])
   graph, weights = create(shape, seed)
-  settings = Settings(
-    learning_rate=c.learning_rate,
-    **{f.name: config.train[f.name] for f in dataclasses.fields(Settings) if f.name in config.train},
-  )
+  settings = Settings(**{f.name: config.train[f.name] for f in dataclasses.fields(Settings)})
   trained = fine_tune(
     role,
     [[all_but_detours(tokenised(protocol, t)) for t in lesson] for lesson in lessons],

@@ -10,6 +10,7 @@ they cost no training, but their tokens count in the mean.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -109,11 +110,14 @@ class _Reinforce:
           break
         if number < done:
           continue
+        start = time.perf_counter()
         scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
+        seconds = time.perf_counter() - start
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
         state, numbers = self._update(number, state, scored)
         numbers |= self._numbers(scored)
+        numbers["tokens_per_s"] = numbers["generated_tokens"] / seconds
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:

@@ -1,8 +1,10 @@
 """The command itself: exit statuses, one-line errors, stopping and starting again, what is there at the end."""
 
 import json
+import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +131,36 @@ def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
   config.rl.clip = 0.3
   with pytest.raises(UserError, match=r"rl\.clip is 0\.2 there and 0\.3 here; give another --workdir"):
     main.run_recipe(config, str(finished))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too
+def test_of_a_truncated_checkpoint_the_one_before_it_is_used(
+  finished: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+  folder = tmp_path / "truncated"
+  shutil.copytree(finished, folder)
+  for name in ("results.json", "stages/rl.json", "stages/rl_from_question.json"):
+    (folder / name).unlink()
+  first, second = sorted((folder / "checkpoints/rl").iterdir())
+  for file in second.rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+  with caplog.at_level(logging.WARNING, logger="score_jax"):
+    main.run_recipe(smoke_config(), str(folder))
+  assert f"checkpoint {second} cannot be read" in caplog.text
+  assert first.exists() and "using the one before it" in caplog.text
+  assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+def test_an_unknown_key_is_refused_with_the_nearest() -> None:
+  said = refused(2, "--config=configs/quickstart.py:smoke", "--config.rl.group_sise=8")
+  assert said == "error: --config.rl.group_sise: there is no such key; the nearest is rl.group_size"
+
+
+def test_a_config_that_does_not_exist_or_does_not_load_is_refused() -> None:
+  assert refused(2, "--config=configs/none.py") == "error: --config=configs/none.py: there is no such file"
+  assert "choose quickstart.py or quickstart.py:smoke" in refused(2, "--config=configs/quickstart.py:none")
+  assert "--config=FILE is missing" in refused(2)
 
 
 def test_a_missing_tasks_file_is_refused(tmp_path: pathlib.Path) -> None:

@@ -1,7 +1,10 @@
-"""AdamW behind a clipped gradient, with the two schedules that the method uses."""
+"""The optimisers, behind a clipped gradient, and the schedules of their rates."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import optax
 
 
@@ -24,3 +27,33 @@ def adamw(learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float
     optax.clip_by_global_norm(max_norm),
     optax.adamw(learning_rate, b1=0.9, b2=0.95, weight_decay=weight_decay),
   )
+
+
+def muon(learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float) -> optax.GradientTransformation:
+  """Muon on the layers' matrices, AdamW with Nesterov momentum on the rest (embeddings, norms, biases).
+
+  After the same clipping. Muon's updates are scaled to a root mean square of 0.2: one learning rate serves both.
+  """
+
+  def matrices(weights: Any) -> Any:
+    def one(path: Any, x: jax.Array) -> Any:
+      is_matrix = x.ndim == 2 and "embedding" not in jax.tree_util.keystr(path)
+      return optax.contrib.MuonDimensionNumbers() if is_matrix else None
+
+    return jax.tree_util.tree_map_with_path(one, weights)
+
+  return optax.chain(
+    optax.clip_by_global_norm(max_norm),
+    optax.contrib.muon(
+      learning_rate,
+      weight_decay=weight_decay,
+      adam_b2=0.95,
+      adam_weight_decay=weight_decay,
+      adam_learning_rate=learning_rate,
+      muon_weight_dimension_numbers=matrices,
+      consistent_rms=0.2,
+    ),
+  )
+
+
+OPTIMIZERS = {"adamw": adamw, "muon": muon}

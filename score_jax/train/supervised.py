@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,7 +17,7 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.train.batch import Sample, epochs, updates
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.optimizer import OPTIMIZERS, schedule
 from score_jax.train.steps import Trainer, likelihood
 from score_jax.trajectory import Ledger, Usage, total
 from score_jax.workdir import Metrics, Workdir
@@ -26,6 +27,7 @@ from score_jax.workdir import Metrics, Workdir
 class Settings:
   """Settings of a supervised stage; see configs/ for what each means."""
 
+  optimizer: str
   learning_rate: float
   epochs: int
   warmup: float
@@ -67,8 +69,10 @@ def fine_tune(
   `validate` gives the accuracy that the last line of metrics shows.
 
   Raises:
-    UserError: there is nothing to train on, or the loss or gradient is not finite.
+    UserError: there is nothing to train on, the optimizer is unknown, or the loss or gradient is not finite.
   """
+  if settings.optimizer not in OPTIMIZERS:
+    raise UserError(f"train.optimizer = {settings.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
   fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
   samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
   if not all(fitting):
@@ -79,7 +83,7 @@ def fine_tune(
   steps = sum(updates(lesson, **order) for lesson in fitting)
   batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in fitting)
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
-  optimizer = adamw(rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
+  optimizer = OPTIMIZERS[settings.optimizer](rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
   trainer = Trainer(graph, optimizer, likelihood(), mesh, temperature=1.0, logit_chunk=settings.logit_chunk)
   checkpoints = Checkpoints(workdir.checkpoints(stage), keep=settings.keep_checkpoints)
   state = checkpoints.newest(trainer.abstract(weights)) or trainer.start(weights)
@@ -90,8 +94,10 @@ def fine_tune(
     for number, batches in enumerate(itertools.chain.from_iterable(batches_of), start=1):
       if number <= done:
         continue
+      start = time.perf_counter()
       state, numbers = trainer(state, batches)
       values = check(jax.device_get(numbers), stage, number)
+      values["tokens_per_s"] = sum(int((b.segments > 0).sum()) for b in batches) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
         values["val_accuracy"] = validate(state.weights)

@@ -28,7 +28,17 @@ HOSTILE = (
 
 def act(thought: str, code: str, observation: str, *, author: Author = "student", tokens: int = 9) -> Step:
   ids = tuple(range(tokens))
-  return Step("act", thought, code, observation, "ok", author, ids, (-0.5,) * tokens, (1, 2, 3))
+  return Step(
+    "act",
+    thought,
+    code,
+    observation,
+    "ok",
+    author=author,
+    tokens=ids,
+    logprobs=(-0.5,) * tokens,
+    observation_tokens=(1, 2, 3),
+  )
 
 
 def solved(i: int, *, right: bool = True, prefix_steps: int = 0, author: Author = "student") -> Trajectory:

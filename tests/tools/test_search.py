@@ -72,8 +72,8 @@ def test_nothing_to_search() -> None:
 def test_it_finds_what_multi_hop_questions_need() -> None:
   """One search finds all pages of 73 % of HotpotQA questions among its ten, as measured elsewhere."""
   folder = pathlib.Path(os.environ["SCORE_JAX_DATA"]) / "multihop"
-  passages = [json.loads(line) for line in (folder / "corpus.jsonl").open()]
-  questions = [json.loads(line) for line in (folder / "questions.jsonl").open()]
+  passages = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+  questions = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
   asked = [q for q in questions if q["dataset"] == "hotpotqa" and q["split"] == "dev"]
   search = Search([Document(p["title"], p["text"]) for p in passages], top_k=10)
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import path_name, weight_shardings
 from score_jax.train.batch import Batch, Sample, micro_batches, pack
-from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.optimizer import adamw, muon, schedule
 from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
 from tests.conftest import Tiny
 
@@ -183,3 +183,36 @@ def test_decay_is_decoupled_from_the_gradient() -> None:
   weights = {"w": jnp.array([2.0, -4.0])}
   step, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(weights), weights)
   np.testing.assert_allclose(optax.apply_updates(weights, step)["w"], [1.9, -3.8], rtol=1e-6)
+
+
+def nadamw(x: np.ndarray, gradients: list[np.ndarray], *, rate: float, decay: float) -> np.ndarray:
+  """AdamW with Nesterov momentum (Dozat 2016), b1 0.9, b2 0.95, written out."""
+  m = v = np.zeros_like(x)
+  for t, g in enumerate(gradients, start=1):
+    m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+    ahead = 0.9 * m / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+    x = x - rate * (ahead / (np.sqrt(v / (1 - 0.95**t)) + 1e-8) + decay * x)
+  return x
+
+
+def test_muon_is_that_of_torch_on_matrices_and_adamw_on_the_rest() -> None:
+  torch = pytest.importorskip("torch")
+  draws = np.random.default_rng(0)
+  shapes = {"blocks": (16, 24), "embedding": (12, 8), "scale": (8,)}
+  weights = {name: draws.normal(size=shape) for name, shape in shapes.items()}
+  gradients = {name: [draws.normal(size=shape) for _ in range(3)] for name, shape in shapes.items()}
+  optimizer = muon(lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1e9)
+  ours = jax.tree.map(jnp.float32, weights)
+  state = optimizer.init(ours)
+  matrix = torch.nn.Parameter(torch.tensor(weights["blocks"], dtype=torch.float32))
+  theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
+  for t in range(3):
+    step, state = optimizer.update({name: jnp.float32(g[t]) for name, g in gradients.items()}, state, ours)
+    ours = optax.apply_updates(ours, step)
+    matrix.grad = torch.tensor(gradients["blocks"][t], dtype=torch.float32)
+    theirs.step()
+  # torch orthogonalises in bfloat16
+  np.testing.assert_allclose(ours["blocks"], matrix.detach().numpy(), atol=1e-2)
+  for name in ("embedding", "scale"):
+    expected = nadamw(weights[name], gradients[name], rate=0.1, decay=0.5)
+    np.testing.assert_allclose(ours[name], expected, atol=1e-5)

@@ -1,0 +1,54 @@
+"""The shipped models: what they are, and that they can be made again."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import pytest
+from transformers import AutoTokenizer
+
+from score_jax import pretrain
+from score_jax.agent.protocol import TAGS
+from score_jax.model import source
+from tests.configs import module
+
+SHIPPED = pathlib.Path(pretrain.__file__).parent / "shipped"
+
+
+@pytest.fixture(autouse=True)
+def lenient() -> Iterator[None]:
+  """optax's schedules mix integers and floats."""
+  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    yield
+
+
+def test_the_shipped_models_are_small_and_share_a_tokenizer() -> None:
+  size = sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file())
+  assert size < 6e6
+  tokenizers = [(SHIPPED / role / "tokenizer.json").read_bytes() for role in pretrain.ROLES]
+  assert tokenizers[0] == tokenizers[1]
+  tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "teacher")
+  assert [tokenizer.convert_ids_to_tokens(tokenizer.encode(tag)) for tag in TAGS] == [[tag] for tag in TAGS]
+  assert len(tokenizer.encode("x = 480")) == len(tokenizer.encode("x =")) + 3, "digits are single"
+
+
+def test_the_shipped_models_are_what_their_config_makes() -> None:
+  config = module("quickstart_pretrain").get_config()
+  for role in pretrain.ROLES:
+    shipped = json.loads((SHIPPED / role / "config.json").read_text())
+    shape = config[role]
+    assert (shipped["hidden_size"], shipped["num_hidden_layers"]) == (shape.width, shape.layers)
+    assert (shipped["intermediate_size"], shipped["num_attention_heads"]) == (shape.mlp, shape.heads)
+    assert shipped["vocab_size"] == config.vocab
+
+
+@pytest.mark.slow
+def test_they_can_be_made_again_small(tmp_path: pathlib.Path) -> None:
+  config = module("quickstart_pretrain").get_config("smoke")
+  pretrain.pretrain(config, str(tmp_path))
+  for role in pretrain.ROLES:
+    lines = [json.loads(line) for line in (tmp_path / f"metrics/{role}.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    loaded = source.load(str(tmp_path / role), dtype="float32")
+    assert loaded.config.width == config[role].width
