@@ -5,9 +5,9 @@ python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=r
 
 from ml_collections import ConfigDict
 
-EASY = {"acts": (3, 4), "operations": ("add", "sub", "box"), "distractors": 1}
-SOME = {"acts": (3, 5), "operations": ("add", "sub", "mul", "odd", "box", "shop"), "distractors": 1}
-FULL = {"acts": (3, 7), "operations": ("add", "sub", "mul", "odd", "box", "shop"), "distractors": 1}
+OPERATIONS = ("add", "sub", "mul", "odd", "box", "shop")
+SHORT = {"acts": (3, 4), "operations": OPERATIONS, "distractors": 1}
+FULL = {"acts": (3, 6), "operations": OPERATIONS, "distractors": 1}
 
 
 def lesson(worlds: int, questions: int, detours: float, difficulty: dict) -> ConfigDict:
@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh = ConfigDict({"shape": (-1, 1, 1)})
   c.roles = ("student", "teacher")  # which to make; the tokenizer comes out the same
   c.vocab = 576  # tokens of the tokenizer that both share
-  c.texts = ("teacher/easy", "teacher/full")  # lessons that it is trained on
+  c.texts = ("teacher/short", "teacher/full")  # lessons that it is trained on
   c.search_results = 2
 
   c.train = ConfigDict()
@@ -44,11 +44,11 @@ def get_config(arg: str = "") -> ConfigDict:
 
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})
-  c.teacher.lessons = {"easy": lesson(6, 1000, 0.0, EASY), "full": lesson(18, 1000, 0.15, FULL)}
-  c.teacher.order = (("easy",), ("full",))  # lessons that stand together are shuffled together
+  c.teacher.lessons = {"short": lesson(9, 1000, 0.0, SHORT), "full": lesson(18, 1000, 0.15, FULL)}
+  c.teacher.order = ("short", "full")
   c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
-  c.student.lessons = {"easy": lesson(14, 1000, 0.0, EASY), "some": lesson(3, 1000, 0.0, SOME)}
-  c.student.order = (("easy", "some"),)
+  c.student.lessons = {"short": lesson(14, 1000, 0.0, SHORT)}
+  c.student.order = ("short",)
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import jax
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
 
 from score_jax import pretrain
 from score_jax.agent.protocol import TAGS
@@ -28,9 +28,12 @@ def test_the_shipped_models_are_small_and_share_a_tokenizer() -> None:
   assert size < 6e6
   tokenizers = [(SHIPPED / role / "tokenizer.json").read_bytes() for role in pretrain.ROLES]
   assert tokenizers[0] == tokenizers[1]
-  tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "teacher")
+  tokenizer = source.load("shipped:teacher", dtype="float32").tokenizer
   assert [tokenizer.convert_ids_to_tokens(tokenizer.encode(tag)) for tag in TAGS] == [[tag] for tag in TAGS]
   assert len(tokenizer.encode("x = 480")) == len(tokenizer.encode("x =")) + 3, "digits are single"
+  backend = Tokenizer.from_file(str(SHIPPED / "teacher" / "tokenizer.json"))
+  for text in ("x = 34 + 4 * 8", 'print(web_search("crate of figs"))', "Ana's shop: boxes from Oslo\n"):
+    assert tokenizer.encode(text) == backend.encode(text).ids, "loading keeps the file's way of splitting"
 
 
 def test_the_shipped_models_are_what_their_config_makes() -> None:

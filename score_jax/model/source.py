@@ -11,7 +11,7 @@ import dataclasses
 from importlib import resources
 
 from flax import nnx
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
 from score_jax.model import gguf, hugging_face
@@ -45,8 +45,8 @@ def load(name: str, *, dtype: str) -> Model:
   if name.startswith("shipped:"):
     folder = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
   config, weights = hugging_face.load(folder, dtype=dtype)
-  try:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+  try:  # not AutoTokenizer, which puts the model type's own way of splitting in the place of the file's
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
   except (OSError, ValueError) as error:
     raise UserError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]}); add tokenizer.json") from error
   return Model(config, weights, tokenizer)

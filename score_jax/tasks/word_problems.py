@@ -36,6 +36,9 @@ FACTORS = {"doubles": 2, "triples": 3}
 #: draws after which a question, or a new one, is given up
 ATTEMPTS = 1000
 
+#: how often an operation comes without saying the same again (there are three verbs, two factors, …)
+OFTEN = {"add": 3, "sub": 3, "mul": 2, "odd": 1, "box": 3, "shop": 15}
+
 #: acts that each operation takes
 COST = {"add": 1, "sub": 1, "mul": 1, "odd": 1, "box": 2, "shop": 3}
 
@@ -170,7 +173,8 @@ def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
     left = draw.randint(*difficulty.acts) - 1
   kinds: list[str] = []
   while left:
-    kinds.append(draw.choice([k for k in difficulty.operations if _adds_up(difficulty.operations, left - COST[k])]))
+    fitting = [k for k in difficulty.operations if _adds_up(difficulty.operations, left - COST[k])]
+    kinds.append(draw.choice([k for k in fitting if kinds.count(k) < OFTEN[k]] or fitting))
     left -= COST[kinds[-1]]
   return kinds
 
