@@ -43,6 +43,7 @@ EXTRAS = {
     "hypothesis>=6.100",
     "pyright==1.1.414",
     "pytest>=9.0",
+    "pytest-xdist>=3.6",
     "ruff==0.17.6",
     # Logits are compared with torch's. This version is a CPU build, for Python 3.11 alone; a plain `torch` would
     # fetch gigabytes of CUDA, so elsewhere those tests are skipped.

@@ -79,8 +79,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.warm_start = ConfigDict()
   c.warm_start.share = 0.2  # of the training questions
-  c.warm_start.learning_rate = 1e-3
-  c.warm_start.epochs = 4
+  c.warm_start.learning_rate = 5e-4
+  c.warm_start.epochs = 2
 
   c.mps = ConfigDict()
   c.mps.corrections = 5  # of one trajectory, at most

@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.teacher.lessons = {"short": lesson(9, 1000, 0.0, SHORT), "full": lesson(18, 1000, 0.15, FULL)}
   c.teacher.order = ("short", "full")
   c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
-  c.student.lessons = {"short": lesson(14, 1000, 0.0, SHORT)}
+  c.student.lessons = {"short": lesson(26, 1000, 0.0, SHORT)}
   c.student.order = ("short",)
   if arg == "smoke":
     for model in (c.teacher, c.student):

@@ -10,8 +10,7 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from score_jax.agent.protocol import TAGS
 
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# A word, a digit or signs, each with the space before it. A digit by itself after a space by itself would be copied
-# much later in training: what stands before it would always be the same token.
+# A word, a digit or signs, each with the space before it: names of functions and numbers cost the fewest tokens.
 WORD = r" ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9_]+|\s"
 CHATML = (
   "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"

@@ -116,6 +116,13 @@ def test_a_plan_says_in_order_what_the_question_says_and_computes_nothing() -> N
       place = found.end()
 
 
+def test_nothing_is_said_twice_of_somebody_while_there_are_other_words() -> None:
+  """Otherwise a step of the plan would not point at one sentence."""
+  for question in questions(WORLD, Difficulty((3, 6), distractors=0), seed=2, count=300):
+    sentences = re.sub(r"\d+", "#", question.text).split(". ")
+    assert len(set(sentences)) == len(sentences), question.text
+
+
 def test_facts_differ_between_worlds() -> None:
   one, other = World.generate(1), World.generate(2)
   assert one == World.generate(1)
