@@ -164,6 +164,7 @@ class _Rollout:
     budgets = {slot: e.budget - len(e.tokens) for slot, e in self.episodes.items() if e.turn is None}
     if not budgets:
       return
+    planned: dict[int, Step] = {}
     for slot, (tokens, logprobs) in self.slots.decode(budgets).items():
       episode = self.episodes[slot]
       episode.tokens += tokens
@@ -171,23 +172,25 @@ class _Rollout:
       episode.drawn += len(tokens)
       episode.flops += len(tokens) * self.agent.programs.config.flops_per_token(self.slots.context(slot))
       if episode.tokens[-1] == self.agent.protocol.stop:
-        self._end_turn(slot, episode)
+        planned |= self._end_turn(slot, episode)
       elif len(episode.tokens) >= episode.budget:
         self._finish(slot, "bad_format")
       elif self.slots.context(slot) >= self.slots.capacity:
         self._finish(slot, "context_full")
+    self._go_on(planned)
 
-  def _end_turn(self, slot: int, episode: Episode) -> None:
-    """A first thought is answered at once; an act goes to the tool."""
+  def _end_turn(self, slot: int, episode: Episode) -> dict[int, Step]:
+    """An act goes to the tool; a first thought, which needs none, is given back as the slot's step."""
     kind = "act" if episode.steps else "first_thought"
     episode.turn = self.agent.protocol.parse(episode.tokens, kind)
     if episode.turn is None:
       self._finish(slot, "bad_format")
-    elif kind == "act":
-      episode.tool_calls += 1
-      self.agent.tool.submit(str(slot), episode.turn.code, ran(episode.steps))
-    else:
-      self._go_on({slot: self._append(episode, None)})
+      return {}
+    if kind == "first_thought":
+      return {slot: self._append(episode, None)}
+    episode.tool_calls += 1
+    self.agent.tool.submit(str(slot), episode.turn.code, ran(episode.steps))
+    return {}
 
   def _append(self, episode: Episode, outcome: Outcome | None) -> Step:
     """Makes the finished turn a step of the episode."""
