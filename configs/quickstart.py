@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks = ConfigDict()
   c.tasks.kind = "word_problems"
   c.tasks.path = ""
-  c.tasks.train = 600  # questions
+  c.tasks.train = 320  # questions
   c.tasks.validation = 100
   c.tasks.test = 500
   c.tasks.acts = (3, 6)  # of the worked solution
@@ -84,7 +84,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.mps = ConfigDict()
   c.mps.corrections = 5  # of one trajectory, at most
-  c.mps.continuations = 8  # M
+  c.mps.continuations = 4  # M
   c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student
   c.mps.delta = 0.5  # fall of V that is an error
   c.mps.tries = 4  # student rollouts after and before a correction, to measure its lift; 1: none
@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.minibatch = 8  # groups of one update
   c.rl.micro_rows = 16
   c.rl.length = 512
-  c.rl.learning_rate = 3e-4
+  c.rl.learning_rate = 1e-4
   c.rl.weight_decay = 0.0
   c.rl.temperature = 1.0
   c.rl.clip = 0.2
@@ -119,7 +119,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.bc = ConfigDict()
   c.bc.learning_rate = 1e-3
-  c.bc.epochs = 2
+  c.bc.epochs = 1
 
   c.eval = ConfigDict()
   c.eval.tries = 1  # rollouts of a question

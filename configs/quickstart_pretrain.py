@@ -45,10 +45,10 @@ def get_config(arg: str = "") -> ConfigDict:
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})
   c.teacher.lessons = {"short": lesson(9, 1000, 0.0, SHORT), "full": lesson(18, 1000, 0.15, FULL)}
-  c.teacher.order = ("short", "full")
+  c.teacher.order = (("short",), ("full",))  # lessons that stand together are shuffled together
   c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
-  c.student.lessons = {"short": lesson(26, 1000, 0.0, SHORT)}
-  c.student.order = ("short",)
+  c.student.lessons = {"short": lesson(20, 1000, 0.0, SHORT), "full": lesson(3, 1000, 0.0, FULL)}
+  c.student.order = (("short", "full"),)
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

@@ -79,7 +79,7 @@ def pretrain(config: ConfigDict, root: str) -> None:
   print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
   tokenizer = tokenizers.train(texts([t for name in config.texts for t in played[name]]), vocab=config.vocab)
   for role in config.roles:
-    lessons = [played[f"{role}/{name}"] for name in config[role].order]
+    lessons = [[t for name in together for t in played[f"{role}/{name}"]] for together in config[role].order]
     _train(config, role, lessons, tokenizer, workdir)
 
 
