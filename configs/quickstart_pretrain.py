@@ -1,6 +1,12 @@
 """Makes the teacher and the student of the quickstart, which ship in score_jax/shipped.
 
 python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+
+The shipped ones were made with seed 7, each by a command of its own on one core of two
+(--config.roles="('student',)" and "('teacher',)"): student 3,952 updates in 9 minutes,
+teacher 5,753 updates in 23 minutes. On the quickstart's questions (seed 11) 192 of 193 of
+the teacher's demonstrations were right; the student, after its warm start, answered 67 of
+100 validation questions.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +45,6 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.checkpoint_every = 500
   c.train.keep_checkpoints = 2
   c.train.epochs = 1
-
   c.train.learning_rate = 2e-3
 
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}

@@ -69,7 +69,7 @@ def _unknown_key(argv: Sequence[str], path: str) -> str:
   """What to say of the first override that the config file has no key for; empty where each has one."""
   overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
   try:
-    config = flags.FLAGS["config"].parser.parse(path)
+    config: Any = flags.FLAGS["config"].parser.parse(path)
   except (TypeError, ValueError):  # the file itself is at fault
     return ""
   known = list(flat(json.loads(config.to_json_best_effort())))
