@@ -49,9 +49,11 @@ def test_the_shipped_models_are_what_their_config_makes() -> None:
 @pytest.mark.slow
 def test_they_can_be_made_again_small(tmp_path: pathlib.Path) -> None:
   config = module("quickstart_pretrain").get_config("smoke")
+  config.train.rows = config.train.micro_rows = jax.device_count()
+  config.train.epochs = 5
   pretrain.pretrain(config, str(tmp_path))
   for role in pretrain.ROLES:
     lines = [json.loads(line) for line in (tmp_path / f"metrics/{role}.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < 0.7 * lines[0]["loss"]
+    assert lines[-1]["loss"] < 0.85 * lines[0]["loss"]
     loaded = source.load(str(tmp_path / role), dtype="float32")
     assert loaded.config.width == config[role].width
