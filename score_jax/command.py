@@ -70,9 +70,9 @@ def _unknown_key(argv: Sequence[str], path: str) -> str:
   overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
   try:
     config: Any = flags.FLAGS["config"].parser.parse(path)
-  except (TypeError, ValueError):  # the file itself is at fault
+    known = list(flat(json.loads(config.to_json_best_effort())))
+  except (TypeError, ValueError, OSError):  # the file itself is at fault
     return ""
-  known = list(flat(json.loads(config.to_json_best_effort())))
   for key in overrides:
     if key not in known and not any(k.startswith(f"{key}.") for k in known):
       nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)

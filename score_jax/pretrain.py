@@ -69,12 +69,13 @@ def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 
 
 def pretrain(config: ConfigDict, root: str) -> None:
-  """Trains the tokenizer and both models, and writes them as Hugging Face folders."""
+  """Trains the tokenizer and the models of `roles`, and writes them as Hugging Face folders."""
   workdir = Workdir(root)
   played = {
     f"{role}/{name}": demonstrations(lesson, seed=f"{config.seed}/{role}/{name}", results=config.search_results)
     for role in ROLES
     for name, lesson in sorted(config[role].lessons.items())
+    if role in config.roles or f"{role}/{name}" in config.texts
   }
   print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
   tokenizer = tokenizers.train(texts([t for name in config.texts for t in played[name]]), vocab=config.vocab)
