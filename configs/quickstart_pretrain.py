@@ -16,9 +16,9 @@ SHORT = {"acts": (3, 4), "operations": OPERATIONS, "distractors": 1}
 FULL = {"acts": (3, 6), "operations": OPERATIONS, "distractors": 1}
 
 
-def lesson(worlds: int, questions: int, detours: float, difficulty: dict) -> ConfigDict:
-  """Worked solutions of `questions` questions in each of `worlds` worlds; a detour before a step is that probable."""
-  return ConfigDict({"worlds": worlds, "questions": questions, "detours": detours, **difficulty})
+def lesson(worlds: int, difficulty: dict, *, detours: float = 0.0, slips: float = 0.0) -> ConfigDict:
+  """Worked solutions of 1000 questions in each of `worlds` worlds; a detour before a step and a slip are so probable."""
+  return ConfigDict({"worlds": worlds, "questions": 1000, "detours": detours, "slips": slips, **difficulty})
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -49,11 +49,11 @@ def get_config(arg: str = "") -> ConfigDict:
 
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})
-  c.teacher.lessons = {"short": lesson(9, 1000, 0.0, SHORT), "full": lesson(18, 1000, 0.15, FULL)}
+  c.teacher.lessons = {"short": lesson(9, SHORT), "full": lesson(18, FULL, detours=0.15)}
   c.teacher.order = (("short",), ("full",))  # lessons that stand together are shuffled together
   c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
-  c.student.lessons = {"short": lesson(20, 1000, 0.0, SHORT), "full": lesson(3, 1000, 0.0, FULL)}
-  c.student.order = (("short", "full"),)
+  c.student.lessons = {"careless": lesson(22, FULL, slips=0.3)}
+  c.student.order = (("careless",),)
   if arg == "smoke":
     for model in (c.teacher, c.student):
       for one in model.lessons.values():

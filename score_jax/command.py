@@ -52,6 +52,7 @@ def _parse(argv: list[str]) -> list[str]:
   Raises:
     UsageError: the command line cannot be understood.
   """
+  argv = _joined(argv)
   path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), "")
   if any(a.startswith("--help") for a in argv):
     return flags.FLAGS(argv)
@@ -63,6 +64,14 @@ def _parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
     raise UsageError(_unknown_key(argv, path) or _line(str(error))) from error
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+  """`--config FILE` as `--config=FILE`, which absl takes for the same."""
+  if "--config" not in argv[:-1]:
+    return list(argv)
+  at = list(argv).index("--config")
+  return [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
 
 
 def _unknown_key(argv: Sequence[str], path: str) -> str:

@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerFast
 
 from score_jax.agent import tokenizer as tokenizers
 from score_jax.agent.protocol import Protocol
-from score_jax.agent.written import play, tokenised
+from score_jax.agent.written import Script, play, tokenised
 from score_jax.command import command
-from score_jax.mentor.demonstrations import with_detours
+from score_jax.mentor.demonstrations import with_detours, with_slips
 from score_jax.mesh.sharding import make_mesh
 from score_jax.model import hugging_face
 from score_jax.model.config import DecoderConfig
@@ -34,7 +34,7 @@ from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
 from score_jax.train.batch import Sample, sample
 from score_jax.train.supervised import Settings, fine_tune
-from score_jax.trajectory import Trajectory
+from score_jax.trajectory import Question, Trajectory
 from score_jax.workdir import Workdir
 
 ROLES = ("student", "teacher")
@@ -47,7 +47,7 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
     draw = random.Random(f"{seed}/{number}")
     world = word_problems.World.generate(draw.getrandbits(48))
     questions = word_problems.questions(world, difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions)
-    scripts = [(q, with_detours(q, share=lesson.detours, draw=draw)) for q in questions]
+    scripts = [(q, _script(q, lesson, draw)) for q in questions]
     with PythonTool(
       isolation="process",
       workers=2,
@@ -58,6 +58,12 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
     ) as tool:
       played += play(scripts, tool)
   return played
+
+
+def _script(question: Question, lesson: ConfigDict, draw: random.Random) -> Script:
+  if lesson.slips:
+    return with_slips(question, share=lesson.slips, draw=draw)
+  return with_detours(question, share=lesson.detours, draw=draw)
 
 
 def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from score_jax.progress import Progress
 from score_jax.run import Run
 from score_jax.train.batch import Batch, Sample, micro_batches, pack, sample
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient
 from score_jax.train.supervised import Trained, check, training_cost
 from score_jax.trajectory import Ledger, Trajectory, generated_tokens, total
@@ -87,7 +87,7 @@ class _Reinforce:
     shared = run.config.train
     self.trainer = Trainer(
       run.student.graph,
-      adamw(rate, weight_decay=c.weight_decay, max_norm=shared.max_norm),
+      optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=shared.max_norm),
       clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip),
       run.mesh,
       temperature=c.temperature,

@@ -83,3 +83,10 @@ def standard_promotion() -> Iterator[None]:
   """For modules that run the optimiser: optax mixes integers and floats."""
   with jax.numpy_dtype_promotion("standard"):
     yield
+
+
+@pytest.fixture(scope="module")
+def lenient_promotion(standard_promotion: None) -> Iterator[None]:
+  """For modules that run whole stages: optax's schedules mix ranks too."""
+  with jax.numpy_rank_promotion("allow"):
+    yield

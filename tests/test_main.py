@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import jax
 import pytest
@@ -21,6 +20,8 @@ from score_jax.workdir import Workdir
 from tests.configs import smoke_config
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -37,13 +38,6 @@ def refused(status: int, *args: str) -> str:
   assert len(said) == 1, done.stderr
   assert "Traceback" not in done.stderr
   return said[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lenient() -> Iterator[None]:
-  """optax's schedules mix integers and floats."""
-  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +154,7 @@ def test_an_unknown_key_is_refused_with_the_nearest() -> None:
 def test_a_config_that_does_not_exist_or_does_not_load_is_refused() -> None:
   assert refused(2, "--config=configs/none.py") == "error: --config=configs/none.py: there is no such file"
   assert "choose quickstart.py or quickstart.py:smoke" in refused(2, "--config=configs/quickstart.py:none")
+  assert refused(2, "--config", "configs/none.py") == "error: --config=configs/none.py: there is no such file"
   assert "--config=FILE is missing" in refused(2)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import pytest
@@ -15,12 +14,7 @@ from tests.configs import module
 
 SHIPPED = pathlib.Path(pretrain.__file__).parent / "shipped"
 
-
-@pytest.fixture(autouse=True)
-def lenient() -> Iterator[None]:
-  """optax's schedules mix integers and floats."""
-  with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-    yield
+pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
 
 
 def test_the_shipped_models_are_small_and_share_a_tokenizer() -> None:

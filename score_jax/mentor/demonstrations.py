@@ -1,14 +1,19 @@
-"""Worked solutions as demonstrations, with detours and recoveries for whoever must be at home on a student's paths.
+"""Worked solutions as demonstrations; with detours and recoveries for a teacher, with slips for a student.
 
-A detour is a step that a student might take and that does no harm: looking at
-the count, searching twice, searching for the wrong thing, a name that is not
-defined, another plan. It is written as the student's step, so that it carries
-no loss when only the teacher's steps do; the step after it is the right one.
+A teacher must be at home on a student's paths. A detour is a step that a student
+might take and that does no harm: looking at the count, searching twice, searching
+for the wrong thing, a name that is not defined, another plan. It is written as
+the student's step, so that it carries no loss when only the teacher's steps do;
+the step after it is the right one. A slip is a computing step gone wrong and
+never noticed: most text that a model is trained on before anybody teaches it was
+not checked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import re
 
 from score_jax.agent.protocol import Turn
 from score_jax.agent.written import Script
@@ -33,6 +38,24 @@ def with_detours(question: Question, *, share: float, draw: random.Random) -> Sc
       script.append((_detour(turn, draw), "student"))
     script.append((turn, author))
   return script
+
+
+def with_slips(question: Question, *, share: float, draw: random.Random) -> Script:
+  """The worked solution in which each computing step is a slip with probability `share`."""
+  return [
+    (slipped(turn, draw) if "x = " in turn.code and draw.random() < share else turn, author)
+    for turn, author in worked(question)
+  ]
+
+
+def slipped(turn: Turn, draw: random.Random) -> Turn:
+  """The computing step with another operator or, where it multiplies what it adds, without that half of the time."""
+  start, operator, rest = re.fullmatch(r"(x = \w+) ([-+*]) (.*)\nprint\(x\)", turn.code).groups()
+  if "*" in rest and draw.random() < 0.5:
+    rest = rest.split(" * ")[0]
+  else:
+    operator = {"+": "-", "-": "+", "*": "+"}[operator]
+  return dataclasses.replace(turn, code=f"{start} {operator} {rest}\nprint(x)")
 
 
 def _other_plan(plan: str, draw: random.Random) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import optax
 
+from score_jax.errors import UserError
+
 
 def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
   """Learning rate by step: linear warm-up over `warmup` (a share of `steps`), then "cosine" to 0 or "constant".
@@ -21,18 +23,28 @@ def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Sche
   raise ValueError(f"schedule {kind!r}; choose cosine or constant")
 
 
-def adamw(learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float) -> optax.GradientTransformation:
-  """AdamW (b1 0.9, b2 0.95) on gradients clipped to a global norm of `max_norm`."""
-  return optax.chain(
-    optax.clip_by_global_norm(max_norm),
-    optax.adamw(learning_rate, b1=0.9, b2=0.95, weight_decay=weight_decay),
-  )
+def optimizer(
+  name: str, learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float
+) -> optax.GradientTransformation:
+  """The optimiser of that name on gradients clipped to a global norm of `max_norm`.
+
+  Raises:
+    UserError: there is no such optimiser.
+  """
+  if name not in OPTIMIZERS:
+    raise UserError(f"train.optimizer = {name!r}; choose from {', '.join(OPTIMIZERS)}")
+  return optax.chain(optax.clip_by_global_norm(max_norm), OPTIMIZERS[name](learning_rate, weight_decay))
 
 
-def muon(learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float) -> optax.GradientTransformation:
+def _adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+  """AdamW (b1 0.9, b2 0.95)."""
+  return optax.adamw(learning_rate, b1=0.9, b2=0.95, weight_decay=weight_decay)
+
+
+def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
   """Muon on the layers' matrices, AdamW with Nesterov momentum on the rest (embeddings, norms, biases).
 
-  After the same clipping. Muon's updates are scaled to a root mean square of 0.2: one learning rate serves both.
+  Muon's updates are scaled to a root mean square of 0.2: one learning rate serves both.
   """
 
   def matrices(weights: Any) -> Any:
@@ -42,18 +54,15 @@ def muon(learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float)
 
     return jax.tree_util.tree_map_with_path(one, weights)
 
-  return optax.chain(
-    optax.clip_by_global_norm(max_norm),
-    optax.contrib.muon(
-      learning_rate,
-      weight_decay=weight_decay,
-      adam_b2=0.95,
-      adam_weight_decay=weight_decay,
-      adam_learning_rate=learning_rate,
-      muon_weight_dimension_numbers=matrices,
-      consistent_rms=0.2,
-    ),
+  return optax.contrib.muon(
+    learning_rate,
+    weight_decay=weight_decay,
+    adam_b2=0.95,
+    adam_weight_decay=weight_decay,
+    adam_learning_rate=learning_rate,
+    muon_weight_dimension_numbers=matrices,
+    consistent_rms=0.2,
   )
 
 
-OPTIMIZERS = {"adamw": adamw, "muon": muon}
+OPTIMIZERS = {"adamw": _adamw, "muon": _muon}

@@ -17,7 +17,7 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.train.batch import Sample, epochs, updates
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.optimizer import OPTIMIZERS, schedule
+from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, likelihood
 from score_jax.trajectory import Ledger, Usage, total
 from score_jax.workdir import Metrics, Workdir
@@ -71,8 +71,6 @@ def fine_tune(
   Raises:
     UserError: there is nothing to train on, the optimizer is unknown, or the loss or gradient is not finite.
   """
-  if settings.optimizer not in OPTIMIZERS:
-    raise UserError(f"train.optimizer = {settings.optimizer!r}; choose from {', '.join(OPTIMIZERS)}")
   fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
   samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
   if not all(fitting):
@@ -83,8 +81,8 @@ def fine_tune(
   steps = sum(updates(lesson, **order) for lesson in fitting)
   batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in fitting)
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
-  optimizer = OPTIMIZERS[settings.optimizer](rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
-  trainer = Trainer(graph, optimizer, likelihood(), mesh, temperature=1.0, logit_chunk=settings.logit_chunk)
+  rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
+  trainer = Trainer(graph, rule, likelihood(), mesh, temperature=1.0, logit_chunk=settings.logit_chunk)
   checkpoints = Checkpoints(workdir.checkpoints(stage), keep=settings.keep_checkpoints)
   state = checkpoints.newest(trainer.abstract(weights)) or trainer.start(weights)
   done = int(state.step)

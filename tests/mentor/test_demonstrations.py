@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from score_jax.agent.protocol import Turn
 from score_jax.agent.written import Script, play
-from score_jax.mentor.demonstrations import with_detours, worked
+from score_jax.mentor.demonstrations import slipped, with_detours, with_slips, worked
 from score_jax.tasks.grade import numeric
 from score_jax.tasks.word_problems import COST, Difficulty, World, questions
 from score_jax.tools.python import PythonTool
@@ -103,3 +104,33 @@ def test_how_many_detours_there_are() -> None:
 
 def test_the_same_draws_give_the_same_detours() -> None:
   assert detoured(0.5) == detoured(0.5)
+
+
+@pytest.mark.parametrize(
+  ("code", "wrong"),
+  [
+    ("x = 4 + 3", {"x = 4 - 3"}),
+    ("x = x - 3", {"x = x + 3"}),
+    ("x = x * 2", {"x = x + 2"}),
+    ("x = x + 3 * 8", {"x = x - 3 * 8", "x = x + 3"}),
+  ],
+)
+def test_what_a_slip_is(code: str, wrong: set[str]) -> None:
+  draw = random.Random(1)
+  turns = [slipped(Turn("act", "a thought", f"{code}\nprint(x)"), draw) for _ in range(20)]
+  assert {turn.code for turn in turns} == {f"{w}\nprint(x)" for w in wrong}
+  assert {turn.thought for turn in turns} == {"a thought"}
+
+
+def test_slips_are_computing_steps_alone_and_as_many_as_asked_for() -> None:
+  draw = random.Random(4)
+  pairs = [(a, b) for q in ASKED for (a, _), (b, _) in zip(worked(q), with_slips(q, share=0.3, draw=draw), strict=True)]
+  computing = [(a, b) for a, b in pairs if a.code.startswith("x = ")]
+  assert all(a == b for a, b in pairs if not a.code.startswith("x = "))
+  assert 0.25 < sum(a != b for a, b in computing) / len(computing) < 0.35
+  assert all(
+    a != b
+    for q in ASKED
+    for (a, _), (b, _) in zip(worked(q), with_slips(q, share=1.0, draw=draw), strict=True)
+    if "x = " in a.code
+  )

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import make_mesh, path_name, sharding, weight_shardings
-from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.optimizer import optimizer, schedule
 from tests.conftest import Tiny
 
 #: parameter within the decoder or a block -> mesh axes of its dimensions
@@ -58,8 +58,8 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
 def test_every_weight_lies_as_the_table_says(make_tiny: Callable[..., Tiny], eight_devices: Mesh) -> None:
   weights = make_tiny(tied=False).weights
   rate = schedule(peak=1e-3, steps=10, warmup=0.1, kind="cosine")
-  optimizer = adamw(rate, weight_decay=0.1, max_norm=1.0)
-  states = {"weights": weights, "optimizer": jax.eval_shape(optimizer.init, weights)}
+  rule = optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
+  states = {"weights": weights, "optimizer": jax.eval_shape(rule.init, weights)}
   met: dict[str, int] = {}
   for path, place in jax.tree_util.tree_leaves_with_path(weight_shardings(eight_devices, states)):
     parts = path_name(path)

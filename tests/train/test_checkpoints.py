@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from score_jax.mesh.sharding import weight_shardings
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.optimizer import adamw, schedule
+from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, TrainState, likelihood
 from tests.conftest import Tiny
 
@@ -26,8 +26,8 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 
 def make_trainer(tiny: Tiny, mesh: Mesh) -> Trainer:
   rate = schedule(peak=1e-3, steps=10, warmup=0.0, kind="constant")
-  optimizer = adamw(rate, weight_decay=0.1, max_norm=1.0)
-  return Trainer(tiny.graph, optimizer, likelihood(), mesh, temperature=1.0, logit_chunk=8)
+  rule = optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
+  return Trainer(tiny.graph, rule, likelihood(), mesh, temperature=1.0, logit_chunk=8)
 
 
 @pytest.fixture(scope="module")

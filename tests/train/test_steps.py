@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import path_name, weight_shardings
 from score_jax.train.batch import Batch, Sample, micro_batches, pack
-from score_jax.train.optimizer import adamw, muon, schedule
+from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
 from tests.conftest import Tiny
 
@@ -53,8 +53,8 @@ def trainers(tiny: Tiny) -> Trainers:
   @functools.cache
   def trainer(loss: str, mesh: Mesh) -> Trainer:
     rate = schedule(peak=3e-3, steps=10, warmup=0.0, kind="constant")
-    optimizer = adamw(rate, weight_decay=0.1, max_norm=1.0)
-    return Trainer(tiny.graph, optimizer, LOSSES[loss], mesh, temperature=1.0, logit_chunk=8)
+    rule = optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
+    return Trainer(tiny.graph, rule, LOSSES[loss], mesh, temperature=1.0, logit_chunk=8)
 
   return trainer
 
@@ -179,9 +179,9 @@ def test_the_learning_rate_rises_and_falls_as_told() -> None:
 
 def test_decay_is_decoupled_from_the_gradient() -> None:
   """With no gradient a weight shrinks by learning rate times decay alone."""
-  optimizer = adamw(lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1.0)
+  rule = optimizer("adamw", lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1.0)
   weights = {"w": jnp.array([2.0, -4.0])}
-  step, _ = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(weights), weights)
+  step, _ = rule.update({"w": jnp.zeros(2)}, rule.init(weights), weights)
   np.testing.assert_allclose(optax.apply_updates(weights, step)["w"], [1.9, -3.8], rtol=1e-6)
 
 
@@ -201,13 +201,13 @@ def test_muon_is_that_of_torch_on_matrices_and_adamw_on_the_rest() -> None:
   shapes = {"blocks": (16, 24), "embedding": (12, 8), "scale": (8,)}
   weights = {name: draws.normal(size=shape) for name, shape in shapes.items()}
   gradients = {name: [draws.normal(size=shape) for _ in range(3)] for name, shape in shapes.items()}
-  optimizer = muon(lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1e9)
+  rule = optimizer("muon", lambda _: jnp.float32(0.1), weight_decay=0.5, max_norm=1e9)
   ours = jax.tree.map(jnp.float32, weights)
-  state = optimizer.init(ours)
+  state = rule.init(ours)
   matrix = torch.nn.Parameter(torch.tensor(weights["blocks"], dtype=torch.float32))
   theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.5, adjust_lr_fn="match_rms_adamw")
   for t in range(3):
-    step, state = optimizer.update({name: jnp.float32(g[t]) for name, g in gradients.items()}, state, ours)
+    step, state = rule.update({name: jnp.float32(g[t]) for name, g in gradients.items()}, state, ours)
     ours = optax.apply_updates(ours, step)
     matrix.grad = torch.tensor(gradients["blocks"][t], dtype=torch.float32)
     theirs.step()
