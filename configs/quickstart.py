@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks.validation = 100
   c.tasks.test = 500
   c.tasks.acts = (3, 6)  # of the worked solution
-  c.tasks.operations = ("add", "sub", "mul", "odd", "box", "shop")
+  c.tasks.operations = ("add", "sub", "mul", "box", "shop")  # there is "odd" too
   c.tasks.distractors = 1  # sentences about somebody else, at most
 
   c.tools = ConfigDict()

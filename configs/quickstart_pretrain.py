@@ -17,7 +17,7 @@ FULL = {"acts": (3, 6), "operations": OPERATIONS, "distractors": 1}
 
 
 def lesson(worlds: int, difficulty: dict, *, detours: float = 0.0, slips: float = 0.0) -> ConfigDict:
-  """Worked solutions of 1000 questions in each of `worlds` worlds; a detour before a step and a slip are so probable."""
+  """Worked solutions of 1000 questions in each of `worlds` worlds; a detour before a step, a slip are so probable."""
   return ConfigDict({"worlds": worlds, "questions": 1000, "detours": detours, "slips": slips, **difficulty})
 
 

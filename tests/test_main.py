@@ -7,13 +7,16 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import pytest
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax import main
+from score_jax import main, run
 from score_jax.errors import UserError
+from score_jax.mesh.sharding import make_mesh
 from score_jax.recipe import walk
 from score_jax.run import Run
 from score_jax.workdir import Workdir
@@ -38,6 +41,14 @@ def refused(status: int, *args: str) -> str:
   assert len(said) == 1, done.stderr
   assert "Traceback" not in done.stderr
   return said[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_one_device(one_device: Mesh) -> Iterator[None]:
+  """The runs of this module use one of the virtual devices, as on a user's machine, which is much faster."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(run, "make_mesh", lambda _: one_device)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +119,8 @@ def test_stopped_after_every_stage_it_ends_the_same(finished: pathlib.Path, tmp_
   config, workdir = smoke_config(), Workdir(str(tmp_path / "stopped"))
   main.claim(workdir, config)
   for _ in config.stages:
-    with Stopping(config, workdir) as run, pytest.raises(Stopped):
-      walk(run)
+    with Stopping(config, workdir) as stopping, pytest.raises(Stopped):
+      walk(stopping)
   main.run_recipe(config, str(tmp_path / "stopped"))
   assert (tmp_path / "stopped/results.json").read_bytes() == (finished / "results.json").read_bytes()
   folders = (tmp_path / "stopped", finished)
@@ -180,7 +191,8 @@ def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:
     main.run_recipe(config, str(tmp_path / "w"))
 
 
-def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path) -> None:
+def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(run, "make_mesh", make_mesh)
   config = smoke_config()
   config.mesh.shape = (2, 2, 2)
   config.stages = ("warm_start",)
