@@ -126,7 +126,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   if arg == "smoke":
     c.tasks.train, c.tasks.validation, c.tasks.test = 40, 8, 16
-    c.sampler.slots = 32
+    c.sampler.slots, c.sampler.chunks, c.sampler.bucket = 32, (128,), 512  # few programs to compile
     c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 4
     for stage in (c.warm_start, c.sft, c.bc):
       stage.epochs = 1
