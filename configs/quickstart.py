@@ -79,7 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.warm_start = ConfigDict()
   c.warm_start.share = 0.2  # of the training questions
-  c.warm_start.learning_rate = 5e-4
+  c.warm_start.learning_rate = 2e-4
   c.warm_start.epochs = 2
 
   c.mps = ConfigDict()
@@ -87,12 +87,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mps.continuations = 4  # M
   c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student
   c.mps.delta = 0.5  # fall of V that is an error
-  c.mps.tries = 4  # student rollouts after and before a correction, to measure its lift; 1: none
+  c.mps.tries = 2  # student rollouts after and before a correction, to measure its lift; 1: none
   c.mps.depth_probe = 20  # right student trajectories on whose prefixes the teacher is tried
 
   c.sft = ConfigDict()
-  c.sft.learning_rate = 1e-3
-  c.sft.epochs = 4
+  c.sft.learning_rate = 1e-4
+  c.sft.epochs = 1
   c.sft.keep_unaided = 0.5  # probability
   c.sft.loss = "every_step"  # or teacher_steps
 
@@ -103,7 +103,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.minibatch = 8  # groups of one update
   c.rl.micro_rows = 16
   c.rl.length = 512
-  c.rl.learning_rate = 1e-4
+  c.rl.learning_rate = 5e-5
   c.rl.weight_decay = 0.0
   c.rl.temperature = 1.0
   c.rl.clip = 0.2
@@ -118,7 +118,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.checkpoint_every = 5  # steps; the validation questions are tried as often
 
   c.bc = ConfigDict()
-  c.bc.learning_rate = 1e-3
+  c.bc.learning_rate = 2e-4
   c.bc.epochs = 1
 
   c.eval = ConfigDict()
