@@ -92,9 +92,9 @@ class Run:
 
   def _model(self, config: ConfigDict) -> source.Model:
     model = source.load(config.path, dtype=config.dtype)
-    add_tags(model.tokenizer)
-    tensor = self.mesh.shape["tensor"]
-    shape, weights = with_vocabulary(model.config, model.weights, len(model.tokenizer), multiple=tensor)
+    spelled = add_tags(model.tokenizer)
+    size, tensor = len(model.tokenizer), self.mesh.shape["tensor"]
+    shape, weights = with_vocabulary(model.config, model.weights, size, multiple=tensor, spelled=spelled)
     return source.Model(shape, self.place(weights), model.tokenizer)
 
   def place(self, weights: Weights) -> Weights:

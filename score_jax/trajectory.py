@@ -22,13 +22,17 @@ import numpy as np
 SCHEMA = 1
 
 Author = Literal["student", "teacher"]
-Kind = Literal["first_thought", "act"]
+Kind = Literal[
+  "first_thought",
+  "act",
+  "malformed",  # drawn, but no turn of the protocol, or cut off: its text stands in `thought`, nothing follows
+]
 Status = Literal[
   "running",  # a prefix: it has not ended
   "answered",  # the code submitted an answer
   "step_limit",  # the budget of acts is spent
   "context_full",  # no room for the next turn
-  "bad_format",  # a turn is not of the protocol's form
+  "bad_format",  # the last step is malformed
   "tool_failure",  # the tool's host failed, not the agent's code
   "replay_mismatch",  # rebuilding the state of a prefix gave other observations: quarantined
 ]

@@ -174,9 +174,9 @@ class _Rollout:
       if episode.tokens[-1] == self.agent.protocol.stop:
         planned |= self._end_turn(slot, episode)
       elif len(episode.tokens) >= episode.budget:
-        self._finish(slot, "bad_format")
+        self._break_off(slot, "bad_format")
       elif self.slots.context(slot) >= self.slots.capacity:
-        self._finish(slot, "context_full")
+        self._break_off(slot, "context_full")
     self._go_on(planned)
 
   def _end_turn(self, slot: int, episode: Episode) -> dict[int, Step]:
@@ -184,13 +184,21 @@ class _Rollout:
     kind = "act" if episode.steps else "first_thought"
     episode.turn = self.agent.protocol.parse(episode.tokens, kind)
     if episode.turn is None:
-      self._finish(slot, "bad_format")
+      self._break_off(slot, "bad_format")
       return {}
     if kind == "first_thought":
       return {slot: self._append(episode, None)}
     episode.tool_calls += 1
     self.agent.tool.submit(str(slot), episode.turn.code, ran(episode.steps))
     return {}
+
+  def _break_off(self, slot: int, status: Status) -> None:
+    """Ends an episode in the turn at hand, which stays on record and in what the policy gradient sees."""
+    episode = self.episodes[slot]
+    text = self.agent.protocol.decode(episode.tokens)
+    drawn = (tuple(episode.tokens), tuple(episode.logprobs))
+    episode.steps.append(Step("malformed", text, author=self.agent.author, tokens=drawn[0], logprobs=drawn[1]))
+    self._finish(slot, status)
 
   def _append(self, episode: Episode, outcome: Outcome | None) -> Step:
     """Makes the finished turn a step of the episode."""

@@ -42,7 +42,11 @@ def train(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerFast:
   return tokenizer
 
 
-def add_tags(tokenizer: PreTrainedTokenizerFast) -> int:
-  """Adds the tags that the tokenizer lacks, as special tokens; returns how many were added."""
+def add_tags(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[int]]:
+  """Adds the tags that the tokenizer lacks, as special tokens; returns their ids, each with those that spelled it."""
+  known = tokenizer.get_vocab()
+  spelled = {t: tokenizer.backend_tokenizer.encode(t, add_special_tokens=False).ids for t in TAGS if t not in known}
   tokens: list[str | AddedToken] = [AddedToken(t, special=True, normalized=False) for t in TAGS]
-  return tokenizer.add_tokens(tokens, special_tokens=True)
+  tokenizer.add_tokens(tokens, special_tokens=True)
+  ids = tokenizer.get_vocab()
+  return {ids[t]: pieces for t, pieces in spelled.items()}

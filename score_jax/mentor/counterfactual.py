@@ -34,7 +34,7 @@ class Value:
     return self.right / self.tries if self.tries else 0.0
 
 
-#: nothing can follow: the answer is submitted, or the turn did not parse
+#: nothing can follow: the answer is submitted, the turn is malformed, or the context is full
 ENDED = Value(0, 0)
 
 
@@ -76,11 +76,12 @@ class CounterfactualTeacher:
     return [(self._values[c], costs.pop(c, Ledger())) for c in (start.context() for _, start in starts)]
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
-    prefixes = [(q, t.prefix(k)) for q, t in failed for k in range(len(t.steps) + (t.status != "answered"))]
+    counts = [len(t.steps) + (t.status == "step_limit") for _, t in failed]
+    prefixes = [(q, t.prefix(k)) for (q, t), count in zip(failed, counts, strict=True) for k in range(count)]
     values = iter(self.values(prefixes, name=name))
     findings = []
-    for _, trajectory in failed:
-      known = [next(values) for _ in range(len(trajectory.steps) + (trajectory.status != "answered"))]
+    for (_, trajectory), count in zip(failed, counts, strict=True):
+      known = list(itertools.islice(values, count))
       shares = [value for value, _ in known]
       if trajectory.status != "step_limit":
         shares.append(ENDED)

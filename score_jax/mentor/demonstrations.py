@@ -49,8 +49,15 @@ def with_slips(question: Question, *, share: float, draw: random.Random) -> Scri
 
 
 def slipped(turn: Turn, draw: random.Random) -> Turn:
-  """The computing step with another operator or, where it multiplies what it adds, without that half of the time."""
-  start, operator, rest = re.fullmatch(r"(x = \w+) ([-+*]) (.*)\nprint\(x\)", turn.code).groups()
+  """The computing step with another operator or, where it multiplies what it adds, without that half of the time.
+
+  Raises:
+    ValueError: it is no computing step of a word problem.
+  """
+  found = re.fullmatch(r"(x = \w+) ([-+*]) (.*)\nprint\(x\)", turn.code)
+  if found is None:
+    raise ValueError(f"no slip is known for the step {turn.code!r}; it is none of a generated word problem")
+  start, operator, rest = found.groups()
   if "*" in rest and draw.random() < 0.5:
     rest = rest.split(" * ")[0]
   else:

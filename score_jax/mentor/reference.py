@@ -52,10 +52,9 @@ class ReferenceTeacher:
     """The earliest error of each failed trajectory: the first act that raised, computed a value off the worked
     solution's path, or submitted the wrong answer.
 
-    Where there is none: for a turn of bad form the step that is missing, so that `Finding.step` is
-    len(trajectory.steps); for a spent budget of acts or a full context the first act that was idle. A first
-    thought is never an error, but a missing one can be what is missing. "hard": there is no worked solution, or
-    it does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses state no
+    Where there is none: the malformed step that ends it, or the first act that was idle when the budget of acts
+    is spent or the context full. A first thought is never an error. "hard": there is no worked solution, or it
+    does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses state no
     numbers, so no answer.
     """
     solutions = self._graded([question for question, _ in failed])
@@ -67,7 +66,7 @@ class ReferenceTeacher:
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
     """The worked act that follows what the student had reached, rewritten for the student's state and run in it.
 
-    It stands in the place of step `finding.step`, which may be one past the last. When nothing but the answer is
+    It stands in the place of step `finding.step`. When nothing but the answer is
     left it submits what the student's own code computed. None where it does not compute there what it should.
     """
     solutions = self._played([question for question, _, _ in located])
@@ -122,7 +121,7 @@ def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> F
     if move == "idle" and step.kind == "act" and idle is None:
       idle = index
   if trajectory.status == "bad_format":
-    return Finding("located", len(trajectory.steps), DIAGNOSES["format"])
+    return Finding("located", len(trajectory.steps) - 1, DIAGNOSES["format"])
   if idle is not None:
     return Finding("located", idle, DIAGNOSES["idle"])
   return Finding("unlocated")

@@ -39,9 +39,12 @@ class Tiers:
 def equivalent(a: Step, b: Step) -> bool | None:
   """Whether two steps from one state did the same, by what was observed; None where that does not decide.
 
-  Equal: both ran and printed the same. Different: exactly one raised, or both ran and printed different things.
+  Equal: both ran and printed the same. Different: exactly one is malformed or raised, or both ran and printed
+  different things.
   """
-  if a.kind != "act" or b.kind != "act":
+  if a.kind != b.kind:
+    return False
+  if a.kind != "act":
     return None
   fine = [s.reason == "ok" for s in (a, b)]
   if fine == [True, True]:

@@ -88,8 +88,8 @@ class Walk:
     return next(ahead, len(self._acts) - 1)
 
   def take(self, step: Step) -> Move:
-    """The student's next act; a first thought is idle."""
-    if step.kind == "first_thought":
+    """The student's next act; a first thought, and what is malformed, is idle."""
+    if step.kind != "act":
       return "idle"
     if step.reason != "ok":
       return "raised"

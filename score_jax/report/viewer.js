@@ -29,7 +29,8 @@
   const pill = (className, text) => make("span", `pill ${className}`, text);
   const tokens = (n, loss) => make("span", "count", `${plural(n, "token")}, ${loss ? "carrying loss" : "no loss"}`);
   const authors = (steps) => [...new Set(steps.map((step) => step.author))].map((author) => pill(author, author));
-  const stepName = (i, step) => (step.kind === "first_thought" ? `Step ${i}: the plan` : `Step ${i}`);
+  const KINDS = { first_thought: ": the plan", malformed: ": malformed" };
+  const stepName = (i, step) => `Step ${i}${KINDS[step.kind] ?? ""}`;
 
   function texts(name, text, { loss = false, pre = false, observation = false, counted = null } = {}) {
     if (!text) return null;
@@ -42,7 +43,7 @@
     const seen = step.reason ? `observation (${step.reason})` : "observation";
     const counted = step.observation_tokens > 0 ? tokens(step.observation_tokens, false) : null;
     return [
-      texts("thought", step.thought, { loss }),
+      texts(step.kind === "malformed" ? "as written" : "thought", step.thought, { loss }),
       texts("code", step.code, { loss, pre: true }),
       texts(seen, step.observation, { pre: true, observation: true, counted }),
     ];

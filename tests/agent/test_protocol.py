@@ -168,7 +168,7 @@ def test_digits_stand_singly(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_llama_style() -> None:
   tokenizer = foreign(LLAMA, *LLAMA_TOKENS, bos_token="<|begin|>", eos_token="<|eot|>")
-  assert add_tags(tokenizer) == len(TAGS)
+  assert len(add_tags(tokenizer)) == len(TAGS)
   protocol = Protocol(tokenizer)
   prompt = "<|begin|><|header|>user<|header_end|>\n\nadd 7<|eot|><|header|>assistant<|header_end|>\n\n"
   observation = "<|header|>user<|header_end|>\n\nObservation: 12<|eot|><|header|>assistant<|header_end|>\n\n"
@@ -213,12 +213,21 @@ def test_missing_tags_are_named(tokens: tuple[str, ...]) -> None:
     Protocol(foreign(CHATML, TURN_START, TURN_END, *tokens, eos_token=TURN_END))
 
 
+def test_added_tags_are_told_by_what_spelled_them() -> None:
+  tokenizer = foreign(CHATML, TURN_START, TURN_END, eos_token=TURN_END)
+  added = add_tags(tokenizer)
+  assert [tokenizer.convert_ids_to_tokens(i) for i in added] == [*TAGS]
+  assert [tokenizer.decode(pieces) for pieces in added.values()] == [*TAGS]
+  assert all(len(pieces) > 1 for pieces in added.values())
+  assert add_tags(tokenizer) == {}
+
+
 def test_tags_that_are_ordinary_tokens_are_made_special() -> None:
   tokenizer = foreign(CHATML, TURN_START, TURN_END, eos_token=TURN_END)
   tokenizer.add_tokens([*TAGS])
   with pytest.raises(UserError, match=r"'<thought>'.* are missing"):
     Protocol(tokenizer)
   size = len(tokenizer)
-  add_tags(tokenizer)
+  assert add_tags(tokenizer) == {}
   assert len(tokenizer) == size
   assert not special(tokenizer).intersection(Protocol(tokenizer).encode("".join(TAGS)))

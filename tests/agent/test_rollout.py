@@ -128,10 +128,14 @@ def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
   ]
   for tokens in malformed:
     trajectory = one(stage.agent(), stage.in_turn(plan(), tokens), *asked("q"))
-    assert (trajectory.status, len(trajectory.steps), trajectory.grade) == ("bad_format", 1, 0.0)
+    assert (trajectory.status, len(trajectory.steps), trajectory.grade) == ("bad_format", 2, 0.0)
+    broken = trajectory.steps[1]
+    assert (broken.kind, broken.tokens, broken.author) == ("malformed", tuple(tokens), "student")
+    assert len(broken.logprobs) == len(tokens)
+    assert (broken.thought, broken.code, broken.observation_tokens) == (p.decode(tokens), "", ())
     assert trajectory.ledger.of("student").generated == len(p.turn(plan())) + len(tokens)
     assert trajectory.ledger.tool_calls == 0
-  assert one(stage.agent(), stage.in_turn(COUNT), *asked("q")).steps == ()
+  assert [s.kind for s in one(stage.agent(), stage.in_turn(COUNT), *asked("q")).steps] == ["malformed"]
 
 
 def test_a_turn_may_take_so_many_tokens(stage: Stage) -> None:
@@ -139,7 +143,8 @@ def test_a_turn_may_take_so_many_tokens(stage: Stage) -> None:
   weights = stage.in_turn(plan(), COUNT, submit())
   assert one(stage.agent(turn_tokens=size), weights, *asked("q")).status == "answered"
   short = one(stage.agent(turn_tokens=size - 1), weights, *asked("q"))
-  assert (short.status, len(short.steps)) == ("bad_format", 1)
+  assert (short.status, [s.kind for s in short.steps]) == ("bad_format", ["first_thought", "malformed"])
+  assert short.steps[1].tokens == stage.protocol.turn(COUNT)[:-1]
 
 
 @pytest.mark.parametrize("decode", [1, 3, 64])
@@ -151,7 +156,7 @@ def test_how_many_tokens_a_call_draws_makes_no_difference(stage: Stage, decode: 
 
 
 def test_the_context_fills_at_every_place(stage: Stage) -> None:
-  """Whatever the room, a trajectory is cut at a whole step and never outgrows the context."""
+  """Whatever the room, a trajectory never outgrows the context, and a turn that is cut off is on record as such."""
   weights = stage.in_turn(plan(), COUNT, submit())
   whole = one(stage.agent(), weights, *asked("q"))
   ends = [len(whole.context(n)) for n in range(4)]
@@ -159,7 +164,13 @@ def test_the_context_fills_at_every_place(stage: Stage) -> None:
     trajectory = one(stage.agent(length=length), weights, *asked("q"))
     full = length < ends[3] - len(whole.steps[2].observation_tokens)
     assert trajectory.status == ("context_full" if full else "answered")
-    assert trajectory.steps == whole.steps[: len(trajectory.steps)]
+    whole_steps = [s for s in trajectory.steps if s.kind != "malformed"]
+    assert whole_steps == list(whole.steps[: len(whole_steps)])
+    for cut in trajectory.steps[len(whole_steps) :]:
+      tokens = whole.steps[len(whole_steps)].tokens
+      assert cut.tokens == tokens[: len(cut.tokens)] and len(cut.tokens) < len(tokens)
+    unread = len(trajectory.steps[-1].observation_tokens) if trajectory.steps else ends[0]
+    assert len(trajectory.context()) - unread <= length
     assert trajectory.grade == (0.0 if full else 1.0)
 
 

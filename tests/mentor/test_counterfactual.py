@@ -93,10 +93,12 @@ def test_a_wrong_submission_is_located_where_it_was_made(stage: Stage) -> None:
   assert (step.code, step.answer) == (submit().code, "12")
 
 
-def test_a_malformed_turn_is_located_where_it_would_have_stood(stage: Stage) -> None:
+def test_a_malformed_turn_is_located(stage: Stage) -> None:
   case = failed(stage, plan(), ADD, (stage.protocol.stop,))
+  assert case[1].steps[-1].kind == "malformed"
   [finding] = teacher(stage, knows).locate([case], name="mps/1")
-  assert (finding.verdict, finding.step) == ("located", len(case[1].steps))
+  assert (finding.verdict, finding.step) == ("located", len(case[1].steps) - 1)
+  assert finding.values == {"before": 1.0, "after": 0.0}
 
 
 def test_nothing_is_wrong_with_one_who_only_ran_out_of_acts(stage: Stage) -> None:

@@ -234,18 +234,19 @@ def test_a_first_thought_can_be_corrected(stage: Stage) -> None:
 
 
 def test_a_malformed_turn_is_made_good(stage: Stage) -> None:
-  """What did not parse is no step: the replacement stands where it would have stood, and no mistake is on record."""
+  """The replacement stands in its place, and it is on record as the mistake."""
 
   def student(name: str, text: str) -> Turn | Sequence[int]:
     return submit() if "Observation: 12" in text else [plan(), (stage.protocol.stop,)][said(text)]
 
   def find(trajectory: Trajectory) -> Finding:
-    assert (trajectory.status, len(trajectory.steps)) == ("bad_format", 1)
+    assert (trajectory.status, len(trajectory.steps)) == ("bad_format", 2)
     return Finding("located", 1)
 
   [case], _, _ = run(stage, student, find, lambda t, f: ADD)
   assert case.outcome == "solved"
-  assert case.trajectory.corrections[0].mistakes == ()
+  assert [m.kind for m in case.trajectory.corrections[0].mistakes] == ["malformed"]
+  assert all(s.kind != "malformed" for s in case.trajectory.steps)
 
 
 @pytest.mark.parametrize("verdict", ["hard", "unlocated"])

@@ -19,7 +19,7 @@ from score_jax.tasks.annotations import script
 from score_jax.tasks.grade import numeric
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
-from score_jax.trajectory import Question, Status, Trajectory
+from score_jax.trajectory import Question, Status, Step, Trajectory
 
 WORLD = word_problems.World.generate(3)
 
@@ -60,7 +60,8 @@ class Student:
   def play(self, question: Question, turns: Sequence[Turn], status: Status) -> Trajectory:
     [played] = play([(question, [(turn, "student") for turn in turns])], self.tool)
     played = tokenised(PROTOCOL, played)
-    return dataclasses.replace(played, status="answered" if played.answer else status, grade=0.0)
+    played = dataclasses.replace(played, status="answered" if played.answer else status, grade=0.0)
+    return broken_off(played) if status == "bad_format" else played
 
   def taught(self, trajectory: Trajectory, question: Question = CLIPS) -> tuple[Finding, Proposal]:
     [finding] = self.teacher.locate([(question, trajectory)], name="test")
@@ -72,6 +73,13 @@ class Student:
 @pytest.fixture(scope="module")
 def student(teacher: ReferenceTeacher, tool: PythonTool) -> Student:
   return Student(teacher, tool)
+
+
+def broken_off(trajectory: Trajectory) -> Trajectory:
+  """The same with a turn at its end that is none."""
+  return dataclasses.replace(
+    trajectory, steps=(*trajectory.steps, Step("malformed", "What next?")), status="bad_format", grade=0.0
+  )
 
 
 def code(proposal: Proposal) -> str:
@@ -157,15 +165,14 @@ def test_a_student_who_never_submits_is_corrected_at_the_first_repetition(studen
   assert code(proposal) == "final_answer_print(67)"
 
 
-def test_a_broken_turn_is_corrected_by_the_step_that_is_missing(student: Student) -> None:
+def test_a_malformed_turn_is_replaced_by_what_belongs_there(student: Student) -> None:
   finding, proposal = student.taught(student("a = 48 / 2\nprint(a)", status="bad_format"))
   assert (finding.step, finding.diagnosis) == (2, DIAGNOSES["format"])
   assert code(proposal) == "a2 = 48 + a\nprint(a2)"
 
 
-def test_a_missing_first_thought_is_the_plan(student: Student) -> None:
-  empty = Trajectory(CLIPS.id, CLIPS.text, PROTOCOL.prompt(CLIPS.text), status="bad_format", grade=0.0)
-  finding, proposal = student.taught(empty)
+def test_a_malformed_first_thought_is_replaced_by_the_plan(student: Student) -> None:
+  finding, proposal = student.taught(broken_off(Trajectory(CLIPS.id, CLIPS.text, PROTOCOL.prompt(CLIPS.text))))
   assert finding.step == 0 and proposal.step is not None
   assert (proposal.step.kind, proposal.step.thought) == ("first_thought", CLIPS.solution[0][0])
 
@@ -228,7 +235,7 @@ def test_corrections_lead_on_to_the_answer(student: Student) -> None:
     for _ in range(len(turns)):
       finding, proposal = student.taught(trajectory, question)
       assert proposal.step is not None
-      trajectory = dataclasses.replace(corrected(trajectory, finding, proposal.step), status="bad_format", grade=0.0)
+      trajectory = broken_off(corrected(trajectory, finding, proposal.step))
     [again] = play([(question, [(Turn(s.kind, s.thought, s.code), s.author) for s in trajectory.steps])], student.tool)
     assert numeric(question, again.answer or "")[0] == 1.0
 

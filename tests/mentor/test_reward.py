@@ -17,6 +17,7 @@ def act(observation: str = "12", reason: str = "ok", code: str = "x") -> Step:
   return Step("act", "add", code, observation, reason)
 
 
+MALFORMED = Step("malformed", "<thought> 12")
 SUBMITS = act("", code="final_answer_print(x)")
 TEACHERS = dataclasses.replace(act("12"), author="teacher")
 CORRECTION = Correction(2, (act("13"), act("NameError", "exception")), TEACHERS)
@@ -42,7 +43,10 @@ def rollout(*new: Step, status: Status = "step_limit", grade: float | None = 0.0
     (act("NameError", "exception"), act("NameError", "exception"), None),
     (act("NameError", "exception"), act("", "timeout"), None),
     (PLAN, PLAN, None),
-    (PLAN, act("12"), None),
+    (PLAN, act("12"), False),
+    (MALFORMED, MALFORMED, None),
+    (MALFORMED, act("12"), False),
+    (MALFORMED, PLAN, False),
   ],
 )
 def test_equivalence_is_told_by_what_was_observed(a: Step, b: Step, same: bool | None) -> None:
@@ -58,7 +62,7 @@ TABLE: dict[str, tuple[Trajectory, str]] = {
   "teacher's step, unfinished": (rollout(act("12"), act("13")), "key"),
   "teacher's step, context full": (rollout(act("12"), status="context_full"), "key"),
   "something new": (rollout(act("14"), SUBMITS, status="answered"), "avoid"),
-  "something new, malformed later": (rollout(act("14"), status="bad_format"), "avoid"),
+  "something new, malformed later": (rollout(act("14"), MALFORMED, status="bad_format"), "avoid"),
   "a recorded mistake": (rollout(act("13"), SUBMITS, status="answered"), "none"),
   "a mistake, then the teacher's step": (rollout(act("13"), act("12")), "none"),
   "prints nothing: not told from the teacher's or a mistake": (rollout(act(""), act("12")), "none"),
@@ -67,7 +71,7 @@ TABLE: dict[str, tuple[Trajectory, str]] = {
   "runs too long": (rollout(act("12", "timeout")), "none"),
   "submits the teacher's number, wrongly": (rollout(act("12"), status="answered"), "none"),
   "submits at once, wrongly": (rollout(SUBMITS, status="answered"), "none"),
-  "malformed first turn": (rollout(status="bad_format"), "none"),
+  "malformed first turn": (rollout(MALFORMED, status="bad_format"), "none"),
   "right but not graded so": (rollout(SUBMITS, status="answered", grade=0.5), "none"),
 }
 
@@ -83,9 +87,9 @@ def test_a_first_thought_earns_no_key_or_avoid() -> None:
   assert tier(trajectory, Correction(0, (), PLAN)) == "none"
 
 
-def test_a_mistake_that_raised_is_avoided_by_what_runs() -> None:
-  correction = Correction(2, (act("NameError", "exception"),), TEACHERS)
-  assert tier(rollout(act("99")), correction) == "avoid"
+def test_a_mistake_that_did_not_run_is_avoided_by_what_runs() -> None:
+  for mistake in (act("NameError", "exception"), MALFORMED):
+    assert tier(rollout(act("99")), Correction(2, (mistake,), TEACHERS)) == "avoid"
 
 
 def test_every_recorded_mistake_counts() -> None:

@@ -97,7 +97,7 @@ def test_every_digit_is_a_token_whatever_stands_before_it(tokenizer: PreTrainedT
 
 def test_the_protocol_speaks_through_it(tokenizer: PreTrainedTokenizerFast) -> None:
   tokenizer = copy.deepcopy(tokenizer)
-  assert add_tags(tokenizer) == 6 and len(tokenizer) == 49158
+  assert sorted(add_tags(tokenizer)) == list(range(49152, 49158)) and len(tokenizer) == 49158
   protocol = Protocol(tokenizer)
   assert protocol.stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
   prompt = protocol.prompt("What is <|im_end|> 1?")

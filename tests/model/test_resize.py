@@ -28,23 +28,24 @@ def leaves(weights: Weights) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_old_tokens_keep_their_logits_and_new_ones_are_about_average(tied: bool) -> None:
+def test_a_new_token_has_the_mean_logit_of_what_spelled_it(tied: bool) -> None:
   config, weights = small(tied=tied), create(small(tied=tied), 1)[1]
-  bigger, grown = with_vocabulary(config, weights, 53, multiple=8)
+  bigger, grown = with_vocabulary(config, weights, 52, multiple=8, spelled={50: [3, 4, 9], 51: [7]})
   assert bigger.vocab == 56
   before, after = logits(config, weights), logits(bigger, grown)
   np.testing.assert_allclose(after[..., :50], before, rtol=0, atol=1e-6)
-  new, spread = after[..., 50:], before.std(axis=-1, keepdims=True)
-  assert np.all(np.abs(new - before.mean(axis=-1, keepdims=True)) < spread)
+  np.testing.assert_allclose(after[..., 50], before[..., [3, 4, 9]].mean(-1), rtol=0, atol=1e-6)
+  np.testing.assert_allclose(after[..., 51], before[..., 7], rtol=0, atol=1e-6)
+  np.testing.assert_allclose(after[..., 52:], before.mean(-1, keepdims=True).repeat(4, -1), rtol=0, atol=1e-6)
 
 
-def test_new_rows_differ_and_are_the_same_in_every_run() -> None:
+def test_a_new_token_may_stand_in_a_row_to_spare() -> None:
   config, weights = small(tied=True), create(small(tied=True), 1)[1]
-  first, second = (leaves(with_vocabulary(config, weights, 60, multiple=1)[1]) for _ in range(2))
-  for a, b in zip(first, second, strict=True):
-    np.testing.assert_array_equal(a, b)
-  [table] = [leaf for leaf in first if leaf.shape == (60, 32)]
-  assert len(np.unique(table[50:], axis=0)) == 10
+  bigger, grown = with_vocabulary(config, weights, 50, multiple=2, spelled={48: [3, 5]})
+  assert bigger == config
+  [old], [new] = ([leaf for leaf in leaves(w) if leaf.shape == (50, 32)] for w in (weights, grown))
+  np.testing.assert_allclose(new[48], (old[3] + old[5]) / 2, rtol=1e-6)
+  np.testing.assert_array_equal(np.delete(new, 48, axis=0), np.delete(old, 48, axis=0))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_new_rows_differ_and_are_the_same_in_every_run() -> None:
 )
 def test_spare_rows_serve_first_and_it_never_shrinks(size: int, multiple: int, vocab: int) -> None:
   config, weights = small(tied=True), create(small(tied=True), 1)[1]
-  bigger, grown = with_vocabulary(config, weights, size, multiple=multiple)
+  bigger, grown = with_vocabulary(config, weights, size, multiple=multiple, spelled={})
   assert bigger.vocab == vocab
   assert (grown is weights) == (vocab == 50)
 
@@ -60,4 +61,5 @@ def test_spare_rows_serve_first_and_it_never_shrinks(size: int, multiple: int, v
 def test_the_dtype_stays() -> None:
   config, weights = small(tied=False), create(small(tied=False), 1)[1]
   half = jax.tree_util.tree_map(lambda x: x.astype(jnp.bfloat16), weights)
-  assert {leaf.dtype for leaf in leaves(with_vocabulary(config, half, 64, multiple=1)[1])} == {jnp.dtype(jnp.bfloat16)}
+  _, grown = with_vocabulary(config, half, 64, multiple=1, spelled={50: [1, 2]})
+  assert {leaf.dtype for leaf in leaves(grown)} == {jnp.dtype(jnp.bfloat16)}
