@@ -38,9 +38,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks = ConfigDict()
   c.tasks.kind = "word_problems"
   c.tasks.path = ""
-  c.tasks.train = 320  # questions
+  c.tasks.train = 280  # questions
   c.tasks.validation = 100
-  c.tasks.test = 500
+  c.tasks.test = 300
   c.tasks.acts = (3, 6)  # of the worked solution
   c.tasks.operations = ("add", "sub", "mul", "box", "shop")  # there is "odd" too
   c.tasks.distractors = 1  # sentences about somebody else, at most
@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampler = ConfigDict()
   c.sampler.slots = 128
   c.sampler.length = 512  # tokens of one context
-  c.sampler.rows = 32  # slots that one extend call serves
+  c.sampler.rows = 16  # slots that one extend call serves
   c.sampler.chunks = (32, 128)  # tokens that an extend call takes a row
   c.sampler.bucket = 128  # the cache is looked at in multiples of this
   c.sampler.decode = 16  # tokens that a decode call draws a slot, at most
@@ -97,7 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sft.loss = "every_step"  # or teacher_steps
 
   c.rl = ConfigDict()
-  c.rl.steps = 20
+  c.rl.steps = 15
   c.rl.prompts = 16  # groups of one step
   c.rl.group_size = 8  # G
   c.rl.minibatch = 8  # groups of one update
@@ -115,7 +115,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.fresh_horizon = False  # True: H acts from anywhere
   c.rl.keep_unaided = 0.1  # probability
   c.rl.keep_hard = 0.5
-  c.rl.checkpoint_every = 5  # steps; the validation questions are tried as often
+  c.rl.checkpoint_every = 10  # steps; the validation questions are tried as often
 
   c.bc = ConfigDict()
   c.bc.learning_rate = 2e-4
@@ -125,9 +125,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.eval.tries = 1  # rollouts of a question
 
   if arg == "smoke":
-    c.tasks.train, c.tasks.validation, c.tasks.test = 40, 8, 16
-    c.sampler.slots, c.sampler.chunks, c.sampler.bucket = 32, (128,), 512  # few programs to compile
-    c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 4
+    c.tasks.train, c.tasks.validation, c.tasks.test = 32, 8, 12
+    c.sampler.slots, c.sampler.length, c.sampler.rows = 32, 384, 8
+    c.sampler.chunks, c.sampler.bucket = (32,), 384  # few programs to compile
+    c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 2
     for stage in (c.warm_start, c.sft, c.bc):
       stage.epochs = 1
     c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.micro_rows = 2, 4, 4, 2, 8

@@ -48,12 +48,13 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mps.tries = 1
 
   if arg == "smoke":
-    c.tasks.train, c.tasks.validation, c.tasks.test = 24, 2, 8
+    c.tasks.train, c.tasks.validation, c.tasks.test = 18, 2, 6
     c.warm_start.share = 0.5
     c.warm_start.learning_rate = c.bc.learning_rate = 1e-3
     c.sft.learning_rate = 2e-4
     c.agent.turn_tokens, c.agent.acts = 64, 5
-    c.sampler.slots, c.sampler.length, c.sampler.rows, c.sampler.chunks = 8, 512, 4, (64, 256)
+    c.sampler.slots, c.sampler.length = 8, 512
+    c.sampler.rows, c.sampler.chunks, c.sampler.bucket = 2, (64,), 512  # few programs to compile
     c.train.length = c.rl.length = 512
     c.train.rows, c.train.micro_rows, c.rl.micro_rows = 1, 1, 2
     c.warm_start.epochs, c.sft.epochs, c.bc.epochs = 2, 1, 1
