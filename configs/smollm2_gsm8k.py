@@ -59,6 +59,6 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.rows, c.train.micro_rows, c.rl.micro_rows = 1, 1, 2
     c.warm_start.epochs, c.sft.epochs, c.bc.epochs = 2, 1, 1
     c.mps.corrections = 4
-    c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch = 1, 2, 4, 2
+    c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch = 1, 1, 4, 1
     c.train.keep_checkpoints = 1
   return c
