@@ -48,6 +48,11 @@ class Scored:
     """Tokens that carry loss."""
     return generated_tokens(self.trajectory.steps[self.trajectory.prefix_steps :])
 
+  def sample(self) -> Sample:
+    """The rollout as a sequence in which what was drawn from the start on carries loss, a malformed turn too."""
+    given = self.trajectory.prefix_steps
+    return sample(self.trajectory, carries_loss=lambda index, _: index >= given, advantage=self.advantage)
+
 
 def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[int]]:
   """Which starts each step takes: every one once in each pass, in an order that the seed alone decides."""
@@ -163,7 +168,7 @@ class _Reinforce:
   def batches(self, scored: Sequence[Scored]) -> list[Batch]:
     """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""
     c = self.config
-    samples = [_sample(s) for s in scored if s.advantage != 0.0]
+    samples = [s.sample() for s in scored if s.advantage != 0.0]
     rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=c.length) or [[]]
     return micro_batches(rows, length=c.length, count=c.micro_rows, denominator=float(sum(s.tokens for s in scored)))
 
@@ -182,15 +187,9 @@ class _Reinforce:
 
   def _training_cost(self) -> Ledger:
     """Forward and backward passes over every rollout of the stage."""
-    samples = [_sample(Scored(self.starts[0], t, "none", 0.0, 0.0)) for t in self.run.workdir.read_parts(self.stage)]
+    samples = [Scored(self.starts[0], t, "none", 0.0, 0.0).sample() for t in self.run.workdir.read_parts(self.stage)]
     return training_cost(self.run.student.config, samples, 1.0)
 
 
 #: bound on the steps of a stage that a token budget ends
 MOST_STEPS = 100_000
-
-
-def _sample(scored: Scored) -> Sample:
-  """The rollout as a sequence in which only what was drawn from the start on carries loss."""
-  given = scored.trajectory.prefix_steps
-  return sample(scored.trajectory, carries_loss=lambda index, _: index >= given, advantage=scored.advantage)

@@ -86,3 +86,16 @@ def test_a_group_without_signal_has_no_advantage() -> None:
   for observation, grade in (("7", 1.0), ("5", 0.0), ("6", 0.0)):
     scored = score(START, [rollout(observation, grade=grade)] * 5, TIERS, divide_by_deviation=True)
     assert [s.advantage for s in scored] == [0.0] * 5
+
+
+def test_a_malformed_turn_is_learnt_from() -> None:
+  """It was drawn and earned nothing: its tokens carry the rollout's advantage, what was given carries none."""
+  broken = Step("malformed", "<thought> 2", tokens=(7, 8, 9), logprobs=(-0.5, -1.0, -2.0))
+  cut = Trajectory("q", "2 + 2?", (9, 9), (PLAN, broken), "bad_format", grade=0.0, prefix_steps=1)
+  _, scored = score(START, [rollout("7", grade=1.0), cut], TIERS, divide_by_deviation=True)
+  assert (scored.tier, scored.advantage, scored.tokens) == ("none", -1.0, 3)
+  sample = scored.sample()
+  assert sample.tokens.tolist() == [9, 9, 1, 2, 7, 8, 9]
+  assert sample.learnt.tolist() == [0, 0, 0, 0, 1, 1, 1]
+  assert sample.sampled.tolist() == [0, 0, 0, 0, -0.5, -1.0, -2.0]
+  assert sample.advantage == -1.0
