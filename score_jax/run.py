@@ -110,7 +110,7 @@ class Run:
       model=name,
       author=author,
       programs=programs,
-      shapes=Shapes(c.sampler.rows, tuple(c.sampler.chunks), c.sampler.bucket, c.sampler.decode),
+      shapes=Shapes(c.sampler.rows, tuple(c.sampler.chunks), c.sampler.decode),
       protocol=self.protocol,
       tool=self.tool,
       grader=self.tasks.grader,
@@ -121,7 +121,15 @@ class Run:
 
   def _programs(self, model: source.Model) -> Programs:
     c = self.config.sampler
-    return Programs(model.graph, model.config, self.mesh, slots=c.slots, length=c.length, stop=self.protocol.stop)
+    return Programs(
+      model.graph,
+      model.config,
+      self.mesh,
+      slots=c.slots,
+      length=c.length,
+      bucket=c.bucket,
+      stop=self.protocol.stop,
+    )
 
   @cached_property
   def student_agent(self) -> Agent:

@@ -10,6 +10,8 @@ Layers are unrolled; a cache is a tuple of one (keys, values) pair a layer, each
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -31,18 +33,35 @@ def rope(x_BxTxNxH: jax.Array, positions_BxT: jax.Array, *, base: float) -> jax.
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxNxH.dtype)
 
 
-def attend(q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array) -> jax.Array:
-  """Grouped-query attention with an explicit mask; returns [B, T, N, H]."""
+def attend(
+  q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array, *, block: int
+) -> jax.Array:
+  """Grouped-query attention with an explicit mask; returns [B, T, N, H].
+
+  Keys are taken `block` at a time, in products of one shape whose results are added from the left: what a query gets
+  has the same bits however many blocks stand after those that it sees.
+  """
   b, t, n, h = q_BxTxNxH.shape
   kv, s = k_BxKxSxH.shape[1:3]
   group = n // kv  # the queries that share a key are rows of one matrix product
   q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
-  scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH, preferred_element_type=jnp.float32) * h**-0.5
-  scores = jnp.where(visible_BxTxS[:, None, None], scores.reshape(b, kv, group, t, s), MASKED)
-  highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-  weights = jnp.exp(scores - highest).reshape(b, kv, group * t, s)
-  mixed = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v_BxKxSxH.dtype), v_BxKxSxH)
-  mixed = (mixed.astype(jnp.float32) / jnp.sum(weights, axis=-1, keepdims=True)).astype(v_BxKxSxH.dtype)
+  spans = [slice(at, min(at + block, s)) for at in range(0, s, block)]
+
+  def score(span: slice) -> jax.Array:
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH[:, :, span], preferred_element_type=jnp.float32) * h**-0.5
+    scores = scores.reshape(b, kv, group, t, -1)
+    return jnp.where(visible_BxTxS[:, None, None, :, span], scores, MASKED).reshape(b, kv, group * t, -1)
+
+  def mix(weights: jax.Array, span: slice) -> jax.Array:
+    values = v_BxKxSxH[:, :, span]
+    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+
+  scores = [score(span) for span in spans]
+  highest = functools.reduce(jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in scores])
+  weights = [jnp.exp(x - jax.lax.stop_gradient(highest)) for x in scores]
+  total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
+  mixed = functools.reduce(jnp.add, [mix(w, span) for w, span in zip(weights, spans, strict=True)])
+  mixed = (mixed / total).astype(v_BxKxSxH.dtype)
   return mixed.reshape(b, kv, group, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
@@ -54,7 +73,7 @@ def attend_rows(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array
     end = min(start + QUERY_BLOCK, t)
     causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
     visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
-    blocks.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible))
+    blocks.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible, block=end))
   return jnp.concatenate(blocks, axis=1)
 
 
@@ -131,6 +150,7 @@ class Block(nnx.Module):
     slots: jax.Array | None,
     *,
     filled: int,
+    bucket: int,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """A chunk whose keys and values go into the cache at `positions`; it sees the first `filled` places."""
     q, k, v = self.attention.project(self.attention_norm(x), positions)
@@ -139,7 +159,7 @@ class Block(nnx.Module):
     keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(layer, (k, v), strict=True))
     seen_keys, seen_values = (c[:, :, :filled] if slots is None else c[slots, :, :filled] for c in (keys, values))
     visible = jnp.arange(filled)[None, None] <= positions[..., None]
-    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible))
+    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible, block=bucket))
     return x + self.mlp(self.mlp_norm(x)), (keys, values)
 
 
@@ -167,19 +187,27 @@ class Decoder(nnx.Module):
     return self.norm(x)
 
   def step(
-    self, tokens_BxT: jax.Array, positions_BxT: jax.Array, cache: Cache, slots_B: jax.Array | None, *, filled: int
+    self,
+    tokens_BxT: jax.Array,
+    positions_BxT: jax.Array,
+    cache: Cache,
+    slots_B: jax.Array | None,
+    *,
+    filled: int,
+    bucket: int,
   ) -> tuple[jax.Array, Cache]:
     """A chunk of tokens after what the cache holds: the normed residual stream [B, T, D] and the new cache.
 
     Row i belongs to slot `slots_B[i]` of the cache, or to slot i where that is
     None. `positions_BxT` are places in the cache; one at or beyond its length
     writes nothing (padding), nor does a slot beyond the last. `filled` (static)
-    bounds the places that are looked at and must exceed every position that counts.
+    bounds the places that are looked at and must exceed every position that counts;
+    attention goes over them `bucket` (static) at a time.
     """
     x = self.embedding[...][tokens_BxT]
     layers = []
     for block, layer in zip(self.blocks, cache, strict=True):
-      x, layer = block.step(x, positions_BxT, layer, slots_B, filled=filled)
+      x, layer = block.step(x, positions_BxT, layer, slots_B, filled=filled, bucket=bucket)
       layers.append(layer)
     return self.norm(x), tuple(layers)
 

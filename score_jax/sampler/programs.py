@@ -63,12 +63,26 @@ class Decoded:
 
 
 class Programs:
-  """empty, extend, decode, fork, jitted; weights are arguments, so one instance serves all checkpoints of a shape."""
+  """empty, extend, decode, fork, jitted; weights are arguments, so one instance serves all checkpoints of a shape.
+
+  Attributes:
+    slots, length: the cache's.
+    bucket: the filled part of the cache is looked at in multiples of this; the static `filled` of extend and decode
+      is one, or the whole length.
+  """
 
   def __init__(
-    self, graph: nnx.GraphDef[Decoder], config: DecoderConfig, mesh: Mesh, *, slots: int, length: int, stop: int
+    self,
+    graph: nnx.GraphDef[Decoder],
+    config: DecoderConfig,
+    mesh: Mesh,
+    *,
+    slots: int,
+    length: int,
+    bucket: int,
+    stop: int,
   ):
-    self.mesh, self.config, self.slots, self.length = mesh, config, slots, length
+    self.mesh, self.config, self.slots, self.length, self.bucket = mesh, config, slots, length, bucket
     self._graph, self._stop = graph, stop
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
     layer = (sharding(mesh, "rows", heads, None, None),) * 2
@@ -103,7 +117,8 @@ class Programs:
     place = jnp.arange(tokens_RxC.shape[1])[None]
     counts = place < count_R[:, None]
     positions = jnp.where(counts, start_R[:, None] + place, self.length)
-    _, cache = nnx.merge(self._graph, weights).step(tokens_RxC, positions, state.cache, slots_R, filled=filled)
+    model = nnx.merge(self._graph, weights)
+    _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, filled=filled, bucket=self.bucket)
     kept = jnp.where((start_R == 0)[:, None], False, state.seen[jnp.minimum(slots_R, self.slots - 1)])
     rows = jnp.arange(len(slots_R))
     written = kept.at[rows[:, None], jnp.where(counts, tokens_RxC, self.config.vocab)].set(True, mode="drop")
@@ -133,7 +148,7 @@ class Programs:
     def body(carry):
       step, live, length, pending, state, out = carry
       place = jnp.where(live, length, self.length)
-      x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled)
+      x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled, bucket=self.bucket)
       tokens, logprobs = draw(
         model.unembed(x[:, 0]),
         state.seen,

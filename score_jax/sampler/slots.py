@@ -35,13 +35,11 @@ class Shapes:
   Attributes:
     rows: how many slots one extend call serves.
     chunks: numbers of tokens that an extend call takes a row, ascending.
-    bucket: the filled part of the cache is looked at in multiples of this.
     decode: greatest number of tokens that a decode call draws a slot.
   """
 
   rows: int
   chunks: tuple[int, ...]
-  bucket: int
   decode: int
 
 
@@ -147,7 +145,7 @@ class Slots:
 
   def _filled(self, end: int) -> int:
     """The least multiple of the bucket that holds `end` tokens."""
-    bucket = self._shapes.bucket
+    bucket = self._programs.bucket
     return min(-(-end // bucket) * bucket, self.capacity)
 
   def fork(self, copies: Iterable[tuple[int, int]]) -> None:

@@ -129,7 +129,7 @@ class Stage:
       model=author,
       author=author,
       programs=cast(Programs, ScriptedPrograms(slots, length)),
-      shapes=Shapes(rows=4, chunks=(64,), bucket=64, decode=decode),
+      shapes=Shapes(rows=4, chunks=(64,), decode=decode),
       protocol=self.protocol,
       tool=self.tool,
       grader=numeric,

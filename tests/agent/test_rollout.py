@@ -309,8 +309,8 @@ def real(
 ) -> tuple[Agent, Weights]:
   """An agent on a small decoder that writes numbers as code, and its weights."""
   config, graph, weights = bigram(tokenizer)
-  programs = Programs(graph, config, one_device, slots=8, length=72, stop=protocol.stop)
-  shapes = Shapes(rows=4, chunks=(48,), bucket=72, decode=8)
+  programs = Programs(graph, config, one_device, slots=8, length=72, bucket=72, stop=protocol.stop)
+  shapes = Shapes(rows=4, chunks=(48,), decode=8)
   decoding = Decoding(1.0, 0, 1.0, 1.0)
   agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=3)
   return agent, jax.device_put(weights, weight_shardings(one_device, weights))

@@ -51,7 +51,8 @@ def test_cached_steps_give_the_full_forward(tiny: Tiny, chunks: tuple[int, ...])
   slots = np.array([2, 0])
   cache = tiny.model.empty_cache(3, 32)
   step = jax.jit(
-    lambda weights, *args, filled: nnx.merge(tiny.graph, weights).step(*args, filled=filled), static_argnames="filled"
+    lambda weights, *args, filled: nnx.merge(tiny.graph, weights).step(*args, filled=filled, bucket=16),
+    static_argnames="filled",
   )
   found, at = [], 0
   for size in chunks:
@@ -66,7 +67,7 @@ def test_cached_steps_give_the_full_forward(tiny: Tiny, chunks: tuple[int, ...])
 def test_a_step_writes_nothing_for_padding(tiny: Tiny) -> None:
   row = draw(8)[None]
   beyond, outside = np.array([3]), np.arange(8)[None]
-  step = jax.jit(lambda *args: tiny.model.step(*args, filled=8)[1])
+  step = jax.jit(lambda *args: tiny.model.step(*args, filled=8, bucket=8)[1])
   for positions, slots in ((outside, beyond), (np.full_like(outside, 16), np.array([1]))):
     cache = step(row, positions, tiny.model.empty_cache(3, 16), slots)
     assert not any(np.any(part) for layer in cache for part in layer)

@@ -20,7 +20,7 @@ from score_jax.train.losses import token_logprobs
 from tests.conftest import Tiny
 
 STOP = 7
-SHAPES = Shapes(rows=2, chunks=(8, 16), bucket=32, decode=8)
+SHAPES = Shapes(rows=2, chunks=(8, 16), decode=8)
 PLAIN = Decoding(0.8, 0, 1.0, 1.0)
 CUT = Decoding(0.7, 20, 0.9, 1.3)
 GREEDY = Decoding(0.0, 0, 1.0, 1.0)
@@ -38,7 +38,7 @@ Written = tuple[list[int], list[float]]
 
 @pytest.fixture(scope="module")
 def programs(tiny: Tiny, one_device: Mesh) -> Programs:
-  return Programs(tiny.graph, tiny.config, one_device, slots=4, length=64, stop=STOP)
+  return Programs(tiny.graph, tiny.config, one_device, slots=4, length=64, bucket=32, stop=STOP)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_every_program_is_compiled_once_a_bucket(programs: Programs, tiny: Tiny)
 
 
 def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny, eight_devices: Mesh) -> None:
-  spread = Programs(tiny.graph, tiny.config, eight_devices, slots=4, length=64, stop=STOP)
+  spread = Programs(tiny.graph, tiny.config, eight_devices, slots=4, length=64, bucket=32, stop=STOP)
   placed = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
   results = []
   for slots in (Slots(programs, tiny.weights, SHAPES), Slots(spread, placed, SHAPES)):
@@ -277,6 +277,6 @@ def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny,
 
 
 def test_slots_that_cannot_be_split_are_refused(tiny: Tiny, eight_devices: Mesh) -> None:
-  programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, stop=STOP)
+  programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, bucket=32, stop=STOP)
   with pytest.raises(UserError, match=r"sampler\.slots = 6 cannot be split .* \(2 x 2\); choose a multiple"):
     Slots(programs, tiny.weights, SHAPES)
