@@ -19,11 +19,11 @@ from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.teacher import Teacher
-from score_jax.mesh.sharding import make_mesh, weight_shardings
+from score_jax.mesh.sharding import make_mesh
 from score_jax.model import source
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights
-from score_jax.model.resize import with_vocabulary
+from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.tasks.source import Tasks, load
@@ -91,14 +91,11 @@ class Run:
     return self._model(self.config.teacher)
 
   def _model(self, config: ConfigDict) -> source.Model:
-    model = source.load(config.path, dtype=config.dtype)
-    spelled = add_tags(model.tokenizer)
-    size, tensor = len(model.tokenizer), self.mesh.shape["tensor"]
-    shape, weights = with_vocabulary(model.config, model.weights, size, multiple=tensor, spelled=spelled)
-    return source.Model(shape, self.place(weights), model.tokenizer)
-
-  def place(self, weights: Weights) -> Weights:
-    return jax.device_put(weights, weight_shardings(self.mesh, weights))
+    found = source.open(config.path)
+    spelled = add_tags(found.tokenizer)
+    shape = with_room(found.config, len(found.tokenizer), multiple=self.mesh.shape["tensor"])
+    weights = found.weights(shape, dtype=config.dtype, mesh=self.mesh)
+    return source.Model(shape, with_tokens(weights, known=found.config.vocab, spelled=spelled), found.tokenizer)
 
   @cached_property
   def protocol(self) -> Protocol:
