@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,11 +19,11 @@ from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.teacher import Teacher
-from score_jax.mesh.sharding import Meshes, weight_shardings
+from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, structure
-from score_jax.model.resize import with_vocabulary
+from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.tasks.source import Tasks, load
@@ -105,13 +104,15 @@ class Run:
     return self._model(self.config.teacher, self.meshes.teacher)
 
   def _model(self, config: ConfigDict, mesh: Mesh) -> source.Model:
-    model = source.load(config.path, dtype=config.dtype)
-    spelled = add_tags(model.tokenizer)
-    size, multiple = len(model.tokenizer), self.meshes.vocabulary_multiple
-    shape, weights = with_vocabulary(model.config, model.weights, size, multiple=multiple, spelled=spelled)
+    found = source.open(config.path)
+    spelled = add_tags(found.tokenizer)
+    shape = with_room(found.config, len(found.tokenizer), multiple=self.meshes.vocabulary_multiple)
+    shape = dataclasses.replace(shape, stacked=config.layer_scan)
+    weights = found.weights(shape, dtype=config.dtype, mesh=mesh)
+    weights = with_tokens(weights, known=found.config.vocab, spelled=spelled)
     if config.get("lora_rank"):
-      shape, weights = adapters.add(shape, weights, rank=config.lora_rank, seed=self.config.seed)
-    return source.Model(shape, jax.device_put(weights, weight_shardings(mesh, weights)), model.tokenizer)
+      shape, weights = adapters.add(shape, weights, rank=config.lora_rank, seed=self.config.seed, mesh=mesh)
+    return source.Model(shape, weights, found.tokenizer)
 
   def free_teacher(self) -> None:
     """Takes the teacher's weights off the devices; they are loaded again where they are needed again."""

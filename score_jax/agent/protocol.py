@@ -16,6 +16,7 @@ no text can become a tag, an end of turn or an observation.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
@@ -91,6 +92,29 @@ class Protocol:
   def _template_ids(self, text: str) -> list[int]:
     self._text.encode_special_tokens = False
     return self._text.encode(text, add_special_tokens=False).ids
+
+  def chat_template(self) -> str:
+    """A chat template (Jinja) that renders a trajectory as the agent sees it, whatever the model's own would add.
+
+    The question and observations are of role user, or observations without "Observation: " of role tool.
+    """
+    begin, to_assistant, to_user, stop = (
+      json.dumps(self.decode(ids), ensure_ascii=False)
+      for ids in (self._begin, self._to_assistant, self._to_user, (self.stop,))
+    )
+    return (
+      "{% for message in messages %}"
+      "{% if message['role'] == 'assistant' %}"
+      f"{{{{ {to_assistant} + message['content'] + {stop} }}}}"
+      "{% elif message['role'] in ('user', 'tool') %}"
+      f"{{{{ {begin} if loop.first else {to_user} }}}}"
+      "{{ ('Observation: ' if message['role'] == 'tool' else '') + message['content'] }}"
+      "{% else %}"
+      "{{ raise_exception('the agent knows the roles user, assistant and tool, not ' + message['role']) }}"
+      "{% endif %}"
+      "{% endfor %}"
+      f"{{% if add_generation_prompt %}}{{{{ {to_assistant} }}}}{{% endif %}}"
+    )
 
   def encode(self, text: str) -> tuple[int, ...]:
     """Ids of plain text; what looks like a special token in it becomes ordinary characters."""

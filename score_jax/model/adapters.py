@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import path_name
+from score_jax.mesh.sharding import path_name, weight_shardings
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, structure
 
@@ -32,20 +33,24 @@ def together(trained: Weights, frozen: Weights) -> Weights:
   return nnx.merge_state(trained, frozen)
 
 
-def add(config: DecoderConfig, weights: Weights, *, rank: int, seed: int) -> tuple[DecoderConfig, Weights]:
+def add(config: DecoderConfig, weights: Weights, *, rank: int, seed: int, mesh: Mesh) -> tuple[DecoderConfig, Weights]:
   """The decoder with adapters of a rank, float32, which do not change what it computes yet."""
   adapted = dataclasses.replace(config, lora_rank=rank)
-  _, shapes = structure(adapted)
-  number = iter(range(len(jax.tree.leaves(shapes))))
+  shapes = parts(structure(adapted)[1])[0]
 
-  def begin(path: Sequence[Any], leaf: Any) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(seed), next(number))
-    if path_name(path)[-1] == "lora_b":
-      return jnp.zeros(leaf.shape, jnp.float32)
-    bound = leaf.shape[-2] ** -0.5  # of fan-in
-    return jax.random.uniform(key, leaf.shape, jnp.float32, -bound, bound)
+  def begin() -> Weights:
+    number = iter(range(len(jax.tree.leaves(shapes))))
 
-  return adapted, together(jax.tree_util.tree_map_with_path(begin, parts(shapes)[0]), weights)
+    def one(path: Sequence[Any], leaf: Any) -> jax.Array:
+      key = jax.random.fold_in(jax.random.key(seed), next(number))
+      if path_name(path)[-1] == "lora_b":
+        return jnp.zeros(leaf.shape, jnp.float32)
+      bound = leaf.shape[-2] ** -0.5  # of what goes in
+      return jax.random.uniform(key, leaf.shape, jnp.float32, -bound, bound)
+
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+  return adapted, together(jax.jit(begin, out_shardings=weight_shardings(mesh, shapes))(), weights)
 
 
 def merged(config: DecoderConfig, weights: Weights) -> tuple[DecoderConfig, Weights]:

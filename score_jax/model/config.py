@@ -9,6 +9,7 @@ Legend of the dimensions used in names such as `x_BxTxD` all over the package:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,40 @@ from score_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How rope's frequencies are lowered for a context longer than the model was first trained on.
+
+  All are divided by `factor` ("linear"), or only the low ones ("llama3"): those that turn less than `low` times over
+  the `original` context are, those that turn more than `high` times stay, and between the two it is interpolated.
+  """
+
+  kind: str
+  factor: float
+  low: float = 1.0
+  high: float = 4.0
+  original: int = 8192
+
+  def divisors(self, frequency_H: Any) -> Any:
+    """What frequencies in radians a token, of numpy or jax, are divided by."""
+    if self.kind == "linear":
+      return frequency_H * 0 + self.factor
+    turns = frequency_H * (self.original / (2 * math.pi))
+    kept = ((turns - self.low) / (self.high - self.low)).clip(0, 1)
+    return 1 / ((1 - kept) / self.factor + kept)
+
+  def to_hugging_face(self) -> dict[str, Any]:
+    """As the value of rope_scaling."""
+    bounds = {
+      "low_freq_factor": self.low,
+      "high_freq_factor": self.high,
+      "original_max_position_embeddings": self.original,
+    }
+    return {"rope_type": self.kind, "factor": self.factor} | (bounds if self.kind == "llama3" else {})
+
+
+@dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """A Qwen2- or Llama-style decoder: RoPE, grouped-query attention, SwiGLU, RMSNorm."""
+  """A decoder of the Llama, Qwen2 or Qwen3 family: RoPE, grouped-query attention, SwiGLU, RMSNorm."""
 
   vocab: int  # V
   width: int  # D
@@ -28,8 +61,10 @@ class DecoderConfig:
   mlp: int  # F
   context: int  # greatest number of positions
   rope_base: float = 10000.0
+  rope_scaling: RopeScaling | None = None
   norm_epsilon: float = 1e-6
   qkv_bias: bool = True
+  qk_norm: bool = False  # queries and keys are normed head by head, before rope
   tied: bool = True  # the unembedding is the embedding
   # How the weights lie; what they compute is the same.
   stacked: bool = False  # the layers' weights have a leading axis [L], and programs loop over it
@@ -40,6 +75,7 @@ class DecoderConfig:
     """Number of weights, the embedding counted once when tied."""
     qkv = (self.heads + 2 * self.kv_heads) * self.head_width
     layer = self.width * (qkv + self.heads * self.head_width + 3 * self.mlp + 2) + qkv * self.qkv_bias
+    layer += 2 * self.head_width * self.qk_norm
     return self.layers * layer + self.width + self.vocab * self.width * (1 if self.tied else 2)
 
   def flops_per_token(self, length: int) -> float:
@@ -48,52 +84,122 @@ class DecoderConfig:
     return 2.0 * weights + 4.0 * self.layers * self.heads * self.head_width * length
 
 
-#: Hugging Face model types whose forward pass is this decoder's.
-MODEL_TYPES = {"qwen2": True, "llama": False}  # -> bias on q, k and v
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What sets the model types of Hugging Face apart."""
+
+  architecture: str
+  qkv_bias: bool
+  qk_norm: bool
+  required: tuple[str, ...]  # keys of config.json beside REQUIRED, for which each has another default
+
+
+#: model types whose forward pass is this decoder's; SmolLM2's is llama
+FAMILIES = {
+  "llama": Family("LlamaForCausalLM", False, False, ()),
+  "qwen2": Family("Qwen2ForCausalLM", True, False, ("num_key_value_heads",)),
+  "qwen3": Family("Qwen3ForCausalLM", False, True, ("num_key_value_heads", "head_dim")),
+}
+REQUIRED = (
+  "vocab_size",
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "intermediate_size",
+  "max_position_embeddings",
+  "rms_norm_eps",
+)
 
 
 def from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
-  """The configuration that a Hugging Face config.json describes.
+  """The configuration that a Hugging Face config.json describes, in the words of transformers 4 or 5.
 
   Raises:
-    UserError: it asks for something that this decoder does not do.
+    UserError: it lacks a key, or asks for something that this decoder does not do.
   """
   kind = data.get("model_type")
-  if kind not in MODEL_TYPES:
-    raise UserError(f"config.json: model_type {kind!r} is not supported; supported are {', '.join(MODEL_TYPES)}")
-  rope = data.get("rope_parameters") or {}
-  scaling = data.get("rope_scaling") or (rope if rope.get("rope_type", "default") != "default" else None)
-  refused = {
-    "rope_scaling": scaling,
-    "use_sliding_window": data.get("use_sliding_window"),
-    "hidden_act": data.get("hidden_act", "silu") != "silu" and data["hidden_act"],
-    "mlp_bias": data.get("mlp_bias"),
-  }
-  for name, value in refused.items():
+  family = FAMILIES.get(str(kind))
+  if family is None:
+    raise UserError(f"config.json: model_type = {kind!r} is not supported; use a model of type {', '.join(FAMILIES)}")
+  for name in (*REQUIRED, *family.required):
+    if data.get(name) is None:
+      raise UserError(f"config.json: {name} is missing; take the file that came with the weights")
+  for name, value in _refused(data, family).items():
     if value:
       raise UserError(f"config.json: {name} = {value!r} is not supported; use a checkpoint without it")
   width, heads = data["hidden_size"], data["num_attention_heads"]
+  rope = _rope(data)
   return DecoderConfig(
     vocab=data["vocab_size"],
     width=width,
     layers=data["num_hidden_layers"],
     heads=heads,
-    kv_heads=data.get("num_key_value_heads", heads),
+    kv_heads=data.get("num_key_value_heads") or heads,
     head_width=data.get("head_dim") or width // heads,
     mlp=data["intermediate_size"],
     context=data["max_position_embeddings"],
-    rope_base=float(rope.get("rope_theta", data.get("rope_theta", 10000.0))),
+    rope_base=float(rope.get("rope_theta", 10000.0)),
+    rope_scaling=_scaling(rope),
     norm_epsilon=data["rms_norm_eps"],
-    qkv_bias=data.get("attention_bias", MODEL_TYPES[kind]),
+    qkv_bias=family.qkv_bias,
+    qk_norm=family.qk_norm,
     tied=data.get("tie_word_embeddings", False),
   )
 
 
-def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json with which transformers builds the same model."""
-  kind = "qwen2" if config.qkv_bias else "llama"
+def _refused(data: Mapping[str, Any], family: Family) -> dict[str, Any]:
+  """What a config.json asks for that this decoder does not do: key -> its value, falsy where it does not ask."""
+  rope, slides = _rope(data), [kind for kind in data.get("layer_types") or () if kind != "full_attention"]
+  if "layer_types" not in data and data.get("use_sliding_window"):
+    slides = range(data.get("max_window_layers", 28), data["num_hidden_layers"])
   return {
-    "architectures": ["Qwen2ForCausalLM" if kind == "qwen2" else "LlamaForCausalLM"],
+    "layer_types": "layer_types" in data and slides,
+    "use_sliding_window": "layer_types" not in data and len(slides) > 0,
+    "hidden_act": data.get("hidden_act", "silu") != "silu" and data["hidden_act"],
+    "mlp_bias": data.get("mlp_bias"),
+    "attention_bias": not family.qkv_bias and data.get("attention_bias"),  # it would be on o_proj too
+    "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0) != 1.0 and rope["partial_rotary_factor"],
+    "quantization_config": data.get("quantization_config"),
+  }
+
+
+def _rope(data: Mapping[str, Any]) -> dict[str, Any]:
+  """All that a config.json says of rope, in the words of transformers 5's rope_parameters."""
+  names = ("rope_theta", "partial_rotary_factor")
+  rope = {name: data[name] for name in names if data.get(name) is not None}
+  rope |= (data.get("rope_scaling") or {}) | (data.get("rope_parameters") or {})
+  return {"rope_type": rope.pop("type", "default")} | rope
+
+
+def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+  keys = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+  }
+  kind = rope["rope_type"]
+  if kind not in keys:
+    raise UserError(f"config.json: rope_type = {kind!r} is not supported; use a checkpoint with {', '.join(keys)}")
+  for name in keys[kind]:
+    if rope.get(name) is None:
+      raise UserError(f"config.json: {name} of rope_type {kind!r} is missing; take the file that came with the weights")
+  return RopeScaling(kind, *(rope[name] for name in keys[kind])) if keys[kind] else None
+
+
+def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json with which transformers, 4 or 5, builds the same model.
+
+  Raises:
+    UserError: no model type has both biases and norms on queries and keys.
+  """
+  kind = next((k for k, f in FAMILIES.items() if (f.qkv_bias, f.qk_norm) == (config.qkv_bias, config.qk_norm)), None)
+  if kind is None:
+    raise UserError(
+      "a decoder with qkv_bias = True and qk_norm = True has no Hugging Face model type; drop one of them"
+    )
+  scaling = config.rope_scaling
+  return {
+    "architectures": [FAMILIES[kind].architecture],
     "model_type": kind,
     "vocab_size": config.vocab,
     "hidden_size": config.width,
@@ -104,6 +210,7 @@ def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
     "intermediate_size": config.mlp,
     "max_position_embeddings": config.context,
     "rope_theta": config.rope_base,
+    "rope_scaling": None if scaling is None else scaling.to_hugging_face(),
     "rms_norm_eps": config.norm_epsilon,
     "attention_bias": config.qkv_bias,
     "tie_word_embeddings": config.tied,

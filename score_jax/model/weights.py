@@ -1,0 +1,122 @@
+"""A decoder's weights out of named tensors, each device's share by itself, and as named tensors again.
+
+Nothing is read but what a device of this process keeps, one parameter at a
+time: the host holds little more than the weights themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
+
+from score_jax.errors import UserError
+from score_jax.mesh.sharding import weight_shardings
+from score_jax.model import names
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Weights, structure
+from score_jax.model.names import Origin, Shape
+
+#: ends of names of tensors that older files carry and that say nothing
+HARMLESS = ("rotary_emb.inv_freq",)
+
+
+class Tensors(Protocol):
+  """Tensors in files under their Hugging Face names; only headers have been read."""
+
+  source: str  # the folder or file
+  shapes: dict[str, Shape]
+
+  def file(self, name: str) -> str:
+    """The file that holds a tensor."""
+    ...
+
+  def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of a tensor; slices may reach beyond its end."""
+    ...
+
+
+def check(tensors: Tensors, config: DecoderConfig) -> None:
+  """Compares what the files' headers say with the configuration.
+
+  Raises:
+    UserError: a tensor is missing, of another shape, or not of this decoder; names file, tensor and shapes.
+  """
+  expected = names.shapes(config)
+  for name, shape in expected.items():
+    if name not in tensors.shapes:
+      raise UserError(f"{tensors.source}: tensor {name} {shape} is missing; fetch the model again")
+    if tensors.shapes[name] != shape:
+      raise UserError(
+        f"{tensors.file(name)}: tensor {name} is {tensors.shapes[name]}, the configuration asks for {shape}; "
+        "take configuration and weights of the same model"
+      )
+  for name in tensors.shapes.keys() - expected.keys():
+    if not name.endswith(HARMLESS) and not (config.tied and name == names.TOP["unembedding"]):
+      raise UserError(
+        f"{tensors.file(name)}: tensor {name} {tensors.shapes[name]} is not of this decoder; use a plain model "
+        "of a supported family"
+      )
+
+
+def load(config: DecoderConfig, tensors: Tensors, *, dtype: str, mesh: Mesh | None) -> Weights:
+  """The weights of a decoder, laid out over a mesh, or on the first device.
+
+  Args:
+    config: that of the tensors, or one with a greater vocabulary: rows that the files do not have are zero.
+  """
+  _, leaves = structure(config)
+  one: Sharding = SingleDeviceSharding(jax.devices()[0])
+  places = jax.tree.map(lambda _: one, leaves) if mesh is None else weight_shardings(mesh, leaves)
+
+  def build(path: Any, leaf: jax.ShapeDtypeStruct, place: Sharding) -> jax.Array:
+    found = names.origin(path, config)
+
+    def share(index: Any) -> np.ndarray:
+      return _part(tensors, found, [slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)], dtype)
+
+    # Waited for, so that a host does not hold what it has read of many while they are on their way to a device.
+    return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, place, share, dtype))
+
+  return jax.tree_util.tree_map_with_path(build, leaves, places)
+
+
+def _part(tensors: Tensors, origin: Origin, index: list[slice], dtype: str) -> np.ndarray:
+  """What stands at an index of a parameter."""
+  result = np.zeros([s.stop - s.start for s in index], dtype)
+  layers = origin.names[index[0]] if origin.stacked else origin.names
+  for name, target in zip(layers, result if origin.stacked else [result], strict=True):
+    found = tensors.read(name, origin.outer(index))
+    (target.T if origin.transposed else target)[: len(found)] = found
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+  """A tensor to be written, still on the devices."""
+
+  name: str
+  origin: Origin
+  leaf: jax.Array
+  layer: int  # along the leading axis, where there is one
+
+  @property
+  def size(self) -> int:
+    """Number of its elements."""
+    return self.leaf.size // (self.leaf.shape[0] if self.origin.stacked else 1)
+
+  def fetch(self, dtype: str) -> np.ndarray:
+    array = np.asarray(self.leaf[self.layer] if self.origin.stacked else self.leaf)
+    return np.ascontiguousarray(array.T if self.origin.transposed else array, dtype)
+
+
+def named(config: DecoderConfig, weights: Weights) -> Iterator[Named]:
+  """The tensors that hold some weights."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+    found = names.origin(path, config)
+    for layer, name in enumerate(found.names):
+      yield Named(name, found, leaf, layer)
