@@ -16,7 +16,6 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from score_jax.errors import UserError
@@ -24,7 +23,7 @@ from score_jax.errors import UserError
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: Mapping[str, Any]) -> None:
+def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: dict[str, Any]) -> None:
   """Writes a model (source.Model) whose tokenizer has the tags; `out` is there whole in the end, or not at all."""
   from score_jax.agent.protocol import Protocol
   from score_jax.model import hugging_face
@@ -51,6 +50,7 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
+  from etils import epath
   from ml_collections import ConfigDict
 
   from score_jax import stages
@@ -60,10 +60,13 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
 
   if stage not in (*stages.READS, "untrained"):
     raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
-  if not (pathlib.Path(root) / "config.json").exists():
-    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
+  if not epath.Path(root).is_dir():
+    raise UserError(f"--workdir={root}: there is no such folder; give that of a run")
   workdir = Workdir(root)
-  with Run(ConfigDict(workdir.read_json("config.json")["config"]), workdir) as run:
+  found = workdir.read_json("config.json")
+  if found is None:
+    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
+  with Run(ConfigDict(found["config"]), workdir) as run:
     weights = stages.weights_of(run, stage)
     return source.Model(run.student.config, weights, run.student.tokenizer), _decoding(run.config.student)
 

@@ -23,6 +23,8 @@ from score_jax.model.names import Origin, Shape
 
 #: ends of names of tensors that older files carry and that say nothing
 HARMLESS = ("rotary_emb.inv_freq",)
+#: of a tensor, read at a time: a matrix is turned over four times faster than all at once, and held once
+ROWS = 128
 
 
 class Tensors(Protocol):
@@ -36,7 +38,7 @@ class Tensors(Protocol):
     ...
 
   def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-    """A part of a tensor; slices may reach beyond its end."""
+    """A part of a tensor; its rows may reach beyond the end."""
     ...
 
 
@@ -55,7 +57,7 @@ def check(tensors: Tensors, config: DecoderConfig) -> None:
         f"{tensors.file(name)}: tensor {name} is {tensors.shapes[name]}, the configuration asks for {shape}; "
         "take configuration and weights of the same model"
       )
-  for name in tensors.shapes.keys() - expected.keys():
+  for name in sorted(tensors.shapes.keys() - expected.keys()):
     if not name.endswith(HARMLESS) and not (config.tied and name == names.TOP["unembedding"]):
       raise UserError(
         f"{tensors.file(name)}: tensor {name} {tensors.shapes[name]} is not of this decoder; use a plain model "
@@ -90,8 +92,11 @@ def _part(tensors: Tensors, origin: Origin, index: list[slice], dtype: str) -> n
   result = np.zeros([s.stop - s.start for s in index], dtype)
   layers = origin.names[index[0]] if origin.stacked else origin.names
   for name, target in zip(layers, result if origin.stacked else [result], strict=True):
-    found = tensors.read(name, origin.outer(index))
-    (target.T if origin.transposed else target)[: len(found)] = found
+    rows, *columns = origin.outer(index)
+    turned = target.T if origin.transposed else target
+    for first in range(rows.start, min(rows.stop, tensors.shapes[name][0]), ROWS):
+      found = tensors.read(name, (slice(first, min(first + ROWS, rows.stop)), *columns))
+      turned[first - rows.start :][: len(found)] = found
   return result
 
 
