@@ -16,12 +16,16 @@ def get_config(arg: str = "") -> ConfigDict:
   c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
 
   c.mesh = ConfigDict()
-  c.mesh.shape = (-1, 1, 1)  # (data, fsdp, tensor); -1 takes what devices are left
+  # (data, fsdp, tensor) of the same devices for each use; -1 takes what are left
+  c.mesh.train = (-1, 1, 1)  # the student, when it is trained
+  c.mesh.sample = (-1, 1, 1)  # the student, when it samples
+  c.mesh.teacher = (-1, 1, 1)
 
   c.teacher = ConfigDict()
   c.teacher.kind = "model"  # model: a decoder on the mesh; reference: the tasks' worked solutions
   c.teacher.path = "shipped:teacher"
   c.teacher.dtype = "float32"
+  c.teacher.layer_scan = False  # True: programs loop over stacked layers, which compiles sooner; on CPU it is slower
   c.teacher.temperature = 0.7
   c.teacher.top_k = 0  # 0: all
   c.teacher.top_p = 1.0
@@ -29,7 +33,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.student = ConfigDict()
   c.student.path = "shipped:student"
-  c.student.dtype = "float32"
+  c.student.dtype = "float32"  # of its passes, in training and in sampling
+  c.student.layer_scan = False
+  c.student.lora_rank = 0  # adapters are trained in the place of all weights; 0: none
   c.student.temperature = 0.7  # when it explores and when it is evaluated
   c.student.top_k = 0
   c.student.top_p = 1.0
@@ -58,7 +64,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.agent.turn_tokens = 64  # of one turn, at most
 
   c.sampler = ConfigDict()
-  c.sampler.slots = 128
+  c.sampler.slots = 128  # of the student
+  c.sampler.teacher_slots = 128
   c.sampler.length = 512  # tokens of one context
   c.sampler.rows = 16  # slots that one extend call serves
   c.sampler.chunks = (32, 128)  # tokens that an extend call takes a row
@@ -69,6 +76,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.optimizer = "adamw"  # or muon; of the supervised stages
   c.train.weight_decay = 0.01
   c.train.max_norm = 1.0  # of the gradient
+  c.train.weights_dtype = "float32"  # of the weights that the optimiser keeps; its moments are float32
+  c.train.attention = "auto"  # by platform; or blocks, xla, cudnn, splash
+  c.train.remat = (
+    "none"  # what the backward pass makes again: none, dots (all but matrix products), full (whole layers)
+  )
   c.train.logit_chunk = 512  # positions of a row whose logits exist at a time
   c.train.length = 512  # tokens of a packed row
   c.train.rows = 4  # of one update
@@ -126,7 +138,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
   if arg == "smoke":
     c.tasks.train, c.tasks.validation, c.tasks.test = 32, 8, 12
-    c.sampler.slots, c.sampler.length, c.sampler.rows = 32, 384, 8
+    c.sampler.slots = c.sampler.teacher_slots = 32
+    c.sampler.length, c.sampler.rows = 384, 8
     c.sampler.chunks, c.sampler.bucket = (32,), 384  # few programs to compile
     c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 2
     for stage in (c.warm_start, c.sft, c.bc):

@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     raise ValueError(f"configs/quickstart_pretrain.py:{arg} is none; choose nothing or smoke")
   c = ConfigDict()
   c.seed = 7
-  c.mesh = ConfigDict({"shape": (-1, 1, 1)})
+  c.mesh = ConfigDict({"train": (-1, 1, 1)})
   c.roles = ("student", "teacher")  # which to make; the tokenizer comes out the same
   c.vocab = 576  # tokens of the tokenizer that both share
   c.texts = ("teacher/short", "teacher/full")  # lessons that it is trained on
@@ -52,6 +52,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.micro_rows = 2
   c.train.length = 512
   c.train.logit_chunk = 512
+  c.train.attention = "auto"
+  c.train.remat = "none"
   c.train.checkpoint_every = 500
   c.train.keep_checkpoints = 2
   c.train.epochs = 1

@@ -9,27 +9,16 @@ Hugging Face datasets. The teacher asks no model: GSM8K's <<48/2=24>> annotation
 are a worked tool trajectory.
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-
-def _quickstart() -> ConfigDict:
-  """The quickstart's config, of which this one is a variation."""
-  path = pathlib.Path(__file__).parent / "quickstart.py"
-  spec = importlib.util.spec_from_file_location("quickstart", path)
-  assert spec is not None and spec.loader is not None
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module.get_config()
+from score_jax.variation import config_beside
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: "" for the whole of GSM8K, "smoke" for every stage on two CPU cores in under 15 minutes."""
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/smollm2_gsm8k.py:{arg} is none; choose smollm2_gsm8k.py or smollm2_gsm8k.py:smoke")
-  c = _quickstart()
+  c = config_beside(__file__, "quickstart")
   c.teacher.kind = "reference"
   c.student.path = "smollm2"
   c.student.temperature, c.student.top_k, c.student.top_p, c.student.repetition_penalty = 0.6, 20, 0.95, 1.0
@@ -37,7 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks.kind = "gsm8k"
   c.tasks.train, c.tasks.validation, c.tasks.test = 6000, 200, 1000
   c.agent.turn_tokens = 256
-  c.sampler.slots, c.sampler.length, c.sampler.bucket = 64, 1024, 256
+  c.sampler.slots = 64
+  c.sampler.length, c.sampler.bucket = 1024, 256
   c.sampler.rows, c.sampler.chunks = 8, (64, 256)
   c.train.length = c.rl.length = 1024
   c.train.logit_chunk = 128

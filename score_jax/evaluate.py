@@ -23,7 +23,10 @@ def evaluate(run: Run) -> list[dict[str, Any]]:
   models = ["untrained", *(s for s in run.config.stages if "updates" in needed(run, s))]
   if run.config.teacher.kind == "model":
     models.insert(0, "teacher")
-  rows = [_evaluated(run, model) for model in models]
+  rows: list[dict[str, Any]] = []
+  for model in models:
+    rows.append(_evaluated(run, model))
+    run.free_teacher()
   run.workdir.write_json("results.json", {"schema": 1, "rows": rows})
   return rows
 

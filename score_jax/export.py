@@ -54,7 +54,7 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   from ml_collections import ConfigDict
 
   from score_jax import stages
-  from score_jax.model import source
+  from score_jax.model import adapters, source
   from score_jax.run import Run
   from score_jax.workdir import Workdir
 
@@ -67,8 +67,8 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   if found is None:
     raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
   with Run(ConfigDict(found["config"]), workdir) as run:
-    weights = stages.weights_of(run, stage)
-    return source.Model(run.student.config, weights, run.student.tokenizer), _decoding(run.config.student)
+    shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
+    return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)
 
 
 def _decoding(c: Any) -> dict[str, Any]:

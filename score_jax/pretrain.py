@@ -26,6 +26,7 @@ from score_jax.command import command
 from score_jax.mentor.demonstrations import with_detours, with_slips
 from score_jax.mesh.sharding import make_mesh
 from score_jax.model import hugging_face
+from score_jax.model.adapters import NOTHING
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import create
 from score_jax.tasks import word_problems
@@ -33,6 +34,7 @@ from score_jax.tasks.source import difficulty
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
 from score_jax.train.batch import Sample, sample
+from score_jax.train.steps import Passes
 from score_jax.train.supervised import Settings, fine_tune
 from score_jax.trajectory import Question, Trajectory
 from score_jax.workdir import Workdir
@@ -113,15 +115,19 @@ def _train(
   )
   seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{role}".encode()).digest()[:4])
   graph, weights = create(shape, seed)
+  shared = config.train
+  passes = Passes(1.0, shared.logit_chunk, shared.attention, shared.remat, "float32", "float32")
   settings = Settings(**{f.name: config.train[f.name] for f in dataclasses.fields(Settings)})
   trained = fine_tune(
     role,
     [[all_but_detours(tokenised(protocol, t)) for t in lesson] for lesson in lessons],
     config=shape,
     graph=graph,
-    weights=weights,
-    mesh=make_mesh(config.mesh.shape),
+    begin=lambda: weights,
+    frozen=NOTHING,
+    mesh=make_mesh(config.mesh.train),
     settings=settings,
+    passes=passes,
     seed=config.seed,
     workdir=workdir,
     say=print,

@@ -24,9 +24,9 @@ from score_jax.mentor import starts as rl_starts
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
 from score_jax.mentor.starts import Start
-from score_jax.model.decoder import Weights
+from score_jax.model import adapters
 from score_jax.reinforce import reinforce
-from score_jax.run import Run
+from score_jax.run import Run, passes
 from score_jax.stages import decoded, encoded, finish, needed, weights_of, whole
 from score_jax.tasks.split import share, split
 from score_jax.train.batch import every_step, sample, teacher_steps
@@ -82,18 +82,21 @@ def mentored_questions(run: Run) -> list[Question]:
   return split(run.tasks.train, salt=f"{run.config.seed}/warm_start", first=run.config.warm_start.share)[1]
 
 
-def _train(run: Run, stage: str, start: Weights, trajectories: Sequence[Trajectory], loss: str) -> Trained:
-  """Fine-tunes `start` on trajectories; the weights are in the stage's checkpoints."""
+def _train(run: Run, stage: str, start: str, trajectories: Sequence[Trajectory], loss: str) -> Trained:
+  """Fine-tunes the weights of stage `start` on trajectories; the new ones are in the stage's checkpoints."""
   if loss not in CHOOSERS:
     raise UserError(f"{stage}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
+  run.free_teacher()
   return fine_tune(
     stage,
     [[sample(t, carries_loss=CHOOSERS[loss]) for t in trajectories]],
     config=run.student.config,
     graph=run.student.graph,
-    weights=start,
-    mesh=run.mesh,
+    begin=lambda: adapters.parts(weights_of(run, start))[0],
+    frozen=adapters.parts(run.student.weights)[1],
+    mesh=run.meshes.train,
     settings=run.settings(run.config[stage]),
+    passes=passes(run.config, 1.0),
     seed=run.config.seed,
     workdir=run.workdir,
     say=run.say,
@@ -111,7 +114,7 @@ def warm_start(run: Run) -> dict[str, Any]:
   right = [t for t in shown if t.right]
   run.say(f"warm_start: {len(right)} of {len(shown)} demonstrations are right")
   run.workdir.write_part("warm_start", 0, right)
-  trained = _train(run, "warm_start", run.student.weights, right, "every_step")
+  trained = _train(run, "warm_start", "untrained", right, "every_step")
   ledger = total(t.ledger for t in shown) + trained.cost
   return {"ledger": encoded(ledger), "updates": trained.updates, "demonstrations": len(shown), "right": len(right)}
 
@@ -193,7 +196,7 @@ def sft(run: Run) -> dict[str, Any]:
     if case.outcome == "solved" or (case.outcome == "unaided" and share(case.question, salt) < c.keep_unaided)
   ]
   run.say(f"sft: {len(kept)} trajectories, {sum(bool(t.corrections) for t in kept)} of them corrected")
-  trained = _train(run, "sft", weights_of(run, "warm_start"), kept, c.loss)
+  trained = _train(run, "sft", "warm_start", kept, c.loss)
   return {"ledger": encoded(trained.cost), "updates": trained.updates, "trajectories": len(kept)}
 
 
@@ -210,7 +213,7 @@ def rl(run: Run) -> dict[str, Any]:
     salt=f"{c.seed}/rl",
   )
   run.say(f"rl: {len(begin)} starts, {sum(s.correction is not None for s in begin)} of them before a corrected step")
-  trained = reinforce(run, "rl", begin, weights_of(run, "sft"), token_budget=None)
+  trained = reinforce(run, "rl", begin, "sft", token_budget=None)
   return {
     "ledger": encoded(trained.cost),
     "updates": trained.updates,
@@ -224,7 +227,7 @@ def rl_from_question(run: Run) -> dict[str, Any]:
   _, cases = _halves(run)
   begin = [Start(case.question, at_question(case.question), None, run.config.agent.acts) for case in cases]
   budget = decoded(needed(run, "rl")["ledger"]).of("student").generated
-  trained = reinforce(run, "rl_from_question", begin, weights_of(run, "sft"), token_budget=budget)
+  trained = reinforce(run, "rl_from_question", begin, "sft", token_budget=budget)
   return {
     "ledger": encoded(trained.cost),
     "updates": trained.updates,
@@ -236,17 +239,11 @@ def rl_from_question(run: Run) -> dict[str, Any]:
 def bc(run: Run) -> dict[str, Any]:
   """Cloning teacher trajectories, as many as the teacher tokens of warm start and mentoring buy."""
   budget = sum(decoded(needed(run, name)["ledger"]).of("teacher").generated for name in ("warm_start", "mps"))
-  teacher = run.teacher(run.student.weights)
-  shown: list[Trajectory] = []
-  rounds = 0
-  while rounds == 0 or sum(t.ledger.of("teacher").generated for t in shown) < budget:
-    shown += teacher.demonstrate(run.tasks.train, name=f"bc/{rounds}")
-    rounds += 1
-  bought = _bought(shown, budget)
+  bought = _bought(_shown(run, budget), budget)
   right = [t for t in bought if t.right]
   run.say(f"bc: {len(right)} of {len(bought)} demonstrations are right")
   run.workdir.write_part("bc", 0, right)
-  trained = _train(run, "bc", run.student.weights, right, "every_step")
+  trained = _train(run, "bc", "untrained", right, "every_step")
   return {
     "ledger": encoded(total(t.ledger for t in bought) + trained.cost),
     "updates": trained.updates,
@@ -254,6 +251,17 @@ def bc(run: Run) -> dict[str, Any]:
     "right": len(right),
     "token_budget": budget,
   }
+
+
+def _shown(run: Run, budget: int) -> list[Trajectory]:
+  """Demonstrations on all training questions, again and again until they have cost the budget."""
+  teacher = run.teacher(run.student.weights)
+  shown: list[Trajectory] = []
+  rounds = 0
+  while rounds == 0 or sum(t.ledger.of("teacher").generated for t in shown) < budget:
+    shown += teacher.demonstrate(run.tasks.train, name=f"bc/{rounds}")
+    rounds += 1
+  return shown
 
 
 def _bought(shown: Sequence[Trajectory], budget: int) -> list[Trajectory]:

@@ -21,9 +21,11 @@ from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
 from score_jax.mentor.reward import Tier, Tiers, advantages, tier
 from score_jax.mentor.starts import Start
+from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.progress import Progress
-from score_jax.run import Run
+from score_jax.run import Run, passes
+from score_jax.stages import weights_of
 from score_jax.train.batch import Batch, Sample, micro_batches, pack, sample
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
@@ -70,39 +72,38 @@ def score(start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_
   return [Scored(start, t, n, r, float(a)) for t, n, r, a in zip(sound, names, rewards, values, strict=True)]
 
 
-def reinforce(run: Run, stage: str, starts: Sequence[Start], weights: Weights, *, token_budget: int | None) -> Trained:
-  """Trains from `weights`, or goes on from the stage's newest checkpoint, where the new weights are in the end.
+def reinforce(run: Run, stage: str, starts: Sequence[Start], begin: str, *, token_budget: int | None) -> Trained:
+  """Trains from the weights of stage `begin`, or goes on from its own newest checkpoint, where the new ones will be.
 
   Args:
     token_budget: stops after the step in which the student has generated this many tokens; None: after all steps.
   """
-  return _Reinforce(run, stage, starts, token_budget).train(weights)
+  return _Reinforce(run, stage, starts, begin, token_budget).train()
 
 
 class _Reinforce:
   """One stage of policy gradient."""
 
-  def __init__(self, run: Run, stage: str, starts: Sequence[Start], token_budget: int | None):
-    self.run, self.stage, self.starts, self.token_budget = run, stage, starts, token_budget
+  def __init__(self, run: Run, stage: str, starts: Sequence[Start], begin: str, token_budget: int | None):
+    self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
     self.config = c = run.config.rl
     self.agent = run.rl_agent(c.temperature)
     self.tiers = Tiers(c.final, c.key, c.avoid)
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     rate = schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
-    shared = run.config.train
     self.trainer = Trainer(
       run.student.graph,
-      optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=shared.max_norm),
+      optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=run.config.train.max_norm),
       clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip),
-      run.mesh,
-      temperature=c.temperature,
-      logit_chunk=shared.logit_chunk,
+      run.meshes.train,
+      passes(run.config, c.temperature),
+      adapters.parts(run.student.weights)[1],
     )
 
-  def train(self, weights: Weights) -> Trained:
+  def train(self) -> Trained:
     run, c = self.run, self.config
     checkpoints = Checkpoints(run.workdir.checkpoints(self.stage), keep=run.config.train.keep_checkpoints)
-    state = checkpoints.newest(self.trainer.abstract(weights)) or self.trainer.start(weights)
+    state = checkpoints.newest(self.trainer.abstract(run.student.config)) or self.trainer.start(self._first_weights())
     done = int(state.step) // self.updates
     metrics = Metrics(run.workdir, self.stage)
     ledger = total(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
@@ -126,14 +127,17 @@ class _Reinforce:
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
-          numbers["val_accuracy"] = validate(run, state.weights)
+          numbers["val_accuracy"] = validate(run, self.trainer.whole(state))
         metrics.write(number, numbers)
         if keep:
           checkpoints.save(state)
         progress(1, f"reward {numbers['reward_mean']:.3f}")
     metrics.close()
     checkpoints.close()
-    return Trained(state.weights, int(state.step), ledger + self._training_cost())
+    return Trained(self.trainer.whole(state), int(state.step), ledger + self._training_cost())
+
+  def _first_weights(self) -> Weights:
+    return adapters.parts(weights_of(self.run, self.begin))[0]
 
   def _spent(self, ledger: Ledger) -> bool:
     return self.token_budget is not None and ledger.of("student").generated >= self.token_budget
@@ -146,7 +150,7 @@ class _Reinforce:
       Request(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
       for i, s in enumerate(starts)
     ]
-    groups = self.agent.rollout(state.weights, requests)
+    groups = self.agent.rollout(self.trainer.whole(state), requests)
     divide = self.config.divide_by_deviation
     scored = [score(s, g, self.tiers, divide_by_deviation=divide) for s, g in zip(starts, groups, strict=True)]
     return scored, groups

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.agent.protocol import Protocol
@@ -19,10 +19,10 @@ from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.teacher import Teacher
-from score_jax.mesh.sharding import make_mesh
-from score_jax.model import source
+from score_jax.mesh.sharding import Meshes
+from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Weights
+from score_jax.model.decoder import Weights, structure
 from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
@@ -30,8 +30,21 @@ from score_jax.tasks.source import Tasks, load
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
 from score_jax.train import supervised
+from score_jax.train.steps import Passes
 from score_jax.trajectory import Author
 from score_jax.workdir import Workdir
+
+
+def passes(config: ConfigDict, temperature: float) -> Passes:
+  """How the student's train steps compute; log-probabilities are of a temperature."""
+  c = config.train
+  return Passes(temperature, c.logit_chunk, c.attention, c.remat, config.student.dtype, c.weights_dtype)
+
+
+def programs(c: ConfigDict, model: DecoderConfig, mesh: Mesh, *, slots: int, stop: int, dtype: str) -> Programs:
+  """The sampler's programs for a model, with the shapes of the group `sampler`."""
+  graph, _ = structure(model)
+  return Programs(graph, model, mesh, slots=slots, length=c.length, bucket=c.bucket, stop=stop, dtype=dtype)
 
 
 class Run:
@@ -59,8 +72,8 @@ class Run:
     self.seconds[stage] = time.monotonic() - start
 
   @cached_property
-  def mesh(self) -> jax.sharding.Mesh:
-    return make_mesh(self.config.mesh.shape)
+  def meshes(self) -> Meshes:
+    return Meshes.of(self.config.mesh)
 
   @cached_property
   def tasks(self) -> Tasks:
@@ -83,60 +96,56 @@ class Run:
 
   @cached_property
   def student(self) -> source.Model:
-    """The untrained student, with the method's tags in its vocabulary, on the mesh."""
-    return self._model(self.config.student)
+    """The untrained student, with the method's tags in its vocabulary, as it lies when it is trained."""
+    return self._model(self.config.student, self.meshes.train)
 
   @cached_property
   def teacher_model(self) -> source.Model:
-    return self._model(self.config.teacher)
+    return self._model(self.config.teacher, self.meshes.teacher)
 
-  def _model(self, config: ConfigDict) -> source.Model:
+  def _model(self, config: ConfigDict, mesh: Mesh) -> source.Model:
     found = source.open(config.path)
     spelled = add_tags(found.tokenizer)
-    shape = with_room(found.config, len(found.tokenizer), multiple=self.mesh.shape["tensor"])
-    weights = found.weights(shape, dtype=config.dtype, mesh=self.mesh)
-    return source.Model(shape, with_tokens(weights, known=found.config.vocab, spelled=spelled), found.tokenizer)
+    shape = with_room(found.config, len(found.tokenizer), multiple=self.meshes.vocabulary_multiple)
+    shape = dataclasses.replace(shape, stacked=config.layer_scan)
+    weights = found.weights(shape, dtype=config.dtype, mesh=mesh)
+    weights = with_tokens(weights, known=found.config.vocab, spelled=spelled)
+    if config.get("lora_rank"):
+      shape, weights = adapters.add(shape, weights, rank=config.lora_rank, seed=self.config.seed, mesh=mesh)
+    return source.Model(shape, weights, found.tokenizer)
+
+  def free_teacher(self) -> None:
+    """Takes the teacher's weights off the devices; they are loaded again where they are needed again."""
+    self.__dict__.pop("teacher_model", None)
 
   @cached_property
   def protocol(self) -> Protocol:
     return Protocol(self.student.tokenizer)
 
-  def agent(self, name: str, author: Author, model: DecoderConfig, programs: Programs, decoding: ConfigDict) -> Agent:
+  def _agent(self, name: Author, model: source.Model, mesh: Mesh, config: ConfigDict, slots: int) -> Agent:
     c = self.config
     return Agent(
       model=name,
-      author=author,
-      programs=programs,
+      author=name,
+      programs=programs(c.sampler, model.config, mesh, slots=slots, stop=self.protocol.stop, dtype=config.dtype),
       shapes=Shapes(c.sampler.rows, tuple(c.sampler.chunks), c.sampler.decode),
       protocol=self.protocol,
       tool=self.tool,
       grader=self.tasks.grader,
-      decoding=Decoding(decoding.temperature, decoding.top_k, decoding.top_p, decoding.repetition_penalty),
+      decoding=Decoding(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
       turn_tokens=c.agent.turn_tokens,
       seed=c.seed,
-    )
-
-  def _programs(self, model: source.Model) -> Programs:
-    c = self.config.sampler
-    return Programs(
-      model.graph,
-      model.config,
-      self.mesh,
-      slots=c.slots,
-      length=c.length,
-      bucket=c.bucket,
-      stop=self.protocol.stop,
     )
 
   @cached_property
   def student_agent(self) -> Agent:
     """The student as it explores and is evaluated."""
-    return self.agent("student", "student", self.student.config, self._programs(self.student), self.config.student)
+    return self._agent("student", self.student, self.meshes.sample, self.config.student, self.config.sampler.slots)
 
   @cached_property
   def teacher_agent(self) -> Agent:
-    return self.agent(
-      "teacher", "teacher", self.teacher_model.config, self._programs(self.teacher_model), self.config.teacher
+    return self._agent(
+      "teacher", self.teacher_model, self.meshes.teacher, self.config.teacher, self.config.sampler.teacher_slots
     )
 
   def rl_agent(self, temperature: float) -> Agent:

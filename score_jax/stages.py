@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
+from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
 from score_jax.train.checkpoints import Checkpoints
@@ -75,9 +76,10 @@ def needed(run: Run, stage: str) -> dict[str, Any]:
 def newest_weights(run: Run, stage: str) -> tuple[int, Weights] | None:
   """Step and weights of the newest checkpoint of a stage that can be read."""
   checkpoints = Checkpoints(run.workdir.checkpoints(stage), keep=run.config.train.keep_checkpoints)
-  found = checkpoints.newest_weights(run.student.weights)
+  trained, frozen = adapters.parts(run.student.weights)
+  found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
   checkpoints.close()
-  return found
+  return None if found is None else (found[0], adapters.together(found[1], frozen))
 
 
 def weights_of(run: Run, stage: str) -> Weights:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -20,9 +21,14 @@ from jax.sharding import AxisType, Mesh
 from score_jax.mesh.sharding import AXES, make_mesh, path_name
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
+from score_jax.train.steps import Passes
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+#: how train steps of tiny decoders compute
+PASSES = Passes(1.0, logit_chunk=8, attention="auto", remat="none", dtype="float32", weights_dtype="float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,21 @@ class Tiny:
   @property
   def model(self) -> Decoder:
     return nnx.merge(self.graph, self.weights)
+
+
+def stacked(tiny: Tiny) -> Tiny:
+  """The same decoder with its layers in one stack."""
+  config = dataclasses.replace(tiny.config, stacked=True)
+  graph, shapes = structure(config)
+  flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.weights)}
+
+  def gather(path: Any, _: Any) -> jax.Array:
+    head, *rest = path_name(path)
+    if head != "blocks":
+      return flat[(head, *rest)]
+    return jnp.stack([flat[(head, str(i), *rest)] for i in range(config.layers)])
+
+  return Tiny(config, graph, jax.tree_util.tree_map_with_path(gather, shapes))
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,17 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax import main, run
+from score_jax import main
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import make_mesh
+from score_jax.mesh.sharding import Meshes
 from score_jax.recipe import walk
 from score_jax.run import Run
 from score_jax.workdir import Workdir
 from tests.configs import smoke_config
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+MESHES_OF = Meshes.of
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
 
@@ -47,7 +49,7 @@ def refused(status: int, *args: str) -> str:
 def on_one_device(one_device: Mesh) -> Iterator[None]:
   """The runs of this module use one of the virtual devices, as on a user's machine, which is much faster."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run, "make_mesh", lambda _: one_device)
+    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
     yield
 
 
@@ -192,9 +194,9 @@ def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(run, "make_mesh", make_mesh)
+  monkeypatch.setattr(Meshes, "of", MESHES_OF)
   config = smoke_config()
-  config.mesh.shape = (2, 2, 2)
+  config.mesh.train, config.mesh.sample = (2, 2, 2), (4, 1, 2)
   config.stages = ("warm_start",)
   assert jax.device_count() == 8
   main.run_recipe(config, str(tmp_path / "w"))

@@ -7,11 +7,15 @@ NamedSharding and XLA adds the collectives; the axes are of type Auto.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from score_jax.errors import UserError
 
@@ -27,47 +31,118 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
   None: None,
 }
 
-#: name of a parameter (the last two parts of its path) -> logical axes of its dimensions
+#: linear layer -> logical axes of what goes in and what comes out
+LINEAR: dict[str, tuple[str, str]] = {
+  "query": ("width", "heads"),
+  "key": ("width", "heads"),
+  "value": ("width", "heads"),
+  "out": ("heads", "width"),
+  "gate": ("width", "mlp"),
+  "up": ("width", "mlp"),
+  "down": ("mlp", "width"),
+}
+#: name of a parameter (the end of its path) -> logical axes of its dimensions, one of layers before them or not
 PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
   "embedding": ("vocab", "width"),
   "unembedding": ("vocab", "width"),
   "scale": (None,),
-  "query.kernel": ("width", "heads"),
-  "key.kernel": ("width", "heads"),
-  "value.kernel": ("width", "heads"),
-  "query.bias": ("heads",),
-  "key.bias": ("heads",),
-  "value.bias": ("heads",),
-  "out.kernel": ("heads", "width"),
-  "gate.kernel": ("width", "mlp"),
-  "up.kernel": ("width", "mlp"),
-  "down.kernel": ("mlp", "width"),
+  **{f"{name}.kernel": axes for name, axes in LINEAR.items()},
+  **{f"{name}.bias": axes[1:] for name, axes in LINEAR.items()},
+  **{f"{name}.lora.lora_a": (axes[0], None) for name, axes in LINEAR.items()},
+  **{f"{name}.lora.lora_b": (None, axes[1]) for name, axes in LINEAR.items()},
 }
 
 
-def make_mesh(shape: Sequence[int]) -> Mesh:
-  """A mesh of (data, fsdp, tensor) over all devices; one entry may be -1, which takes what is left.
+def mesh_sizes(shape: Sequence[int], count: int, name: str) -> tuple[int, ...]:
+  """The sizes of a mesh's axes over `count` devices, with -1 resolved.
 
   Raises:
-    UserError: the shape does not use the devices at hand.
+    UserError: they do not use the devices.
   """
-  count = jax.device_count()
   sizes = list(shape)
   if sizes.count(-1) == 1:
-    rest = 1
-    for size in sizes:
-      rest *= size if size != -1 else 1
+    rest = math.prod(size for size in sizes if size != -1)
     sizes[sizes.index(-1)] = count // rest if rest and count % rest == 0 else -1
-  if len(sizes) != len(AXES) or min(sizes) < 1 or sizes[0] * sizes[1] * sizes[2] != count:
+  if len(sizes) != len(AXES) or min(sizes) < 1 or math.prod(sizes) != count:
     raise UserError(
-      f"mesh.shape = {tuple(shape)} does not fit {count} devices; give (data, fsdp, tensor) whose product is {count}"
+      f"mesh.{name} = {tuple(shape)} does not fit {count} devices; give (data, fsdp, tensor) whose product is {count}"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return tuple(sizes)
+
+
+def make_mesh(shape: Sequence[int], *, devices: Sequence[Any] | None = None, name: str = "train") -> Mesh:
+  """A mesh of (data, fsdp, tensor) over all devices; one entry may be -1, which takes what is left.
+
+  Args:
+    devices: in the order that they are laid out; by default those at hand, as the platform's topology suggests.
+    name: of the shape in the group `mesh` of the config.
+
+  Raises:
+    UserError: the shape does not use the devices.
+  """
+  count = len(devices) if devices is not None else jax.device_count()
+  sizes = mesh_sizes(shape, count, name)
+  types = (AxisType.Auto,) * len(AXES)
+  if devices is None:
+    return jax.make_mesh(sizes, AXES, axis_types=types)
+  return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=types)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meshes:
+  """How the same devices, in one order, are laid out for each use: a program can take arrays from one to another."""
+
+  train: Mesh  # the student, when it is trained
+  sample: Mesh  # the student, when it samples
+  teacher: Mesh
+
+  @classmethod
+  def of(cls, shapes: Any, devices: Sequence[Any] | None = None) -> Meshes:
+    """The meshes whose shapes the group `mesh` of a config gives.
+
+    Raises:
+      UserError: one does not use the devices.
+    """
+    train = make_mesh(shapes.train, devices=devices, name="train")
+    order = list(train.devices.flat)
+    return cls(train, *(make_mesh(shapes[use], devices=order, name=use) for use in ("sample", "teacher")))
+
+  @property
+  def vocabulary_multiple(self) -> int:
+    """What the number of rows of an embedding has to be a multiple of."""
+    return math.lcm(*(mesh.shape["tensor"] for mesh in (self.train, self.sample, self.teacher)))
+
+
+def spec(*logical: str | None) -> PartitionSpec:
+  """The mesh axes of an array with these logical axes."""
+  return PartitionSpec(*(RULES[name] for name in logical))
 
 
 def sharding(mesh: Mesh, *logical: str | None) -> NamedSharding:
   """Where an array with these logical axes lives."""
-  return NamedSharding(mesh, PartitionSpec(*(RULES[name] for name in logical)))
+  return NamedSharding(mesh, spec(*logical))
+
+
+def traced_for(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+  """Within it, what is traced knows the mesh: `ambient` and `constrain` serve it."""
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def ambient() -> AbstractMesh | None:
+  """The mesh that is traced for; None outside of `traced_for`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty else mesh
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+  """Has XLA lay an intermediate out so; a dimension that its axes do not divide stays whole."""
+  mesh = ambient()
+  if mesh is None:
+    return x
+  over = [RULES[name] for name in logical]
+  sizes = [math.prod(mesh.shape[a] for a in ((o,) if isinstance(o, str) else o or ())) for o in over]
+  kept = [o if size % parts == 0 else None for o, size, parts in zip(over, x.shape, sizes, strict=True)]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
 
 
 def path_name(path: Sequence[Any]) -> tuple[str, ...]:
@@ -85,9 +160,11 @@ def weight_shardings(mesh: Mesh, weights: Any) -> Any:
 
   def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
     parts = path_name(path)
-    axes = PARAMETER_AXES.get(".".join(parts[-2:])) or PARAMETER_AXES.get(parts[-1] if parts else "")
-    if axes is None or len(axes) != len(leaf.shape):
+    ends = (".".join(parts[-size:]) for size in (1, 2, 3))
+    axes = next((PARAMETER_AXES[end] for end in ends if end in PARAMETER_AXES), None)
+    if axes is None or len(leaf.shape) - len(axes) not in (0, 1):
       return sharding(mesh)
+    axes = (None,) * (len(leaf.shape) - len(axes)) + axes
     for size, axis in zip(leaf.shape, axes, strict=True):
       over = RULES[axis]
       if isinstance(over, str) and size % mesh.shape[over]:

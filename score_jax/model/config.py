@@ -66,6 +66,9 @@ class DecoderConfig:
   qkv_bias: bool = True
   qk_norm: bool = False  # queries and keys are normed head by head, before rope
   tied: bool = True  # the unembedding is the embedding
+  # How the weights lie; what they compute is the same.
+  stacked: bool = False  # the layers' weights have a leading axis [L], and programs loop over it
+  lora_rank: int = 0  # of the adapters beside every linear layer; 0: none
 
   @property
   def parameters(self) -> int:

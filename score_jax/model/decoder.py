@@ -4,23 +4,35 @@ Two ways to run it, which give the same numbers:
   * `Decoder.__call__` over whole rows: training, where several trajectories may
     be packed into a row and see each other's tokens never (`segments`);
   * `Decoder.step` over a chunk of each slot, with a cache of keys and values.
-Layers are unrolled; a cache is a tuple of one (keys, values) pair a layer, each
-[B, K, S, H]. Softmax, norms and logits are float32 whatever the weights are.
+Layers lie each by itself, or stacked with a leading axis [L] that programs loop
+over: compiled once, whatever their number. A cache lies like them: one (keys,
+values) pair a layer, each [B, K, S, H], or a single pair of [L, B, K, S, H].
+Softmax, norms and logits are float32 whatever the weights are.
 """
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from score_jax.errors import UserError
+from score_jax.mesh.sharding import constrain
+from score_jax.model.attention import Rows, attend, blocks
 from score_jax.model.config import DecoderConfig
 
 Cache = tuple[tuple[jax.Array, jax.Array], ...]
-MASKED = -1e30  # finite, so that a row which sees nothing stays finite
-QUERY_BLOCK = 128  # on two CPU cores 3 to 4 times faster than all of 512 at once
+Rotation = tuple[jax.Array, jax.Array]  # cosines and sines of each position's angles, float32 [B, T, 1, H/2]
+
+#: what the backward pass of a layer makes again: nothing; all but the linear layers' products; all but its input
+REMAT: dict[str, Callable[..., bool] | None] = {
+  "none": jax.checkpoint_policies.everything_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def frequencies(config: DecoderConfig) -> jax.Array:
@@ -31,56 +43,17 @@ def frequencies(config: DecoderConfig) -> jax.Array:
   return frequency_H if scaling is None else frequency_H / scaling.divisors(frequency_H)
 
 
-def rope(x_BxTxNxH: jax.Array, positions_BxT: jax.Array, frequency_H: jax.Array) -> jax.Array:
-  """Rotates the two halves of each head by the token's position (Llama's convention)."""
+def rotation(positions_BxT: jax.Array, frequency_H: jax.Array) -> Rotation:
+  """How far rope turns at each position."""
   angle = positions_BxT[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None]
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rope(x_BxTxNxH: jax.Array, rotation: Rotation) -> jax.Array:
+  """Turns the two halves of each head (Llama's convention)."""
+  cos, sin = rotation
   a, b = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxNxH.dtype)
-
-
-def attend(
-  q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array, *, block: int
-) -> jax.Array:
-  """Grouped-query attention with an explicit mask; returns [B, T, N, H].
-
-  Keys are taken `block` at a time, in products of one shape whose results are added from the left: what a query gets
-  has the same bits however many blocks stand after those that it sees.
-  """
-  b, t, n, h = q_BxTxNxH.shape
-  kv, s = k_BxKxSxH.shape[1:3]
-  group = n // kv  # the queries that share a key are rows of one matrix product
-  q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
-  spans = [slice(at, min(at + block, s)) for at in range(0, s, block)]
-
-  def score(span: slice) -> jax.Array:
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH[:, :, span], preferred_element_type=jnp.float32) * h**-0.5
-    scores = scores.reshape(b, kv, group, t, -1)
-    return jnp.where(visible_BxTxS[:, None, None, :, span], scores, MASKED).reshape(b, kv, group * t, -1)
-
-  def mix(weights: jax.Array, span: slice) -> jax.Array:
-    values = v_BxKxSxH[:, :, span]
-    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-
-  scores = [score(span) for span in spans]
-  highest = functools.reduce(jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in scores])
-  weights = [jnp.exp(x - jax.lax.stop_gradient(highest)) for x in scores]
-  total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
-  mixed = functools.reduce(jnp.add, [mix(w, span) for w, span in zip(weights, spans, strict=True)])
-  mixed = (mixed / total).astype(v_BxKxSxH.dtype)
-  return mixed.reshape(b, kv, group, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
-
-
-def attend_rows(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, segments_BxT: jax.Array) -> jax.Array:
-  """Causal attention within segments over whole rows, a block of queries at a time: what lies ahead costs nothing."""
-  t = q_BxTxNxH.shape[1]
-  blocks = []
-  for start in range(0, t, QUERY_BLOCK):
-    end = min(start + QUERY_BLOCK, t)
-    causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
-    visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
-    blocks.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible, block=end))
-  return jnp.concatenate(blocks, axis=1)
 
 
 class RMSNorm(nnx.Module):
@@ -97,28 +70,35 @@ class RMSNorm(nnx.Module):
     return (x32 * scale).astype(x.dtype)
 
 
+def linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
+  """A linear layer, with an adapter beside it where the config has them."""
+  if config.lora_rank:
+    return nnx.LoRALinear(inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, rngs=rngs)
+  return nnx.Linear(inputs, outputs, use_bias=bias, rngs=rngs)
+
+
 class Attention(nnx.Module):
-  """Projections of one layer; the mixing itself is `attend`."""
+  """Projections of one layer; the mixing itself is in attention.py."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     d, n, k, h = config.width, config.heads, config.kv_heads, config.head_width
     self.config = config
-    self.query = nnx.Linear(d, n * h, use_bias=config.qkv_bias, rngs=rngs)
-    self.key = nnx.Linear(d, k * h, use_bias=config.qkv_bias, rngs=rngs)
-    self.value = nnx.Linear(d, k * h, use_bias=config.qkv_bias, rngs=rngs)
-    self.out = nnx.Linear(n * h, d, use_bias=False, rngs=rngs)
+    self.query = linear(config, d, n * h, bias=config.qkv_bias, rngs=rngs)
+    self.key = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
+    self.value = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
+    self.out = linear(config, n * h, d, rngs=rngs)
     if config.qk_norm:
       self.query_norm = RMSNorm(h, epsilon=config.norm_epsilon)
       self.key_norm = RMSNorm(h, epsilon=config.norm_epsilon)
 
-  def project(self, x_BxTxD: jax.Array, positions_BxT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def project(self, x_BxTxD: jax.Array, rotation: Rotation) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Rotated queries [B, T, N, H], and rotated keys and values in the cache's layout [B, K, T, H]."""
     b, t, _ = x_BxTxD.shape
-    h, frequency_H = self.config.head_width, frequencies(self.config)
-    q, k = (linear(x_BxTxD).reshape(b, t, -1, h) for linear in (self.query, self.key))
+    h = self.config.head_width
+    q, k = (project(x_BxTxD).reshape(b, t, -1, h) for project in (self.query, self.key))
     if self.config.qk_norm:
       q, k = self.query_norm(q), self.key_norm(k)
-    q, k = (rope(heads, positions_BxT, frequency_H) for heads in (q, k))
+    q, k = rope(q, rotation), rope(k, rotation)
     v = self.value(x_BxTxD).reshape(b, t, -1, h)
     return q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
@@ -131,9 +111,9 @@ class MLP(nnx.Module):
   """SwiGLU."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-    self.gate = nnx.Linear(config.width, config.mlp, use_bias=False, rngs=rngs)
-    self.up = nnx.Linear(config.width, config.mlp, use_bias=False, rngs=rngs)
-    self.down = nnx.Linear(config.mlp, config.width, use_bias=False, rngs=rngs)
+    self.gate = linear(config, config.width, config.mlp, rngs=rngs)
+    self.up = linear(config, config.width, config.mlp, rngs=rngs)
+    self.down = linear(config, config.mlp, config.width, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -148,30 +128,35 @@ class Block(nnx.Module):
     self.mlp_norm = RMSNorm(config.width, epsilon=config.norm_epsilon)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-    q, k, v = self.attention.project(self.attention_norm(x), positions)
-    x = x + self.attention.merge(attend_rows(q, k, v, segments))
-    return x + self.mlp(self.mlp_norm(x))
+  def __call__(self, x: jax.Array, rotation: Rotation, segments: jax.Array, mix: Rows) -> jax.Array:
+    q, k, v = self.attention.project(self.attention_norm(x), rotation)
+    x = x + self.attention.merge(mix(q, k, v, segments))
+    return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None)
 
   def step(
     self,
     x: jax.Array,
     positions: jax.Array,
-    layer: tuple[jax.Array, jax.Array],
+    rotation: Rotation,
+    pair: tuple[jax.Array, jax.Array],
+    layer: tuple[jax.Array, ...],
     slots: jax.Array | None,
     *,
     filled: int,
     bucket: int,
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """A chunk whose keys and values go into the cache at `positions`; it sees the first `filled` places."""
-    q, k, v = self.attention.project(self.attention_norm(x), positions)
+    """A chunk whose keys and values go into the cache at `positions`; it sees the first `filled` places.
+
+    `layer` holds its place in the pair where layers are stacked, and nothing where the pair is its own.
+    """
+    q, k, v = self.attention.project(self.attention_norm(x), rotation)
     to = jnp.arange(x.shape[0]) if slots is None else slots
-    place = (to[:, None, None], jnp.arange(k.shape[1])[:, None], positions[:, None, :])
-    keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(layer, (k, v), strict=True))
-    seen_keys, seen_values = (c[:, :, :filled] if slots is None else c[slots, :, :filled] for c in (keys, values))
+    place = (*layer, to[:, None, None], jnp.arange(k.shape[1])[:, None], positions[:, None, :])
+    keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(pair, (k, v), strict=True))
+    look = (*layer, slice(None) if slots is None else slots, slice(None), slice(filled))
     visible = jnp.arange(filled)[None, None] <= positions[..., None]
-    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible, block=bucket))
-    return x + self.mlp(self.mlp_norm(x)), (keys, values)
+    x = x + self.attention.merge(attend(q, keys[look], values[look], visible, block=bucket))
+    return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
 
 
 class Decoder(nnx.Module):
@@ -181,20 +166,54 @@ class Decoder(nnx.Module):
     self.config = config
     init = nnx.initializers.normal(0.02)
     self.embedding = nnx.Param(init(rngs.params(), (config.vocab, config.width), jnp.float32))
-    self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+    self.blocks: Any = (  # a list of Block, or one Block that holds them all
+      _stack(config, rngs) if config.stacked else nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+    )
     self.norm = RMSNorm(config.width, epsilon=config.norm_epsilon)
     if not config.tied:
       self.unembedding = nnx.Param(init(rngs.params(), (config.vocab, config.width), jnp.float32))
 
-  def __call__(self, tokens_BxT: jax.Array, positions_BxT: jax.Array, segments_BxT: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    tokens_BxT: jax.Array,
+    positions_BxT: jax.Array,
+    segments_BxT: jax.Array,
+    *,
+    mix: Rows = blocks,
+    remat: str = "none",
+  ) -> jax.Array:
     """The normed residual stream [B, T, D] of whole rows.
 
     A token sees the tokens at or before it that have its segment number; segment
     0 is padding, which nothing of another segment sees.
+
+    Args:
+      mix: how rows attend; all ways compute the same (attention.py).
+      remat: what the backward pass makes again, a key of REMAT.
+
+    Raises:
+      UserError: there is no such `remat`.
     """
-    x = self.embedding[...][tokens_BxT]
-    for block in self.blocks:
-      x = block(x, positions_BxT, segments_BxT)
+    if remat not in REMAT:
+      raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT)}")
+    turn = rotation(positions_BxT, frequencies(self.config))
+    x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
+
+    def through(graph: nnx.GraphDef[Block]) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
+      def layer(x: jax.Array, weights: Any) -> tuple[jax.Array, None]:
+        return nnx.merge(graph, weights)(x, turn, segments_BxT, mix), None
+
+      return (
+        layer if remat == "none" else jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not self.config.stacked)
+      )
+
+    if self.config.stacked:
+      graph, weights = nnx.split(self.blocks)
+      x, _ = jax.lax.scan(through(graph), x, weights)
+    else:
+      for block in self.blocks:
+        graph, weights = nnx.split(block)
+        x, _ = through(graph)(x, weights)
     return self.norm(x)
 
   def step(
@@ -215,12 +234,24 @@ class Decoder(nnx.Module):
     bounds the places that are looked at and must exceed every position that counts;
     attention goes over them `bucket` (static) at a time.
     """
-    x = self.embedding[...][tokens_BxT]
-    layers = []
-    for block, layer in zip(self.blocks, cache, strict=True):
-      x, layer = block.step(x, positions_BxT, layer, slots_B, filled=filled, bucket=bucket)
-      layers.append(layer)
-    return self.norm(x), tuple(layers)
+    looks = {"filled": filled, "bucket": bucket}
+    turn = rotation(positions_BxT, frequencies(self.config))
+    x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
+    if not self.config.stacked:
+      pairs = []
+      for block, pair in zip(self.blocks, cache, strict=True):
+        x, pair = block.step(x, positions_BxT, turn, pair, (), slots_B, **looks)
+        pairs.append(pair)
+      return self.norm(x), tuple(pairs)
+    graph, weights = nnx.split(self.blocks)
+
+    def layer(carry: Any, this: Any) -> tuple[Any, None]:
+      (x, pair), (number, weights) = carry, this
+      block = nnx.merge(graph, weights)
+      return block.step(x, positions_BxT, turn, pair, (number,), slots_B, **looks), None
+
+    (x, pair), _ = jax.lax.scan(layer, (x, cache[0]), (jnp.arange(self.config.layers), weights))
+    return self.norm(x), (pair,)
 
   def unembed(self, x: jax.Array) -> jax.Array:
     """Float32 logits [..., V]."""
@@ -229,9 +260,17 @@ class Decoder(nnx.Module):
 
   def empty_cache(self, slots: int, length: int) -> Cache:
     """A cache of `length` places for each of `slots`, of the weights' dtype."""
-    shape = (slots, self.config.kv_heads, length, self.config.head_width)
-    dtype = self.embedding.dtype
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(self.config.layers))
+    c, dtype = self.config, self.embedding.dtype
+    shape = (slots, c.kv_heads, length, c.head_width)
+    pairs, shape = (1, (c.layers, *shape)) if c.stacked else (c.layers, shape)
+    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(pairs))
+
+
+def _stack(config: DecoderConfig, rngs: nnx.Rngs) -> Block:
+  """One block whose parameters have a leading axis of layers."""
+  keys = jax.random.split(rngs.params(), config.layers)
+  graph = nnx.graphdef(Block(config, rngs=nnx.Rngs(0)))
+  return nnx.merge(graph, jax.vmap(lambda key: nnx.state(Block(config, rngs=nnx.Rngs(params=key))))(keys))
 
 
 Weights = nnx.State  # the pytree of a decoder's parameters

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
-from score_jax.mesh.sharding import sharding
+from score_jax.mesh.sharding import sharding, traced_for, weight_shardings
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Cache, Decoder, Weights
 from score_jax.sampler.draw import draw
@@ -81,17 +81,53 @@ class Programs:
     length: int,
     bucket: int,
     stop: int,
+    dtype: str = "float32",
   ):
     self.mesh, self.config, self.slots, self.length, self.bucket = mesh, config, slots, length, bucket
+    self._dtype = dtype
     self._graph, self._stop = graph, stop
+    self._move: tuple[tuple[NamedSharding, ...], Any] | None = None
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
-    layer = (sharding(mesh, "rows", heads, None, None),) * 2
-    self._places: Any = DeviceState((layer,) * config.layers, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
+    if config.stacked:
+      pairs, layer = 1, sharding(mesh, None, "rows", heads, None, None)
+    else:
+      pairs, layer = config.layers, sharding(mesh, "rows", heads, None, None)
+    self._places: Any = DeviceState(((layer, layer),) * pairs, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
     self.empty = jax.jit(self._empty, out_shardings=self._places)
     out = functools.partial(jax.jit, donate_argnums=0)
     self.extend = out(self._extend, static_argnames="filled", out_shardings=self._places)
     self.fork = out(self._fork, out_shardings=self._places)
     self.decode = out(self._decode, static_argnames=("n", "filled"), out_shardings=(self._places, sharding(mesh)))
+
+  def take(self, weights: Weights) -> Weights:
+    """The weights as the programs want them: the same arrays where dtype and place agree, else moved by one program.
+
+    Trainer and sampler may lie on other meshes of the same devices.
+    """
+    places = weight_shardings(self.mesh, weights)
+    leaves, tree = jax.tree.flatten(weights)
+    wanted = jax.tree.leaves(places)
+    other = [
+      i
+      for i, (x, place) in enumerate(zip(leaves, wanted, strict=True))
+      if x.dtype != self._dtype or not x.sharding.is_equivalent_to(place, x.ndim)
+    ]
+    if other:
+      moved = self._moved([leaves[i] for i in other], tuple(wanted[i] for i in other))
+      for i, x in zip(other, moved, strict=True):
+        leaves[i] = x
+    return jax.tree.unflatten(tree, leaves)
+
+  def _moved(self, leaves: list[jax.Array], places: tuple[NamedSharding, ...]) -> list[jax.Array]:
+    """A call that is compiled once for the weights of a model."""
+    if self._move is None or self._move[0] != places:
+      self._move = places, jax.jit(lambda xs: [x.astype(self._dtype) for x in xs], out_shardings=list(places))
+    return self._move[1](leaves)
+
+  def abstract(self, weights: Weights) -> DeviceState:
+    """Shapes and shardings of a state."""
+    shapes = jax.eval_shape(self._empty, weights)
+    return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, self._places)
 
   def _empty(self, weights: Weights) -> DeviceState:
     """A state of empty slots, the cache in the weights' dtype."""
@@ -117,8 +153,9 @@ class Programs:
     place = jnp.arange(tokens_RxC.shape[1])[None]
     counts = place < count_R[:, None]
     positions = jnp.where(counts, start_R[:, None] + place, self.length)
-    model = nnx.merge(self._graph, weights)
-    _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, filled=filled, bucket=self.bucket)
+    with traced_for(self.mesh):
+      model = nnx.merge(self._graph, weights)
+      _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, filled=filled, bucket=self.bucket)
     kept = jnp.where((start_R == 0)[:, None], False, state.seen[jnp.minimum(slots_R, self.slots - 1)])
     rows = jnp.arange(len(slots_R))
     written = kept.at[rows[:, None], jnp.where(counts, tokens_RxC, self.config.vocab)].set(True, mode="drop")
@@ -127,7 +164,14 @@ class Programs:
 
   def _fork(self, state: DeviceState, source_R: jax.Array, target_R: jax.Array) -> DeviceState:
     """Copies slots; a target of `slots` (one beyond the last) is padding."""
-    return jax.tree.map(lambda x: x.at[target_R].set(x[source_R], mode="drop"), state)
+    slot = (slice(None),) if self.config.stacked else ()  # the axes before the one of slots
+
+    def copied(x: jax.Array) -> jax.Array:
+      return x.at[*slot, target_R].set(x[*slot, source_R], mode="drop")
+
+    return DeviceState(
+      jax.tree.map(copied, state.cache), state.seen.at[target_R].set(state.seen[source_R], mode="drop")
+    )
 
   def _decode(
     self, state: DeviceState, weights: Weights, controls: Controls, *, n: int, filled: int
@@ -148,7 +192,8 @@ class Programs:
     def body(carry):
       step, live, length, pending, state, out = carry
       place = jnp.where(live, length, self.length)
-      x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled, bucket=self.bucket)
+      with traced_for(self.mesh):
+        x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled, bucket=self.bucket)
       tokens, logprobs = draw(
         model.unembed(x[:, 0]),
         state.seen,

@@ -61,8 +61,8 @@ class Slots:
         f"sampler.slots = {programs.slots} cannot be split over the mesh's data and fsdp axes "
         f"({programs.mesh.shape['data']} x {programs.mesh.shape['fsdp']}); choose a multiple"
       )
-    self._programs, self._weights, self._shapes = programs, weights, shapes
-    self._state = programs.empty(weights)
+    self._programs, self._weights, self._shapes = programs, programs.take(weights), shapes
+    self._state = programs.empty(self._weights)
     n = programs.slots
     self.length = np.zeros(n, np.int32)
     self._pending = np.zeros(n, np.int32)

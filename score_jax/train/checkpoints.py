@@ -45,9 +45,9 @@ class Checkpoints:
     found = self._newest(read)
     return None if found is None else found[1]
 
-  def newest_weights(self, like: Weights) -> tuple[int, Weights] | None:
+  def newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
     """Step and weights of the newest state that can be read, placed like the given ones; None when there is none."""
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), like)
 
     def read(step: int) -> Weights:
       args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))

@@ -7,10 +7,13 @@ over `learnt` tokens only: at any other position the gradient is exactly zero.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from score_jax.model.attention import Rows, blocks
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch
 
@@ -21,7 +24,14 @@ def learnt_mean(x: jax.Array, batch: Batch) -> jax.Array:
 
 
 def token_logprobs(
-  graph: nnx.GraphDef[Decoder], weights: Weights, batch: Batch, *, temperature: float, chunk: int
+  graph: nnx.GraphDef[Decoder],
+  weights: Weights,
+  batch: Batch,
+  *,
+  temperature: float,
+  chunk: int,
+  mix: Rows = blocks,
+  remat: str = "none",
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each token and entropy of what it was drawn from, both float32 [B, T].
 
@@ -29,20 +39,26 @@ def token_logprobs(
   in the backward pass, so no array of [B, T, V] does. Position 0 gets 0.
   """
   model = nnx.merge(graph, weights)
-  x_BxTxD = model(batch.tokens, batch.positions, batch.segments)
-  rows, length, _ = x_BxTxD.shape
+  x_BxTxD = model(batch.tokens, batch.positions, batch.segments, mix=mix, remat=remat)
+  rows, length, width = x_BxTxD.shape
+  chunk = min(chunk, length)
+  count = -(-length // chunk)
   targets = jnp.concatenate([batch.tokens[:, 1:], jnp.zeros_like(batch.tokens[:, :1])], axis=1)
+  fill = count * chunk - length
+  x_PxBxCxD = jnp.pad(x_BxTxD, ((0, 0), (0, fill), (0, 0))).reshape(rows, count, chunk, width).swapaxes(0, 1)
+  target_PxBxC = jnp.pad(targets, ((0, 0), (0, fill))).reshape(rows, count, chunk).swapaxes(0, 1)
 
-  @jax.checkpoint
-  def one(x_BxCxD: jax.Array, target_BxC: jax.Array) -> tuple[jax.Array, jax.Array]:
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
+    x_BxCxD, target_BxC = one
     logp = jax.nn.log_softmax(model.unembed(x_BxCxD) / temperature, axis=-1)
     entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-    return jnp.take_along_axis(logp, target_BxC[..., None], axis=-1)[..., 0], entropy
+    return None, (jnp.take_along_axis(logp, target_BxC[..., None], axis=-1)[..., 0], entropy)
 
-  chunk = min(chunk, length)
-  pieces = [one(x_BxTxD[:, i : i + chunk], targets[:, i : i + chunk]) for i in range(0, length, chunk)]
+  _, found = jax.lax.scan(piece, None, (x_PxBxCxD, target_PxBxC))
   nothing = jnp.zeros((rows, 1), jnp.float32)
-  logp, entropy = (jnp.concatenate([nothing, *part], axis=1)[:, :length] for part in zip(*pieces, strict=True))
+  whole = (part_PxBxC.swapaxes(0, 1).reshape(rows, count * chunk) for part_PxBxC in found)
+  logp, entropy = (jnp.concatenate([nothing, part], axis=1)[:, :length] for part in whole)
   return logp, entropy
 
 

@@ -1,15 +1,16 @@
 """The two train steps as jitted, sharded programs over one state.
 
 What happens in one update: for each micro-batch the rows' log-probabilities, the
-loss, and its gradient (float32), added to those before; then AdamW and new
-weights. SFT and RL differ by the loss alone.
+loss, and its gradient (float32), added to those before; then the optimiser, whose
+moments are float32 too, and new weights. SFT and RL differ by the loss alone.
+With adapters only they are trained, and all other weights are an argument.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import sharding, weight_shardings
-from score_jax.model.decoder import Decoder, Weights
+from score_jax.mesh.sharding import sharding, traced_for, weight_shardings
+from score_jax.model import adapters, attention
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Decoder, Weights, structure
 from score_jax.train.batch import Batch
 from score_jax.train.losses import learnt_mean, policy_gradient_loss, sft_loss, token_logprobs
 
@@ -32,7 +35,7 @@ class TrainState:
   """All that a training stage carries from step to step."""
 
   step: jax.Array  # int32, updates done
-  weights: Weights
+  weights: Weights  # those that are trained
   optimizer: Any  # optax state
 
 
@@ -58,8 +61,32 @@ def clipped_policy_gradient(*, clip: float, dual_clip: float) -> Loss:
   return loss
 
 
+@dataclasses.dataclass(frozen=True)
+class Passes:
+  """How the train step computes."""
+
+  temperature: float  # that log-probabilities are of
+  logit_chunk: int  # positions of a row whose logits exist at a time
+  attention: str  # a key of attention.ROWS, or auto
+  remat: str  # a key of decoder.REMAT
+  dtype: str  # of the passes
+  weights_dtype: str  # of the trained weights
+
+
+class Programs(NamedTuple):
+  """The jitted programs of one update."""
+
+  zeros: Callable[[Weights], Weights]  # a gradient of nothing
+  add_gradient: Callable[[Weights, Weights, Weights, Batch], tuple[Weights, Metrics]]
+  apply: Callable[[TrainState, Weights], tuple[TrainState, Metrics]]
+
+
 class Trainer:
-  """The jitted train step of one loss, and the placing of states and batches on the mesh."""
+  """The jitted train step of one loss, and the placing of states and batches on the mesh.
+
+  Args:
+    frozen: the weights that are not trained, on the mesh; none, where there are no adapters.
+  """
 
   def __init__(
     self,
@@ -67,68 +94,84 @@ class Trainer:
     optimizer: optax.GradientTransformation,
     loss: Loss,
     mesh: Mesh,
-    *,
-    temperature: float,
-    logit_chunk: int,
+    passes: Passes,
+    frozen: Weights = adapters.NOTHING,
   ):
-    self.mesh, self.optimizer = mesh, optimizer
+    self.mesh, self.optimizer, self.passes, self.frozen = mesh, optimizer, passes, frozen
     self._rows, self._scalar = sharding(mesh, "rows", None), sharding(mesh)
+    self._programs: Programs | None = None
+    mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
 
-    def objective(weights: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
-      logp, entropy = token_logprobs(graph, weights, batch, temperature=temperature, chunk=logit_chunk)
-      return loss(logp, entropy, batch)
+    def objective(trained: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
+      with traced_for(mesh):
+        weights = adapters.together(_cast(trained, passes.dtype), frozen)
+        logp, entropy = token_logprobs(
+          graph,
+          weights,
+          batch,
+          temperature=passes.temperature,
+          chunk=passes.logit_chunk,
+          mix=mix,
+          remat=passes.remat,
+        )
+        return loss(logp, entropy, batch)
 
-    def add_gradient(total: Weights, weights: Weights, batch: Batch) -> tuple[Weights, Metrics]:
-      (value, numbers), gradient = jax.value_and_grad(objective, has_aux=True)(weights, batch)
-      return jax.tree.map(jnp.add, total, gradient), numbers | {"loss": value}
-
-    def apply(state: TrainState, gradient: Weights) -> tuple[TrainState, Metrics]:
-      update, moments = optimizer.update(gradient, state.optimizer, state.weights)
-      weights: Any = optax.apply_updates(state.weights, update)
-      return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.tree.norm(gradient)}
-
-    def programs(state: TrainState) -> tuple[Callable, Callable, Callable]:
-      """What each leaves lies where the table says, so that the next call finds it as the first one did."""
-      places = weight_shardings(mesh, state)
-      return (
-        jax.jit(lambda weights: jax.tree.map(jnp.zeros_like, weights), out_shardings=places.weights),
-        jax.jit(add_gradient, donate_argnums=0, out_shardings=(places.weights, self._scalar)),
-        jax.jit(apply, donate_argnums=0, out_shardings=(places, self._scalar)),
-      )
-
-    self._compile, self._programs = programs, None
     self.objective = objective
 
-  def start(self, weights: Weights) -> TrainState:
+  def programs(self, state: TrainState) -> Programs:
+    """The programs for states of these shapes; what each leaves lies as the next call wants it."""
+
+    def add_gradient(total: Weights, trained: Weights, frozen: Weights, batch: Batch) -> tuple[Weights, Metrics]:
+      (value, numbers), gradient = jax.value_and_grad(self.objective, has_aux=True)(trained, frozen, batch)
+      return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, gradient), numbers | {"loss": value}
+
+    def apply(state: TrainState, gradient: Weights) -> tuple[TrainState, Metrics]:
+      weights32 = _cast(state.weights, "float32")
+      update, moments = self.optimizer.update(gradient, state.optimizer, weights32)
+      weights: Any = _cast(optax.apply_updates(weights32, update), self.passes.weights_dtype)
+      return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.tree.norm(gradient)}
+
+    places = weight_shardings(self.mesh, state)
+    return Programs(
+      zeros=jax.jit(
+        lambda weights: jax.tree.map(jnp.zeros_like, _cast(weights, "float32")), out_shardings=places.weights
+      ),
+      add_gradient=jax.jit(add_gradient, donate_argnums=0, out_shardings=(places.weights, self._scalar)),
+      apply=jax.jit(apply, donate_argnums=0, out_shardings=(places, self._scalar)),
+    )
+
+  def start(self, trained: Weights) -> TrainState:
     """A state at step 0; the weights are copied, since states are donated."""
+    places = weight_shardings(self.mesh, jax.eval_shape(self._begin, trained))
+    return jax.jit(self._begin, out_shardings=places)(trained)
 
-    def build(weights: Weights) -> TrainState:
-      copied = jax.tree.map(jnp.copy, weights)
-      return TrainState(jnp.zeros((), jnp.int32), copied, self.optimizer.init(copied))
+  def _begin(self, trained: Weights) -> TrainState:
+    copied = jax.tree.map(jnp.copy, _cast(trained, self.passes.weights_dtype))
+    return TrainState(jnp.zeros((), jnp.int32), copied, self.optimizer.init(_cast(trained, "float32")))
 
-    shapes = jax.eval_shape(build, weights)
-    return jax.jit(build, out_shardings=weight_shardings(self.mesh, shapes))(weights)
-
-  def abstract(self, weights: Weights) -> TrainState:
-    """Shapes and shardings of a state, for restoring one."""
-    shapes = jax.eval_shape(lambda w: TrainState(jnp.zeros((), jnp.int32), w, self.optimizer.init(w)), weights)
+  def abstract(self, config: DecoderConfig) -> TrainState:
+    """Shapes and shardings of a state of a decoder, for restoring one."""
+    shapes = jax.eval_shape(self._begin, adapters.parts(structure(config)[1])[0])
     places = weight_shardings(self.mesh, shapes)
     return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
+
+  def whole(self, state: TrainState) -> Weights:
+    """All the weights of the model in that state."""
+    return adapters.together(state.weights, self.frozen)
 
   def __call__(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
     """One update on the host micro-batches of it; the state passed in is used up.
 
     Metrics are the update's: sums over its micro-batches, the greatest for names that end in `_max`.
     """
-    self._programs = self._programs or self._compile(state)
-    zeros, add_gradient, apply = self._programs
-    gradient = zeros(state.weights)
-    parts: list[Metrics] = []
+    self._programs = self._programs or self.programs(state)
+    gradient = self._programs.zeros(state.weights)
+    parts: list[Any] = []
     for batch in batches:
-      gradient, numbers = add_gradient(gradient, state.weights, self.place(batch))
+      gradient, numbers = self._programs.add_gradient(gradient, state.weights, self.frozen, self.place(batch))
       parts.append(numbers)
-    state, norm = apply(state, gradient)
-    total = {k: (max if k.endswith("_max") else sum)(p[k] for p in parts) for k in parts[0]}
+    state, norm = self._programs.apply(state, gradient)
+    total: Any = {k: (max if k.endswith("_max") else sum)(p[k] for p in parts) for k in parts[0]}
     return state, total | norm
 
   def place(self, batch: Batch) -> Batch:
@@ -145,3 +188,7 @@ class Trainer:
       )
     rows = jax.tree.map(lambda x: self._rows if x.ndim else self._scalar, batch)
     return jax.device_put(batch, rows)
+
+
+def _cast(weights: Any, dtype: str) -> Any:
+  return jax.tree.map(lambda x: x.astype(dtype), weights)

@@ -18,7 +18,7 @@ from score_jax.progress import Progress
 from score_jax.train.batch import Sample, epochs, updates
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
-from score_jax.train.steps import Trainer, likelihood
+from score_jax.train.steps import Passes, Trainer, likelihood
 from score_jax.trajectory import Ledger, Usage, total
 from score_jax.workdir import Metrics, Workdir
 
@@ -36,7 +36,6 @@ class Settings:
   rows: int
   micro_rows: int
   length: int
-  logit_chunk: int
   checkpoint_every: int
   keep_checkpoints: int
 
@@ -56,17 +55,22 @@ def fine_tune(
   *,
   config: DecoderConfig,
   graph: nnx.GraphDef[Decoder],
-  weights: Weights,
+  begin: Callable[[], Weights],
+  frozen: Weights,
   mesh: Mesh,
   settings: Settings,
+  passes: Passes,
   seed: int,
   workdir: Workdir,
   say: Callable[[str], None],
   validate: Callable[[Weights], float] | None,
 ) -> Trained:
-  """Trains from `weights` on one lesson after the other, or goes on from the stage's newest checkpoint.
+  """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
 
-  `validate` gives the accuracy that the last line of metrics shows.
+  Args:
+    begin: gives the weights to start from, those that are trained; they are not kept.
+    frozen: all others.
+    validate: gives the accuracy that the last line of metrics shows.
 
   Raises:
     UserError: there is nothing to train on, the optimizer is unknown, or the loss or gradient is not finite.
@@ -82,9 +86,9 @@ def fine_tune(
   batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in fitting)
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
   rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
-  trainer = Trainer(graph, rule, likelihood(), mesh, temperature=1.0, logit_chunk=settings.logit_chunk)
+  trainer = Trainer(graph, rule, likelihood(), mesh, passes, frozen)
   checkpoints = Checkpoints(workdir.checkpoints(stage), keep=settings.keep_checkpoints)
-  state = checkpoints.newest(trainer.abstract(weights)) or trainer.start(weights)
+  state = checkpoints.newest(trainer.abstract(config)) or trainer.start(begin())
   done = int(state.step)
   metrics = Metrics(workdir, stage)
   with Progress(stage, steps, "steps") as progress:
@@ -98,7 +102,7 @@ def fine_tune(
       values["tokens_per_s"] = sum(int((b.segments > 0).sum()) for b in batches) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
-        values["val_accuracy"] = validate(state.weights)
+        values["val_accuracy"] = validate(trainer.whole(state))
       metrics.write(number, values)
       progress(1, f"loss {values['loss']:.3f}")
       if number % settings.checkpoint_every == 0 or number == steps:
@@ -106,7 +110,7 @@ def fine_tune(
   metrics.close()
   checkpoints.close()
   cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)
-  return Trained(state.weights, steps, cost)
+  return Trained(trainer.whole(state), steps, cost)
 
 
 def check(numbers: dict[str, float], stage: str, step: int) -> dict[str, float]:

@@ -51,7 +51,7 @@ def test_a_mesh_takes_all_devices(shape: tuple[int, ...], expected: tuple[int, .
   "shape", [(3, 1, 1), (2, 2, 1), (-1, -1, 1), (-1, 3, 1), (-1, 0, 1), (2, 4), (-1,), (2, 2, 2, 1), (-2, -2, 2), ()]
 )
 def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
-  with pytest.raises(UserError, match=r"mesh\.shape = .* does not fit 8 devices; .* whose product is 8"):
+  with pytest.raises(UserError, match=r"mesh\.train = .* does not fit 8 devices; .* whose product is 8"):
     make_mesh(shape)
 
 

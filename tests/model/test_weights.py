@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import weight_shardings
 from score_jax.model import names, safetensors, weights
-from score_jax.model.decoder import Weights
 from score_jax.model.safetensors import Safetensors
-from tests.conftest import Tiny
-
-
-def stacked(params: Weights, layers: int) -> Weights:
-  """The same with one block whose leaves have a leading axis of layers."""
-  data: dict[str, Any] = nnx.to_pure_dict(params)
-  blocks = data.pop("blocks")
-  return nnx.State(data | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *(blocks[i] for i in range(layers)))})
+from tests.conftest import Tiny, stacked
 
 
 @pytest.fixture
@@ -41,21 +29,17 @@ def test_every_tensor_is_of_one_parameter(tiny: Tiny) -> None:
 
 
 def test_stacked_weights_are_read_and_written_as_the_same_tensors(
-  tiny: Tiny, tensors: Safetensors, eight_devices: Mesh, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+  tiny: Tiny, tensors: Safetensors, eight_devices: Mesh, tmp_path: pathlib.Path
 ) -> None:
-  expected = stacked(tiny.weights, tiny.config.layers)
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), expected)
-  monkeypatch.setattr(weights, "structure", lambda config: (None, shapes))
-  for mesh in (None, eight_devices):
-    if mesh is not None:
-      places = jax.tree.map(lambda x: weight_shardings(mesh, {"scale": x})["scale"], shapes)
-      monkeypatch.setattr(weights, "weight_shardings", lambda mesh, shapes, places=places: places)
-    found = weights.load(tiny.config, tensors, dtype="float32", mesh=mesh)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+  stack = stacked(tiny)
+  for mesh in (eight_devices, None):
+    found = weights.load(stack.config, tensors, dtype="float32", mesh=mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(stack.weights)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(stack.weights), strict=True):
       assert np.array_equal(one, other)
   folder = tmp_path / "again"
   folder.mkdir()
-  safetensors.save(folder, list(weights.named(tiny.config, found)), dtype="float32", shard_bytes=1 << 30)
+  safetensors.save(folder, list(weights.named(stack.config, found)), dtype="float32", shard_bytes=1 << 30)
   again = Safetensors(folder)
   assert again.shapes == tensors.shapes
   for name, shape in tensors.shapes.items():

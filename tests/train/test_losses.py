@@ -205,7 +205,7 @@ def test_gradient_is_zero_wherever_nothing_is_learnt(
 
   def probed(nudge_BxTxD: jax.Array) -> jax.Array:
     with monkeypatch.context() as patch:
-      patch.setattr(Decoder, "__call__", lambda self, *args: plain(self, *args) + nudge_BxTxD)
+      patch.setattr(Decoder, "__call__", lambda self, *args, **how: plain(self, *args, **how) + nudge_BxTxD)
       return loss_of(tiny, objective)(tiny.weights, batch)
 
   found = np.abs(np.asarray(jax.jit(jax.grad(probed))(jnp.zeros(shape)))).max(axis=-1) > 0

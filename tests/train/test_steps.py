@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import path_name, weight_shardings
+from score_jax.model.adapters import NOTHING
 from score_jax.train.batch import Batch, Sample, micro_batches, pack
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
-from tests.conftest import Tiny
+from tests.conftest import PASSES, Tiny
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax mixes integers and floats
 
@@ -54,7 +55,7 @@ def trainers(tiny: Tiny) -> Trainers:
   def trainer(loss: str, mesh: Mesh) -> Trainer:
     rate = schedule(peak=3e-3, steps=10, warmup=0.0, kind="constant")
     rule = optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
-    return Trainer(tiny.graph, rule, LOSSES[loss], mesh, temperature=1.0, logit_chunk=8)
+    return Trainer(tiny.graph, rule, LOSSES[loss], mesh, PASSES)
 
   return trainer
 
@@ -71,7 +72,7 @@ def test_an_update_is_that_of_torch(tiny: Tiny, trainers: Trainers, one_device: 
   torch = pytest.importorskip("torch")
   trainer = trainers("sft", one_device)
   state = trainer.start(tiny.weights)
-  gradient = jax.jit(jax.grad(lambda weights, batch: trainer.objective(weights, batch)[0]))
+  gradient = jax.jit(jax.grad(lambda weights, batch: trainer.objective(weights, NOTHING, batch)[0]))
   theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in named(tiny.weights).items()}
   optimizer = torch.optim.AdamW(theirs.values(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
   for seed in (1, 2):
@@ -95,7 +96,7 @@ def test_metrics_are_sums_over_micro_batches_and_the_greatest_of_maxima(
   trainer = trainers("rl", one_device)
   batches = update(seed=3)
   objective = jax.jit(trainer.objective)
-  losses, numbers = zip(*(jax.device_get(objective(tiny.weights, batch)) for batch in batches), strict=True)
+  losses, numbers = zip(*(jax.device_get(objective(tiny.weights, NOTHING, batch)) for batch in batches), strict=True)
   _, metrics = trainer(trainer.start(tiny.weights), batches)
   assert metrics.keys() == {"loss", "grad_norm", "entropy", "clip_fraction", "kl", "logprob_gap_max"}
   assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-5)

@@ -1,0 +1,140 @@
+"""Attention: with a mask over a live cache, and causal within segments over whole rows.
+
+Rows can be mixed by any of `ROWS`, which compute the same; "auto" takes what the platform has:
+
+    blocks      queries in blocks that look at no key ahead of them; on CPU the fastest by far
+    xla         jax.nn.dot_product_attention, the oracle
+    cudnn       the same with cuDNN's fused kernel (GPU, 16-bit)
+    splash      JAX's own fused kernel for TPU
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import PartitionSpec
+
+from score_jax.errors import UserError
+from score_jax.mesh.sharding import ambient, spec
+
+MASKED = -1e30  # finite, so that a row which sees nothing stays finite
+QUERY_BLOCK = 128  # on two CPU cores 3 to 4 times faster than all of 512 at once
+LANES = 128  # of a TPU's vector unit; splash takes heads that are a multiple as wide
+
+Rows = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def attend(
+  q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array, *, block: int
+) -> jax.Array:
+  """Grouped-query attention with an explicit mask; returns [B, T, N, H].
+
+  Keys are taken `block` at a time, in products of one shape whose results are added from the left: what a query gets
+  has the same bits however many blocks stand after those that it sees.
+  """
+  b, t, n, h = q_BxTxNxH.shape
+  kv, s = k_BxKxSxH.shape[1:3]
+  group = n // kv  # the queries that share a key are rows of one matrix product
+  q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
+  spans = [slice(at, min(at + block, s)) for at in range(0, s, block)]
+
+  def score(span: slice) -> jax.Array:
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH[:, :, span], preferred_element_type=jnp.float32) * h**-0.5
+    scores = scores.reshape(b, kv, group, t, -1)
+    return jnp.where(visible_BxTxS[:, None, None, :, span], scores, MASKED).reshape(b, kv, group * t, -1)
+
+  def mix(weights: jax.Array, span: slice) -> jax.Array:
+    values = v_BxKxSxH[:, :, span]
+    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+
+  scores = [score(span) for span in spans]
+  highest = functools.reduce(jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in scores])
+  weights = [jnp.exp(x - jax.lax.stop_gradient(highest)) for x in scores]
+  total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
+  mixed = functools.reduce(jnp.add, [mix(w, span) for w, span in zip(weights, spans, strict=True)])
+  mixed = (mixed / total).astype(v_BxKxSxH.dtype)
+  return mixed.reshape(b, kv, group, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
+
+
+def rows(name: str, platform: str, dtype: str) -> Rows:
+  """The mixing of whole rows that a config names: (q [B, T, N, H], k and v [B, K, T, H], segments [B, T]) -> like q.
+
+  Args:
+    platform: of the devices that it is traced for: cpu, gpu, tpu.
+    dtype: of the passes; cuDNN's kernel takes 16 bits only.
+
+  Raises:
+    UserError: there is none of that name.
+  """
+  if name == "auto":
+    name = {"cpu": "blocks", "gpu": "xla" if dtype == "float32" else "cudnn", "tpu": "splash"}.get(platform, "xla")
+  if name not in ROWS:
+    raise UserError(f"train.attention = {name!r}; choose auto, {', '.join(ROWS)}")
+  return ROWS[name]
+
+
+def blocks(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, segments_BxT: jax.Array) -> jax.Array:
+  """A block of queries at a time: what lies ahead costs nothing."""
+  t = q_BxTxNxH.shape[1]
+  mixed = []
+  for start in range(0, t, QUERY_BLOCK):
+    end = min(start + QUERY_BLOCK, t)
+    causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
+    visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
+    mixed.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible, block=end))
+  return jnp.concatenate(mixed, axis=1)
+
+
+def oracle(
+  q_BxTxNxH: jax.Array,
+  k_BxKxTxH: jax.Array,
+  v_BxKxTxH: jax.Array,
+  segments_BxT: jax.Array,
+  *,
+  implementation: Literal["xla", "cudnn"] = "xla",
+) -> jax.Array:
+  """jax.nn.dot_product_attention with the segments as a mask."""
+  same = segments_BxT[:, None, :, None] == segments_BxT[:, None, None, :]
+  k, v = k_BxKxTxH.transpose(0, 2, 1, 3), v_BxKxTxH.transpose(0, 2, 1, 3)
+  return jax.nn.dot_product_attention(q_BxTxNxH, k, v, mask=same, is_causal=True, implementation=implementation)
+
+
+def splash(
+  q_BxTxNxH: jax.Array,
+  k_BxKxTxH: jax.Array,
+  v_BxKxTxH: jax.Array,
+  segments_BxT: jax.Array,
+  *,
+  interpret: bool = False,
+) -> jax.Array:
+  """The fused TPU kernel on each device's own rows and heads; heads are padded with zeros to `LANES`."""
+  t, n, h = q_BxTxNxH.shape[1:]
+  wide = [(0, 0)] * 3 + [(0, -h % LANES)]
+  q, k, v = (jnp.pad(x, wide) for x in (q_BxTxNxH.transpose(0, 2, 1, 3) * h**-0.5, k_BxKxTxH, v_BxKxTxH))
+
+  def one(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> Any:
+    mask = splash_attention.MultiHeadMask([splash_attention.CausalMask((t, t))] * q.shape[1])
+    kernel = splash_attention.make_splash_mha_single_device(mask, interpret=interpret)
+    return jax.vmap(kernel)(q, k, v, splash_attention.SegmentIds(segments, segments))
+
+  mesh = ambient()
+  if mesh is not None:
+    heads = "heads" if k.shape[1] % mesh.shape["tensor"] == 0 else None
+    if heads is None:  # each device has some query heads and needs their keys beside them
+      k, v = (jnp.repeat(x, n // x.shape[1], axis=1) for x in (k, v))
+    lies: PartitionSpec = spec("rows", "heads" if n % mesh.shape["tensor"] == 0 else None, None, None)
+    one = jax.shard_map(one, mesh=mesh, in_specs=(lies,) * 3 + (spec("rows", None),), out_specs=lies, check_vma=False)
+  return one(q, k, v, segments_BxT)[..., :h].transpose(0, 2, 1, 3)
+
+
+ROWS: dict[str, Rows] = {
+  "blocks": blocks,
+  "xla": oracle,
+  "cudnn": functools.partial(oracle, implementation="cudnn"),
+  "splash": splash,
+}

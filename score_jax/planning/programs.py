@@ -1,0 +1,236 @@
+"""The device programs of a run's recipe and the arrays that they work on, from its config alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from score_jax.mesh.sharding import Meshes, sharding, weight_shardings
+from score_jax.model import adapters
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Weights, structure
+from score_jax.planning import estimate
+from score_jax.run import passes, programs
+from score_jax.sampler.programs import Controls, DeviceState, Programs
+from score_jax.train.batch import Batch
+from score_jax.train.optimizer import optimizer
+from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient, likelihood
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One device program.
+
+  Attributes:
+    moments: at which it runs (resident.py).
+    lower: gives what is to be compiled.
+    flops: of one call over all devices, by the analytic count; of an update none that count.
+    tokens: that one call works on.
+    reads: bytes that a device reads at least in one call; with `flops` the roofline.
+    temporary: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.
+    advice: what to change when it does not fit.
+  """
+
+  name: str
+  model: str
+  moments: tuple[str, ...]
+  lower: Callable[[], Any]
+  flops: float
+  tokens: int
+  reads: float
+  temporary: float
+  advice: str
+
+
+def on_device(tree: Any) -> int:
+  """Bytes of one device's part of some abstract arrays."""
+  leaves = jax.tree.leaves(tree)
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * jnp.dtype(x.dtype).itemsize for x in leaves)
+
+
+def placed(tree: Any, mesh: Mesh, dtype: str) -> Any:
+  """Abstract weights of a dtype where the table puts them."""
+  places = weight_shardings(mesh, tree)
+  return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype, sharding=p), tree, places)
+
+
+class Training:
+  """The student's train programs: the gradient of one micro-batch, and the update."""
+
+  def __init__(self, config: ConfigDict, mesh: Mesh, student: DecoderConfig):
+    self.config, self.mesh, self.student = config, mesh, student
+    trained, frozen = adapters.parts(structure(student)[1])
+    self.gradient = placed(trained, mesh, "float32")
+    self.frozen = placed(frozen, mesh, config.student.dtype)
+    self.state: TrainState = self._trainer("sft").abstract(student)
+
+  def _trainer(self, name: str) -> Trainer:
+    c, rl = self.config, name == "policy_gradient"
+    rule = optimizer(
+      "adamw" if rl else c.train.optimizer,
+      lambda _: 1e-5,
+      weight_decay=c.rl.weight_decay if rl else c.train.weight_decay,
+      max_norm=c.train.max_norm,
+    )
+    loss = clipped_policy_gradient(clip=c.rl.clip, dual_clip=c.rl.dual_clip) if rl else likelihood()
+    how = passes(c, c.rl.temperature if rl else 1.0)
+    return Trainer(structure(self.student)[0], rule, loss, self.mesh, how, self.frozen)
+
+  def programs(self) -> list[Program]:
+    c = self.config
+    sft = self._step("sft", c.train.micro_rows, c.train.length, "train")
+    rl = self._step("policy_gradient", c.rl.micro_rows, c.rl.length, "rl")
+    return [sft, rl, self._update()]
+
+  def batch(self, rows: int, length: int) -> Batch:
+    grid = sharding(self.mesh, "rows", None)
+    kinds = (jnp.int32,) * 3 + (jnp.float32,) * 3
+    parts = [jax.ShapeDtypeStruct((rows, length), kind, sharding=grid) for kind in kinds]
+    return Batch(*parts, denominator=jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding(self.mesh)))
+
+  def _step(self, name: str, rows: int, length: int, group: str) -> Program:
+    def lower() -> Any:
+      trainer = self._trainer(name)
+      step = trainer.programs(self.state).add_gradient
+      return step.lower(self.gradient, self.state.weights, self.frozen, self.batch(rows, length))  # pyright: ignore[reportFunctionMemberAccess]
+
+    return Program(
+      f"{name}_step",
+      "student",
+      ("training",),
+      lower,
+      estimate.train_flops(self.student, rows, length, remat=self.config.train.remat),
+      rows * length,
+      3.0 * on_device(self.state.weights) + 3.0 * on_device(self.frozen),
+      estimate.train_temporary(self.config, self.mesh, self.student, rows, length) + on_device(self.gradient),
+      f"lower {group}.micro_rows or {group}.length, set train.remat to full, lower train.logit_chunk, or raise "
+      "the fsdp axis of mesh.train",
+    )
+
+  def _update(self) -> Program:
+    def lower() -> Any:
+      return self._trainer("sft").programs(self.state).apply.lower(self.state, self.gradient)  # pyright: ignore[reportFunctionMemberAccess]
+
+    return Program(
+      "update",
+      "student",
+      ("training",),
+      lower,
+      0.0,
+      0,
+      2.0 * on_device(self.state.optimizer) + 3.0 * on_device(self.gradient),
+      0.0,
+      "raise the fsdp axis of mesh.train, or train adapters (student.lora_rank)",
+    )
+
+
+class Sampling:
+  """One model's sampler over the whole length of its cache, which is the most that it can need."""
+
+  def __init__(self, config: ConfigDict, mesh: Mesh, role: str, model: DecoderConfig):
+    c = self.config = config
+    self.role, self.model = role, model
+    self.weights: Weights = placed(structure(model)[1], mesh, c[role].dtype)
+    slots = c.sampler.slots if role == "student" else c.sampler.teacher_slots
+    self.sampler: Programs = programs(c.sampler, model, mesh, slots=slots, stop=0, dtype=c[role].dtype)
+    self.state: DeviceState = self.sampler.abstract(self.weights)
+
+  def programs(self) -> list[Program]:
+    c, sampler, rows = self.config.sampler, self.sampler, self.config.sampler.rows
+    n, chunk = sampler.slots, max(c.chunks)
+    ints = [self._array([rows]) for _ in range(4)]
+    extend = (self.state, self.weights, ints[0], self._array([rows, chunk]), *ints[1:])
+    look = {"filled": c.length}
+    return [
+      self._program("extend", lambda: sampler.extend.lower(*extend, **look), rows * chunk, rows, chunk, calls=1),
+      self._program(
+        "decode",
+        lambda: sampler.decode.lower(self.state, self.weights, self._controls(n), n=c.decode, **look),
+        n * c.decode,
+        n,
+        1,
+        calls=c.decode,
+      ),
+      self._program("fork", lambda: sampler.fork.lower(self.state, *ints[:2]), 0, rows, 0, calls=0),
+    ]
+
+  def _program(self, name: str, lower: Callable[[], Any], tokens: int, rows: int, width: int, *, calls: int) -> Program:
+    """`calls` is how often the weights are read."""
+    role, c = self.role, self.config.sampler
+    names = ("slots", "sample") if role == "student" else ("teacher_slots", "teacher")
+    return Program(
+      name,
+      role,
+      ("exploring", "rolling out", "evaluating") if role == "student" else ("demonstrating", "mentoring"),
+      lower,
+      tokens * self.model.flops_per_token(c.length // 2),
+      tokens,
+      calls
+      * (on_device(self.weights) + on_device(self.state.cache) / (1 if width == 1 else self.sampler.slots / rows)),
+      estimate.sampling_temporary(self.config, self.sampler.mesh, self.model, rows, width),
+      f"lower sampler.{names[0]}, sampler.length or sampler.rows, or raise the tensor axis of mesh.{names[1]}",
+    )
+
+  def _array(self, shape: Sequence[int], kind: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(tuple(shape), kind, sharding=sharding(self.sampler.mesh))
+
+  def _controls(self, n: int) -> Controls:
+    ints, floats = (lambda: self._array([n])), (lambda: self._array([n], jnp.float32))
+    return Controls(
+      live=self._array([n], bool),
+      length=ints(),
+      pending=ints(),
+      budget=ints(),
+      key=self._array([n, 2], jnp.uint32),
+      temperature=floats(),
+      top_k=ints(),
+      top_p=floats(),
+      penalty=floats(),
+    )
+
+
+class Recipe:
+  """All programs and arrays of a config on some meshes; `teacher` is None where no model teaches."""
+
+  def __init__(self, config: ConfigDict, meshes: Meshes, student: DecoderConfig, teacher: DecoderConfig | None):
+    self.config, self.meshes, self.student = config, meshes, student
+    self.training = Training(config, meshes.train, student)
+    self.exploring = Sampling(config, meshes.sample, "student", student)
+    self.teaching = Sampling(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
+
+  def programs(self) -> list[Program]:
+    samplers = [self.exploring, *([self.teaching] if self.teaching else [])]
+    return [*self.training.programs(), *(p for sampler in samplers for p in sampler.programs())]
+
+  def arrays(self) -> dict[str, int]:
+    """Bytes of each array of resident.py on a device."""
+    t, s = self.training, self.exploring
+    found = {
+      "student weights": on_device(placed(structure(self.student)[1], self.meshes.train, self.config.student.dtype)),
+      "trained weights": on_device(t.state.weights),
+      "moments": on_device(t.state.optimizer),
+      "gradient": on_device(t.gradient),
+      "sampling copy": self._copied(),
+      "student cache": on_device(s.state),
+    }
+    if self.teaching:
+      found |= {"teacher weights": on_device(self.teaching.weights), "teacher cache": on_device(self.teaching.state)}
+    return found
+
+  def _copied(self) -> int:
+    """What the sampler does not share with the trainer."""
+    c, meshes = self.config, self.meshes
+    if meshes.train.shape != meshes.sample.shape:
+      return on_device(self.exploring.weights)
+    return (
+      0
+      if c.train.weights_dtype == c.student.dtype
+      else on_device(placed(adapters.parts(structure(self.student)[1])[0], meshes.sample, c.student.dtype))
+    )

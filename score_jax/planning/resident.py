@@ -1,0 +1,52 @@
+"""What lies on the devices at each moment of a run, by name; the recipe frees the teacher before it trains.
+
+student weights    as they came, laid out for training
+trained weights    those that a stage changes or has changed
+moments, gradient  of the optimiser
+sampling copy      of the weights, where the sampler wants another dtype or layout than the trainer
+caches             of the samplers; one is freed before another is made
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MOMENTS = {
+  "demonstrating": ("student weights", "teacher weights", "teacher cache"),
+  "training": ("student weights", "trained weights", "moments", "gradient"),
+  "exploring": ("student weights", "trained weights", "sampling copy", "student cache", "teacher weights"),
+  "mentoring": ("student weights", "trained weights", "teacher weights", "teacher cache"),
+  "rolling out": ("student weights", "trained weights", "moments", "sampling copy", "student cache"),
+  "evaluating": ("student weights", "trained weights", "sampling copy", "student cache"),
+}
+STAGES = {
+  "warm_start": ("demonstrating", "training"),
+  "mps": ("exploring", "mentoring"),
+  "sft": ("training",),
+  "rl": ("rolling out", "training"),
+  "bc": ("demonstrating", "training"),
+  "rl_from_question": ("rolling out", "training"),
+  "eval": ("demonstrating", "evaluating"),
+}
+COLUMNS = {
+  "weights": ("student weights", "trained weights", "sampling copy", "teacher weights"),
+  "optimizer": ("moments", "gradient"),
+  "cache": ("student cache", "teacher cache"),
+}
+
+
+def fullest(arrays: Mapping[str, int], moments: tuple[str, ...]) -> dict[str, int]:
+  """Bytes by column at the one of some moments at which most is resident."""
+  moment = max(moments, key=lambda m: sum(arrays.get(name, 0) for name in MOMENTS[m]))
+  return {
+    column: sum(arrays.get(name, 0) for name in names if name in MOMENTS[moment]) for column, names in COLUMNS.items()
+  }
+
+
+def by_stage(arrays: Mapping[str, int], stages: tuple[str, ...]) -> dict[str, dict[str, int]]:
+  """For each stage what is resident when most is, by array."""
+  result: dict[str, dict[str, int]] = {}
+  for stage in stages:
+    moment = max(STAGES[stage], key=lambda m: sum(arrays.get(name, 0) for name in MOMENTS[m]))
+    result[stage] = {name: arrays[name] for name in MOMENTS[moment] if arrays.get(name)}
+  return result
