@@ -92,6 +92,24 @@ def of_name(name: str, dtype: str) -> Any:
   return source.Model(shape, weights, found.tokenizer)
 
 
+def _free(name: str) -> pathlib.Path:
+  """A folder that can be written.
+
+  Raises:
+    UserError: it is not local, not empty, or cannot be made.
+  """
+  out = pathlib.Path(name)
+  if "://" in name:
+    raise UserError(f"--out={name} is not local; give a local folder and copy it there")
+  try:
+    if out.exists() and any(out.iterdir()):
+      raise UserError(f"--out={name} is not empty; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--out={name} cannot be written ({error.strerror}); give another folder") from error
+  return out
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m score_jax.export",
@@ -103,7 +121,7 @@ def main() -> int:
   origin.add_argument("--workdir", metavar="DIR", help="the folder of a run; --stage says which of its models")
   origin.add_argument("--model", metavar="NAME", help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--stage", help="such as sft or rl; untrained: the student as it came, with the tags")
-  parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="new or empty, local")
+  parser.add_argument("--out", required=True, metavar="DIR", help="new or empty, local")
   parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
   parser.add_argument("--shard_gb", default=5.0, type=float, help="greatest file, in 10^9 bytes (default: %(default)s)")
   args = parser.parse_args()
@@ -112,15 +130,13 @@ def main() -> int:
   if args.shard_gb <= 0:
     parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
   try:
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-      raise UserError(f"--out={args.out} is not empty; give a new folder")
+    out = _free(args.out)
     model, decoding = of_stage(args.workdir, args.stage) if args.workdir else (of_name(args.model, args.dtype), {})
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    export(model, args.out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
+    export(model, out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  print(f"written: {args.out}")
+  print(f"written: {out}")
   return 0
 
 

@@ -178,11 +178,16 @@ def test_what_cannot_be_exported_is_one_line(
     ([f"--workdir={tmp_path}", "--stage=rl", out], r"there is no config\.json in it"),
     ([f"--model={tmp_path}", out], r"config\.json does not exist"),
     (["--model=shipped:student", f"--out={runs['plain'][0]}"], "is not empty; give a new folder"),
+    (
+      ["--model=shipped:student", f"--out={runs['plain'][0] / 'config.json'}"],
+      r"cannot be written \(Not a directory\)",
+    ),
+    (["--model=shipped:student", "--out=gs://bucket/model"], "is not local; give a local folder"),
   ]
   for args, said in cases:
     assert command(monkeypatch, *args) == 1
     assert re.search(said, line := refused(capsys)), line
-  assert not (tmp_path / "out").exists()
+  assert not any((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize(

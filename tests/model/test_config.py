@@ -8,6 +8,7 @@ import pytest
 
 from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig, RopeScaling, from_hugging_face, to_hugging_face
+from score_jax.model.known import KNOWN
 
 LLAMA3 = {
   "rope_type": "llama3",
@@ -59,6 +60,19 @@ def test_public_models_have_their_published_size(name: str) -> None:
   assert config.parameters == parameters
   assert config.rope_base == data["rope_theta"]
   assert from_hugging_face(to_hugging_face(config)) == config
+
+
+def test_the_shapes_that_are_known_have_their_published_size() -> None:
+  published = {
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen/Qwen2.5-3B-Instruct": 3_085_938_688,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen/Qwen2.5-72B-Instruct": 72_706_203_648,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
+  }
+  assert {name: from_hugging_face(data).parameters for name, data in KNOWN.items()} == published
 
 
 def test_transformers_5_spells_rope_otherwise_and_means_the_same() -> None:
