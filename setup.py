@@ -14,6 +14,7 @@ INSTALL = [
   "datasets>=5.0",
   "etils[epath]>=1.12",
   "flax>=0.12",
+  "huggingface-hub>=1.0",
   "jax>=0.10",
   "jinja2>=3.1",  # transformers needs it for chat templates and does not install it
   "markupsafe>=2.1",

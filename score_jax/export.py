@@ -16,7 +16,6 @@ import json
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from score_jax.errors import UserError
@@ -24,7 +23,7 @@ from score_jax.errors import UserError
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: Mapping[str, Any]) -> None:
+def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: dict[str, Any]) -> None:
   """Writes a model (source.Model) whose tokenizer has the tags; `out` is there whole in the end, or not at all."""
   from score_jax.agent.protocol import Protocol
   from score_jax.model import hugging_face
@@ -51,21 +50,25 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
+  from etils import epath
   from ml_collections import ConfigDict
 
   from score_jax import stages
-  from score_jax.model import source
+  from score_jax.model import adapters, source
   from score_jax.run import Run
   from score_jax.workdir import Workdir
 
   if stage not in (*stages.READS, "untrained"):
     raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
-  if not (pathlib.Path(root) / "config.json").exists():
-    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
+  if not epath.Path(root).is_dir():
+    raise UserError(f"--workdir={root}: there is no such folder; give that of a run")
   workdir = Workdir(root)
-  with Run(ConfigDict(workdir.read_json("config.json")["config"]), workdir) as run:
-    weights = stages.weights_of(run, stage)
-    return source.Model(run.student.config, weights, run.student.tokenizer), _decoding(run.config.student)
+  found = workdir.read_json("config.json")
+  if found is None:
+    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
+  with Run(ConfigDict(found["config"]), workdir) as run:
+    shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
+    return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)
 
 
 def _decoding(c: Any) -> dict[str, Any]:
@@ -89,6 +92,24 @@ def of_name(name: str, dtype: str) -> Any:
   return source.Model(shape, weights, found.tokenizer)
 
 
+def _free(name: str) -> pathlib.Path:
+  """A folder that can be written.
+
+  Raises:
+    UserError: it is not local, not empty, or cannot be made.
+  """
+  out = pathlib.Path(name)
+  if "://" in name:
+    raise UserError(f"--out={name} is not local; give a local folder and copy it there")
+  try:
+    if out.exists() and any(out.iterdir()):
+      raise UserError(f"--out={name} is not empty; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(f"--out={name} cannot be written ({error.strerror}); give another folder") from error
+  return out
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m score_jax.export",
@@ -100,7 +121,7 @@ def main() -> int:
   origin.add_argument("--workdir", metavar="DIR", help="the folder of a run; --stage says which of its models")
   origin.add_argument("--model", metavar="NAME", help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--stage", help="such as sft or rl; untrained: the student as it came, with the tags")
-  parser.add_argument("--out", required=True, metavar="DIR", type=pathlib.Path, help="new or empty, local")
+  parser.add_argument("--out", required=True, metavar="DIR", help="new or empty, local")
   parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
   parser.add_argument("--shard_gb", default=5.0, type=float, help="greatest file, in 10^9 bytes (default: %(default)s)")
   args = parser.parse_args()
@@ -109,15 +130,13 @@ def main() -> int:
   if args.shard_gb <= 0:
     parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
   try:
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-      raise UserError(f"--out={args.out} is not empty; give a new folder")
+    out = _free(args.out)
     model, decoding = of_stage(args.workdir, args.stage) if args.workdir else (of_name(args.model, args.dtype), {})
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    export(model, args.out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
+    export(model, out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
-  print(f"written: {args.out}")
+  print(f"written: {out}")
   return 0
 
 

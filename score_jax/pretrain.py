@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import pathlib
 import random
 from collections.abc import Iterator, Sequence
 
@@ -135,7 +136,7 @@ def _train(
   )
   folder = workdir.root / role
   hugging_face.save(str(folder), shape, trained.weights, dtype="float16")
-  tokenizer.save_pretrained(str(folder))
+  hugging_face.save_tokenizer(pathlib.Path(folder), shape, tokenizer)
   print(f"{role}: {trained.updates} updates, written to {folder}", flush=True)
 
 

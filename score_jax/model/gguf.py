@@ -162,8 +162,8 @@ def tokenizer(path: str) -> PreTrainedTokenizerFast:
   control = [t for t, k in zip(tokens, kinds, strict=True) if k == CONTROL]
   bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
   bpe.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == USER_DEFINED])
-  named = {name: reader.get_field(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
-  named = {name: None if field is None else tokens[field.contents()] for name, field in named.items()}
+  ids = {name: _optional(reader, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+  named = {name: None if i is None else tokens[i] for name, i in ids.items()}
   result = PreTrainedTokenizerFast(
     tokenizer_object=bpe,
     bos_token=named["bos"],
@@ -172,7 +172,7 @@ def tokenizer(path: str) -> PreTrainedTokenizerFast:
     additional_special_tokens=[t for t in control if t not in named.values()],
     clean_up_tokenization_spaces=False,
   )
-  result.chat_template = _field(reader, "tokenizer.chat_template", path)
+  result.chat_template = _optional(reader, "tokenizer.chat_template")
   return result
 
 
@@ -187,11 +187,16 @@ def _open(path: str) -> GGUFReader:
     raise UserError(f"{path} cannot be read as GGUF ({error}); fetch it again") from error
 
 
-def _field(reader: GGUFReader, name: str, path: str) -> Any:
+def _optional(reader: GGUFReader, name: str) -> Any:
   field = reader.get_field(name)
-  if field is None:
+  return None if field is None else field.contents()
+
+
+def _field(reader: GGUFReader, name: str, path: str) -> Any:
+  value = _optional(reader, name)
+  if value is None:
     raise UserError(f"{path}: metadata {name} is missing; use a complete GGUF file")
-  return field.contents()
+  return value
 
 
 def _config(reader: GGUFReader, path: str) -> DecoderConfig:
@@ -200,8 +205,8 @@ def _config(reader: GGUFReader, path: str) -> DecoderConfig:
     raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")
 
   def get(name: str, default: Any = None) -> Any:
-    field = reader.get_field(f"{kind}.{name}")
-    return default if field is None and default is not None else _field(reader, f"{kind}.{name}", path)
+    found = _optional(reader, f"{kind}.{name}")
+    return default if found is None and default is not None else _field(reader, f"{kind}.{name}", path)
 
   for name in ("expert_count", "attention.sliding_window"):
     if get(name, 0):

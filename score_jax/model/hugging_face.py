@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -85,9 +86,16 @@ def tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
 
 
 def save(
-  folder: pathlib.Path, config: DecoderConfig, params: Weights, *, dtype: str, shard_bytes: int = 5 << 30, **more: Any
+  name: str | os.PathLike[str],
+  config: DecoderConfig,
+  params: Weights,
+  *,
+  dtype: str,
+  shard_bytes: int = 5 << 30,
+  **more: Any,
 ) -> None:
   """Writes config.json, with `more` in it, and the weights."""
+  folder = pathlib.Path(name)
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.save(folder, list(weights.named(config, params)), dtype=dtype, shard_bytes=shard_bytes)
   data = to_hugging_face(config) | {"dtype": dtype} | more

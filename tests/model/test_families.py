@@ -1,0 +1,124 @@
+"""Each family against transformers' torch models: logits, text, weights in and out, on one device and on eight."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from score_jax.mesh.sharding import make_mesh, weight_shardings
+from score_jax.model import hugging_face, weights
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Cache, Decoder, Weights, structure
+from tests.model import theirs
+from tests.model.theirs import VOCAB, every_family
+
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, 100).astype(np.int32)
+PROMPT, WRITTEN = 16, 64
+
+
+def load(folder: pathlib.Path, mesh: Mesh | None = None) -> tuple[DecoderConfig, Weights]:
+  config, tensors = hugging_face.read(folder)
+  return config, weights.load(config, tensors, dtype="float32", mesh=mesh)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def rows(graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array) -> jax.Array:
+  model = nnx.merge(graph, params)
+  return model.unembed(model(tokens, jnp.arange(tokens.shape[1])[None], jnp.ones_like(tokens)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def chunk(
+  graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array, positions: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+  model = nnx.merge(graph, params)
+  x, cache = model.step(tokens, positions, cache, None, filled=128, bucket=32)
+  return model.unembed(x), cache
+
+
+def full(config: DecoderConfig, params: Weights, tokens: np.ndarray) -> np.ndarray:
+  """Logits [T, V] of one sequence."""
+  return np.asarray(rows(structure(config)[0], params, tokens[None])[0])
+
+
+def stepper(config: DecoderConfig, params: Weights) -> Callable[[np.ndarray], np.ndarray]:
+  """Feeds further tokens [T] of one sequence through a cache; gives their logits [T, V]."""
+  graph, _ = structure(config)
+  cache, at = nnx.merge(graph, params).empty_cache(1, 128), 0
+
+  def step(tokens: np.ndarray) -> np.ndarray:
+    nonlocal cache, at
+    logits, cache = chunk(graph, params, tokens[None], at + np.arange(len(tokens))[None], cache)
+    at += len(tokens)
+    return np.asarray(logits[0])
+
+  return step
+
+
+@every_family
+def test_logits_are_those_of_transformers(family: str, tmp_path: pathlib.Path) -> None:
+  expected = theirs.logits(theirs.save(family, tmp_path), TOKENS)
+  config, params = load(tmp_path)
+  theirs.assert_same_logits(full(config, params, TOKENS), expected)
+  step = stepper(config, params)
+  cached = [step(TOKENS[:PROMPT]), *(step(TOKENS[at : at + 1]) for at in range(PROMPT, len(TOKENS)))]
+  theirs.assert_same_logits(np.concatenate(cached), expected)
+
+
+@every_family
+def test_greedy_text_is_that_of_transformers(family: str, tmp_path: pathlib.Path) -> None:
+  expected = theirs.greedy(theirs.save(family, tmp_path), TOKENS[:PROMPT], WRITTEN)
+  step = stepper(*load(tmp_path))
+  written, token = [], int(step(TOKENS[:PROMPT])[-1].argmax())
+  while len(written) < WRITTEN:
+    written.append(token)
+    token = int(step(np.array([token], np.int32))[-1].argmax())
+  assert len(set(written)) > 3, "text so plain that it would agree by chance"
+  assert written == expected
+
+
+@every_family
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 20_000], ids=["whole", "sharded"])
+def test_what_is_written_is_what_was_read_bit_for_bit(family: str, shard_bytes: int, tmp_path: pathlib.Path) -> None:
+  from transformers import AutoModelForCausalLM
+
+  model = theirs.build(family)
+  model.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
+  config, params = load(tmp_path / "theirs")
+  hugging_face.save(tmp_path / "ours", config, params, dtype="float32", shard_bytes=shard_bytes)
+  files = sorted((tmp_path / "ours").glob("*.safetensors"))
+  assert (len(files) > 1) == (shard_bytes < 1 << 30)
+  assert max(file.stat().st_size for file in files) < 1.2 * shard_bytes
+  again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+  assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+  assert type(again) is type(model)
+  expected, found = model.state_dict(), again.state_dict()
+  assert expected.keys() == found.keys()
+  for name, tensor in expected.items():
+    assert found[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+  assert np.array_equal(theirs.logits(again, TOKENS), theirs.logits(model, TOKENS)), "the configuration counts too"
+  assert load(tmp_path / "ours")[0] == config
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "smollm2"])
+def test_eight_devices_give_the_logits_of_one(family: str, tmp_path: pathlib.Path) -> None:
+  """Four keys and values over a tensor axis of eight, too: each device has half of one."""
+  theirs.save(family, tmp_path)
+  config, alone = load(tmp_path)
+  expected = full(config, alone, TOKENS)
+  for shape in ((1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)):
+    mesh = make_mesh(shape)
+    _, params = load(tmp_path, mesh)
+    places = jax.tree.leaves(weight_shardings(mesh, params))
+    for one, many, place in zip(jax.tree.leaves(alone), jax.tree.leaves(params), places, strict=True):
+      assert many.sharding == place
+      assert np.array_equal(one, many)
+    theirs.assert_same_logits(full(config, params, TOKENS), expected)
