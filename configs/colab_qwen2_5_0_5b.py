@@ -1,7 +1,7 @@
 """Qwen2.5-0.5B-Instruct on GSM8K, everything trained, on one chip of 16 GB: Colab's v5e-1 or a T4.
 
     python -m score_jax.plan --config=configs/colab_qwen2_5_0_5b.py --topology=v5e:1
-    python -m score_jax.main --config=configs/colab_qwen2_5_0_5b.py --config.tasks.path=DIR --workdir=runs/colab_qwen2_5_0_5b
+    python -m score_jax.main --config=configs/colab_qwen2_5_0_5b.py --config.tasks.path=DIR
 
 Small in every number, so that a session of a notebook sees all stages; taught by GSM8K's worked solutions.
 """

@@ -1,7 +1,7 @@
 """Qwen2.5-1.5B-Instruct on GSM8K with adapters (LoRA), on one chip of 16 GB: Colab's v5e-1 or a T4.
 
     python -m score_jax.plan --config=configs/colab_qwen2_5_1_5b.py --topology=v5e:1
-    python -m score_jax.main --config=configs/colab_qwen2_5_1_5b.py --config.tasks.path=DIR --workdir=runs/colab_qwen2_5_1_5b
+    python -m score_jax.main --config=configs/colab_qwen2_5_1_5b.py --config.tasks.path=DIR
 
 The 0.5B config with a student three times the size, whose weights stay as they are beside adapters of rank 32.
 """

@@ -1,7 +1,7 @@
 """Llama-3.1-8B-Instruct taught by Qwen2.5-72B-Instruct, with the paper's settings, on v5e:8x8.
 
     python -m score_jax.plan --config=configs/score_llama3_1_8b.py --topology=v5e:8x8
-    python -m score_jax.main --config=configs/score_llama3_1_8b.py --config.tasks.path=DIR --workdir=runs/score_llama3_1_8b
+    python -m score_jax.main --config=configs/score_llama3_1_8b.py --config.tasks.path=DIR
 
 The 7B config with another student; the paper reached 47.5 on average over its eight benchmarks. Student and teacher
 have different tokens: the teacher has to be one that teaches by text.

@@ -1,7 +1,7 @@
 """Qwen2.5-0.5B-Instruct on GSM8K, taught by its worked solutions: one 80 GB GPU, or eight v5e chips.
 
     python -m score_jax.plan --config=configs/score_qwen2_5_0_5b.py --topology=v5e:2x4
-    python -m score_jax.main --config=configs/score_qwen2_5_0_5b.py --config.tasks.path=DIR --workdir=runs/score_qwen2_5_0_5b
+    python -m score_jax.main --config=configs/score_qwen2_5_0_5b.py --config.tasks.path=DIR
 
 For h100:1 the plan's figures are estimates. Everything is trained, with float32 weights in the optimiser.
 """

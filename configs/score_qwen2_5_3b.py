@@ -1,7 +1,7 @@
 """Qwen2.5-3B-Instruct taught by Qwen2.5-72B-Instruct, with the paper's settings, on v5e:8x8.
 
     python -m score_jax.plan --config=configs/score_qwen2_5_3b.py --topology=v5e:8x8
-    python -m score_jax.main --config=configs/score_qwen2_5_3b.py --config.tasks.path=DIR --workdir=runs/score_qwen2_5_3b
+    python -m score_jax.main --config=configs/score_qwen2_5_3b.py --config.tasks.path=DIR
 
 The 7B config with another student; the paper reached 46.7 on average over its eight benchmarks.
 """

@@ -1,7 +1,7 @@
 """Qwen2.5-7B-Instruct taught by Qwen2.5-72B-Instruct, with the paper's settings, on a slice of TPUs.
 
     python -m score_jax.plan --config=configs/score_qwen2_5_7b.py --topology=v5e:8x8
-    python -m score_jax.main --config=configs/score_qwen2_5_7b.py --config.tasks.path=DIR --workdir=gs://BUCKET/runs/score_qwen2_5_7b
+    python -m score_jax.main --config=configs/score_qwen2_5_7b.py --config.tasks.path=DIR
 
 Arguments: v5e (64 chips, 8x8; the default), v5p (32 chips, 2x4x4, sold as v5p-64) and v6e (64 chips, 8x8). What
 stages take at the roofline the plan prints. The paper reached 50.8 on average over its eight benchmarks.

@@ -1,7 +1,7 @@
 """Qwen3-8B taught by Qwen2.5-72B-Instruct to search, with the paper's settings, on v5e:8x8.
 
     python -m score_jax.plan --config=configs/score_qwen3_8b_search.py --topology=v5e:8x8
-    python -m score_jax.main --config=configs/score_qwen3_8b_search.py --config.tasks.path=DIR --workdir=runs/score_qwen3_8b_search
+    python -m score_jax.main --config=configs/score_qwen3_8b_search.py --config.tasks.path=DIR
 
 The paper's deep-search student (30.5 on average over four benchmarks). Student and teacher have different tokens: the
 teacher has to be one that teaches by text.

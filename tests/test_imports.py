@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("reinforce",),
   ("recipe",),
   ("report",),
+  ("planning",),
   ("command",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
