@@ -1,0 +1,26 @@
+"""Qwen2.5-0.5B-Instruct on GSM8K, everything trained, on one chip of 16 GB: Colab's v5e-1 or a T4.
+
+    python -m score_jax.plan --config=configs/colab_qwen2_5_0_5b.py --topology=v5e:1
+    python -m score_jax.main --config=configs/colab_qwen2_5_0_5b.py --config.tasks.path=DIR --workdir=runs/colab_qwen2_5_0_5b
+
+Small in every number, so that a session of a notebook sees all stages; taught by GSM8K's worked solutions.
+"""
+
+from ml_collections import ConfigDict
+
+from score_jax.variation import config_beside
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: none."""
+  if arg:
+    raise ValueError(f"configs/colab_qwen2_5_0_5b.py:{arg} is none; it takes no argument")
+  c = config_beside(__file__, "score_qwen2_5_0_5b")
+  c.tasks.train, c.tasks.validation, c.tasks.test = 500, 50, 200
+  c.agent.turn_tokens = 512
+  c.sampler.slots, c.sampler.length, c.sampler.rows, c.sampler.chunks, c.sampler.bucket = 32, 2048, 8, (256,), 512
+  c.train.length = c.rl.length = 2048
+  c.train.rows, c.train.micro_rows, c.rl.micro_rows = 8, 2, 2
+  c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch = 30, 8, 8, 4
+  c.eval.tries = 1
+  return c

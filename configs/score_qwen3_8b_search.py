@@ -1,0 +1,23 @@
+"""Qwen3-8B taught by Qwen2.5-72B-Instruct to search, with the paper's settings, on v5e:8x8.
+
+    python -m score_jax.plan --config=configs/score_qwen3_8b_search.py --topology=v5e:8x8
+    python -m score_jax.main --config=configs/score_qwen3_8b_search.py --config.tasks.path=DIR --workdir=runs/score_qwen3_8b_search
+
+The paper's deep-search student (30.5 on average over four benchmarks). Student and teacher have different tokens: the
+teacher has to be one that teaches by text.
+"""
+
+from ml_collections import ConfigDict
+
+from score_jax.variation import config_beside
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """`arg`: none."""
+  if arg:
+    raise ValueError(f"configs/score_qwen3_8b_search.py:{arg} is none; it takes no argument")
+  c = config_beside(__file__, "score_qwen2_5_7b")
+  c.student.path = "Qwen/Qwen3-8B"
+  c.mesh.sample = (8, 1, 8)  # eight key/value heads
+  c.tools.search_results = 10
+  return c
