@@ -100,9 +100,9 @@ class Trainer:
     self.mesh, self.optimizer, self.passes, self.frozen = mesh, optimizer, passes, frozen
     self._rows, self._scalar = sharding(mesh, "rows", None), sharding(mesh)
     self._programs: Programs | None = None
-    mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
 
     def objective(trained: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
+      mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
       with traced_for(mesh):
         weights = adapters.together(_cast(trained, passes.dtype), frozen)
         logp, entropy = token_logprobs(
