@@ -253,10 +253,14 @@ class Decoder(nnx.Module):
     (x, pair), _ = jax.lax.scan(layer, (x, cache[0]), (jnp.arange(self.config.layers), weights))
     return self.norm(x), (pair,)
 
+  @property
+  def table(self) -> jax.Array:
+    """What logits are the products with, [V, D]."""
+    return (self.embedding if self.config.tied else self.unembedding)[...]
+
   def unembed(self, x: jax.Array) -> jax.Array:
     """Float32 logits [..., V]."""
-    table = self.embedding if self.config.tied else self.unembedding
-    return jnp.einsum("...d,vd->...v", x, table[...], preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,vd->...v", x, self.table, preferred_element_type=jnp.float32)
 
   def empty_cache(self, slots: int, length: int) -> Cache:
     """A cache of `length` places for each of `slots`, of the weights' dtype."""
