@@ -70,11 +70,23 @@ class RMSNorm(nnx.Module):
     return (x32 * scale).astype(x.dtype)
 
 
+def flat_product(x: jax.Array, kernel: jax.Array, *how: Any, **more: Any) -> jax.Array:
+  """The last axis of x with the first of a kernel, as one product of two matrices.
+
+  Its gradients are such products too; where the gradient of the kernel sums over two axes, XLA:CPU copies an operand
+  in another order first.
+  """
+  found = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), *how[1:], **more)
+  return found.reshape(*x.shape[:-1], -1)
+
+
 def linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
   """A linear layer, with an adapter beside it where the config has them."""
   if config.lora_rank:
-    return nnx.LoRALinear(inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, rngs=rngs)
-  return nnx.Linear(inputs, outputs, use_bias=bias, rngs=rngs)
+    return nnx.LoRALinear(
+      inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, dot_general=flat_product, rngs=rngs
+    )
+  return nnx.Linear(inputs, outputs, use_bias=bias, dot_general=flat_product, rngs=rngs)
 
 
 class Attention(nnx.Module):
@@ -253,10 +265,14 @@ class Decoder(nnx.Module):
     (x, pair), _ = jax.lax.scan(layer, (x, cache[0]), (jnp.arange(self.config.layers), weights))
     return self.norm(x), (pair,)
 
+  @property
+  def table(self) -> jax.Array:
+    """What logits are the products with, [V, D]."""
+    return (self.embedding if self.config.tied else self.unembedding)[...]
+
   def unembed(self, x: jax.Array) -> jax.Array:
     """Float32 logits [..., V]."""
-    table = self.embedding if self.config.tied else self.unembedding
-    return jnp.einsum("...d,vd->...v", x, table[...], preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,vd->...v", x, self.table, preferred_element_type=jnp.float32)
 
   def empty_cache(self, slots: int, length: int) -> Cache:
     """A cache of `length` places for each of `slots`, of the weights' dtype."""

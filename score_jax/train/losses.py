@@ -8,6 +8,7 @@ over `learnt` tokens only: at any other position the gradient is exactly zero.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ def token_logprobs(
   """Log-probability of each token and entropy of what it was drawn from, both float32 [B, T].
 
   The logits exist for `chunk` positions of each row at a time and are made again
-  in the backward pass, so no array of [B, T, V] does. Position 0 gets 0.
+  in the backward pass, so no array of [B, T, V] does, unless a chunk is a whole row. Position 0 gets 0.
   """
   model = nnx.merge(graph, weights)
   x_BxTxD = model(batch.tokens, batch.positions, batch.segments, mix=mix, remat=remat)
@@ -48,18 +49,73 @@ def token_logprobs(
   x_PxBxCxD = jnp.pad(x_BxTxD, ((0, 0), (0, fill), (0, 0))).reshape(rows, count, chunk, width).swapaxes(0, 1)
   target_PxBxC = jnp.pad(targets, ((0, 0), (0, fill))).reshape(rows, count, chunk).swapaxes(0, 1)
 
-  @functools.partial(jax.checkpoint, prevent_cse=False)
-  def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, jax.Array]]:
+  def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, ...]]:
     x_BxCxD, target_BxC = one
-    logp = jax.nn.log_softmax(model.unembed(x_BxCxD) / temperature, axis=-1)
-    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-    return None, (jnp.take_along_axis(logp, target_BxC[..., None], axis=-1)[..., 0], entropy)
+    found: Any = predict(x_BxCxD.reshape(-1, width), model.table, target_BxC.reshape(-1), temperature, count == 1)
+    return None, tuple(part_M.reshape(rows, chunk) for part_M in found)
 
   _, found = jax.lax.scan(piece, None, (x_PxBxCxD, target_PxBxC))
   nothing = jnp.zeros((rows, 1), jnp.float32)
   whole = (part_PxBxC.swapaxes(0, 1).reshape(rows, count * chunk) for part_PxBxC in found)
   logp, entropy = (jnp.concatenate([nothing, part], axis=1)[:, :length] for part in whole)
   return logp, entropy
+
+
+Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def predict(
+  x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Log-probability of each target, and entropy, at the logits x table' / temperature; float32 [M].
+
+  The backward pass makes the gradient of the logits in one go, where the derivative of the formula written out reads
+  and writes an array of their size for each of its steps (on CPU that took longer than the products). It takes M
+  positions along one axis: of a product that sums over two, XLA:CPU copies an operand in another order first.
+
+  Args:
+    keep: the logits are kept for the backward pass, which makes them again otherwise.
+  """
+  return _predict(x_MxD, table_VxD, target_M, temperature, keep)[0]
+
+
+def _logits(x_MxD: jax.Array, table_VxD: jax.Array, temperature: float) -> jax.Array:
+  return jnp.einsum("md,vd->mv", x_MxD, table_VxD, preferred_element_type=jnp.float32) / temperature
+
+
+def _predict(
+  x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
+) -> tuple[tuple[jax.Array, jax.Array], Residuals]:
+  z_MxV = _logits(x_MxD, table_VxD, temperature)
+  highest_Mx1 = jnp.max(z_MxV, axis=-1, keepdims=True)
+  weight_MxV = jnp.exp(z_MxV - highest_Mx1)
+  total_M = jnp.sum(weight_MxV, axis=-1)
+  normalizer_M = highest_Mx1[..., 0] + jnp.log(total_M)
+  entropy_M = normalizer_M - jnp.sum(weight_MxV * z_MxV, axis=-1) / total_M
+  logp_M = jnp.take_along_axis(z_MxV, target_M[..., None], axis=-1)[..., 0] - normalizer_M
+  kept = z_MxV if keep else None
+  return (logp_M, entropy_M), (x_MxD, table_VxD, target_M, normalizer_M, entropy_M, kept)
+
+
+def _predict_gradient(
+  temperature: float, keep: bool, residuals: Residuals, gradients: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None]:
+  """With p the probabilities and h the entropy: d logp = onehot - p, d h = -p (log p + h)."""
+  del keep
+  x_MxD, table_VxD, target_M, normalizer_M, entropy_M, kept = residuals
+  of_logp, of_entropy = (g[..., None] for g in gradients)
+  z_MxV = _logits(x_MxD, table_VxD, temperature) if kept is None else kept
+  logp_MxV = z_MxV - normalizer_M[..., None]
+  pull = of_logp + of_entropy * (logp_MxV + entropy_M[..., None])
+  hit = jnp.arange(len(table_VxD))[None] == target_M[..., None]
+  dz_MxV = (jnp.where(hit, of_logp, 0.0) - jnp.exp(logp_MxV) * pull) / temperature
+  dz_MxV = dz_MxV.astype(x_MxD.dtype)
+  dx_MxD = jnp.einsum("mv,vd->md", dz_MxV, table_VxD)
+  return dx_MxD, jnp.einsum("mv,md->vd", dz_MxV, x_MxD), None
+
+
+predict.defvjp(_predict, _predict_gradient)
 
 
 def sft_loss(logp_BxT: jax.Array, batch: Batch) -> jax.Array:

@@ -16,7 +16,7 @@ from flax import nnx
 from score_jax.model import hugging_face
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch, Sample, fill, micro_batches
-from score_jax.train.losses import policy_gradient_loss, sft_loss, token_logprobs
+from score_jax.train.losses import policy_gradient_loss, predict, sft_loss, token_logprobs
 from tests.conftest import Tiny
 
 scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
@@ -95,6 +95,33 @@ def test_log_probabilities_are_those_of_transformers(tiny: Tiny, batch: Batch, t
     np.testing.assert_allclose(found[row][here][1:], expected[0, 1:], rtol=0, atol=2e-5)
     checked += len(expected[0, 1:])
   assert checked == 9 + 7 + 12
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_gradients_of_log_probability_and_entropy_are_those_of_numpy(temperature: float, keep: bool) -> None:
+  """In float64, through the Jacobian of the softmax; a position that nothing pulls at gets exactly nothing."""
+  draws = np.random.default_rng(5)
+  x_MxD, table_VxD = draws.normal(size=(6, 5)), draws.normal(size=(11, 5))
+  target_M, pulls_2xM = draws.integers(0, 11, 6), draws.normal(size=(2, 6))
+  pulls_2xM[:, 2] = 0.0
+  found, pull_back = jax.vjp(
+    lambda x, table: predict(x, table, jnp.asarray(target_M, jnp.int32), temperature, keep),
+    jnp.asarray(x_MxD, jnp.float32),
+    jnp.asarray(table_VxD, jnp.float32),
+  )
+  dx, dtable = pull_back(tuple(jnp.asarray(pull, jnp.float32) for pull in pulls_2xM))
+
+  z_MxV = x_MxD @ table_VxD.T / temperature
+  dz_MxV = np.zeros_like(z_MxV)
+  for i, (z, target, (of_logp, of_entropy)) in enumerate(zip(z_MxV, target_M, pulls_2xM.T, strict=True)):
+    p = np.exp(z) / np.exp(z).sum()
+    jacobian = np.diag(p) - np.outer(p, p)
+    dz_MxV[i] = of_logp * jacobian[target] / p[target] - of_entropy * jacobian @ (np.log(p) + 1)
+    np.testing.assert_allclose([found[0][i], found[1][i]], [np.log(p[target]), -p @ np.log(p)], rtol=1e-5)
+  np.testing.assert_allclose(dx, dz_MxV @ table_VxD / temperature, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(dtable, dz_MxV.T @ x_MxD / temperature, rtol=1e-4, atol=1e-6)
+  assert np.all(np.asarray(dx)[2] == 0.0)
 
 
 # Losses by hand

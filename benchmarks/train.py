@@ -1,0 +1,281 @@
+"""How fast an SFT update is, against what the machine's matrix products allow and against transformers + torch.
+
+    python benchmarks/train.py --model=smollm2 --rows=4 --length=512
+    python benchmarks/train.py --model=Qwen2.5-1.5B --rows=8 --length=2048 --dtype=bfloat16     (a GPU, no torch)
+
+One process, turn by turn: matrix products of the model's shapes, an update by score_jax.train.steps.Trainer, and
+one by transformers' model of the same weights with torch.optim.AdamW: same packed rows, targets, loss, clipping and
+rates, checked by both losses of the first update. Every token but a sample's first is learnt: transformers computes
+all logits whatever is learnt, so fewer would only help us. A ratio is the median over turns of
+torch's seconds by ours. `--json` prints one line of JSON a comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.mesh.allocator import keep_freed_memory
+from score_jax.mesh.sharding import make_mesh
+from score_jax.model import source, weights
+from score_jax.model.config import DecoderConfig, from_hugging_face, to_hugging_face
+from score_jax.model.decoder import Weights, create, structure
+from score_jax.model.known import KNOWN
+from score_jax.train.batch import Batch, Sample, micro_batches, pack
+from score_jax.train.optimizer import optimizer, schedule
+from score_jax.train.steps import Passes, Trainer, likelihood
+
+RATE, BETAS, DECAY, MAX_NORM = 1e-5, (0.9, 0.95), 0.01, 1.0  # betas are those of score_jax.train.optimizer
+AGREE = 1e-3  # relative difference of the first losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+  """What one call took."""
+
+  wall_s: float
+  cpu_s: float  # of all threads
+
+
+def timed(call: Callable[[], object]) -> Spent:
+  wall, cpu = time.perf_counter(), time.process_time()
+  call()
+  return Spent(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def median(spent: list[Spent]) -> Spent:
+  return Spent(statistics.median(s.wall_s for s in spent), statistics.median(s.cpu_s for s in spent))
+
+
+# What is trained
+
+
+def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights], Callable[[int], np.ndarray]]:
+  """A model's shape, what makes its float32 weights, and what gives so many tokens of text.
+
+  A name out of score_jax/model/known.py, or a part of one, gives random weights and tokens of that shape.
+  """
+  known = next((data for full, data in KNOWN.items() if name.lower() in full.lower()), None)
+  if known is not None:
+    config = from_hugging_face(known)
+    config = dataclasses.replace(config, layers=layers or config.layers)
+    draw = np.random.default_rng(0)
+    return config, lambda: create(config, 0)[1], lambda n: draw.integers(0, config.vocab, n).astype(np.int32)
+  found = source.open(name)
+  config = dataclasses.replace(found.config, layers=layers or found.config.layers)
+  text = (importlib.util.find_spec("argparse") or sys).origin  # type: ignore[union-attr]
+  with open(str(text)) as file:
+    tokens = np.array(found.tokenizer(file.read(), verbose=False)["input_ids"], np.int32)
+  at = 0
+
+  def take(n: int) -> np.ndarray:
+    nonlocal at
+    at += n
+    return np.resize(np.roll(tokens, -at), n)
+
+  return config, lambda: found.weights(config, dtype="float32"), take
+
+
+def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int) -> Batch:
+  """Rows filled to the last token by `per_row` samples each."""
+  sizes = [length // per_row] * (per_row - 1)
+  sizes.append(length - sum(sizes))
+
+  def one(size: int) -> Sample:
+    learnt = np.ones(size, np.float32)
+    learnt[0] = 0.0
+    return Sample(take(size), learnt, np.zeros(size, np.float32))
+
+  packed = pack([one(size) for _ in range(rows) for size in sizes], length=length)
+  (only,) = micro_batches(packed, length=length, count=rows)
+  return only
+
+
+# The three that take turns
+
+
+def products(config: DecoderConfig, tokens: int, dtype: str) -> list[tuple[int, int, int]]:
+  """(rows, inner, columns) of matrix products of an update; whole devices get one large enough to fill them."""
+  d, f = config.width, config.mlp
+  shapes = [(tokens, d, f), (tokens, f, d), (d, tokens, f), (min(tokens, 1024), d, config.vocab)]
+  return shapes if dtype == "float32" else [*shapes, (8192, 8192, 8192)]
+
+
+def ceiling(shapes: list[tuple[int, int, int]], dtype: str, torch: Any) -> Callable[[], dict[str, float]]:
+  """What measures the greatest FLOP/s of a product among the shapes, by who computes it."""
+  draw = np.random.default_rng(0)
+  repeats = 1 if jax.default_backend() == "cpu" else 20
+  pairs = [tuple(draw.standard_normal(s, np.float32) for s in ((m, k), (k, n))) for m, k, n in shapes]
+  ours = [tuple(jnp.asarray(x, dtype) for x in pair) for pair in pairs]
+  theirs = [tuple(torch.tensor(x) for x in pair) for pair in pairs] if torch else []
+  product = jax.jit(jnp.matmul)
+  for pair in ours:
+    jax.block_until_ready(product(*pair))
+
+  def xla(pair: Any) -> Callable[[], object]:
+    return lambda: jax.block_until_ready([product(*pair) for _ in range(repeats)][-1])
+
+  def best(calls: list[tuple[Callable[[], object], float]]) -> float:
+    return max(flops / timed(call).wall_s for call, flops in calls)
+
+  def measure() -> dict[str, float]:
+    work = [2.0 * m * k * n for m, k, n in shapes]
+    found = {"xla": best([(xla(pair), flops * repeats) for pair, flops in zip(ours, work, strict=True)])}
+    if torch:
+      calls = [lambda a=a, b=b: torch.matmul(a, b) for a, b in theirs]
+      found["torch"] = best(list(zip(calls, work, strict=True)))
+    return found
+
+  return measure
+
+
+Update = Callable[[], float]  # does one update and gives its loss
+
+
+def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: Batch, passes: Passes) -> Update:
+  """Our update, as the stages of a recipe make it."""
+  rate = schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
+  rule = optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
+  trainer = Trainer(structure(config)[0], rule, likelihood(), make_mesh((-1, 1, 1)), passes)
+  state = trainer.start(begin())
+
+  def update() -> float:
+    nonlocal state
+    state, numbers = trainer(state, [rows])
+    jax.block_until_ready(state)
+    return float(numbers["loss"])
+
+  return update
+
+
+def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights], rows: Batch) -> Update:
+  """The same by transformers and torch, whose optimiser is the fused one, its fastest on CPU."""
+  import transformers
+
+  torch.set_num_threads(os.cpu_count() or 1)
+  theirs: Any = transformers
+  layout = to_hugging_face(config)
+  network = theirs.AutoModelForCausalLM.from_config(
+    theirs.AutoConfig.for_model(**layout), dtype=torch.float32, attn_implementation="sdpa"
+  )
+  params = {n.name: torch.tensor(n.fetch("float32")) for n in weights.named(config, begin())}
+  missing = network.load_state_dict(params, strict=False)
+  assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
+  network.train()
+  rule = torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, eps=1e-8, weight_decay=DECAY, fused=True)
+  tokens, positions = (torch.tensor(x, dtype=torch.long) for x in (rows.tokens, rows.positions))
+  labels = torch.where(torch.tensor(rows.learnt) > 0, tokens, -100)
+  alone = bool((rows.segments == 1).all())  # then positions say nothing, and sdpa takes its causal path without a mask
+
+  def update() -> float:
+    inputs = {} if alone else {"position_ids": positions}
+    loss = network(input_ids=tokens, labels=labels, use_cache=False, **inputs).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)
+    rule.step()
+    rule.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+  return update
+
+
+# The comparison
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--model", default="smollm2", help="smollm2, a model folder, or a shape such as Qwen2.5-1.5B")
+  parser.add_argument("--layers", type=int, default=0, help="so many of its layers; 0: all")
+  parser.add_argument("--rows", type=int, default=4)
+  parser.add_argument("--length", type=int, default=512, help="tokens of a row")
+  parser.add_argument("--samples", type=int, default=2, help="trajectories packed into a row")
+  parser.add_argument("--dtype", default="float32", help="of our passes; torch is compared in float32 alone")
+  parser.add_argument("--attention", default="auto")
+  parser.add_argument("--remat", default="none")
+  parser.add_argument("--logit-chunk", type=int, default=512)
+  parser.add_argument("--stacked", action="store_true", help="loop over stacked layers")
+  parser.add_argument("--turns", type=int, default=5)
+  parser.add_argument("--json", action="store_true")
+  args = parser.parse_args()
+  keep_freed_memory()
+  config, begin, take = model(args.model, args.layers)
+  config = dataclasses.replace(config, stacked=args.stacked)
+  say: Callable[..., None] = (lambda *_: None) if args.json else print
+  torch: Any = None
+  if importlib.util.find_spec("torch") is None:
+    say("torch is not installed: no comparison with it")
+  elif args.dtype != "float32":
+    say("torch is compared in float32 alone")
+  else:
+    import torch
+
+  rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples)
+  count = rows.tokens.size
+  passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
+  updates = {"score_jax": score_jax_update(config, begin, rows, passes)}
+  if torch:
+    updates["transformers+torch"] = torch_update(torch, config, begin, rows)
+  measure = ceiling(products(config, count, args.dtype), args.dtype, torch)
+
+  first = {name: update() for name, update in updates.items()}
+  say(f"loss of the first update: {', '.join(f'{name} {loss:.6f}' for name, loss in first.items())}")
+  ours = first["score_jax"]
+  for name, loss in first.items():
+    if not abs(loss - ours) <= AGREE * abs(ours):
+      sys.exit(f"the first losses differ: {ours} here, {loss} by {name}; they do not compute the same")
+
+  spent: dict[str, list[Spent]] = {name: [] for name in updates}
+  ceilings: list[dict[str, float]] = [measure()]
+  for _ in range(args.turns):
+    for name, update in updates.items():
+      spent[name].append(timed(update))
+    ceilings.append(measure())
+  top = {by: max(c[by] for c in ceilings) for by in ceilings[0]}
+  peak = max(top.values())
+  flops = 3 * config.flops_per_token(args.length // 2) * count  # a token looks at half a row in the mean
+  device = jax.devices()[0].device_kind
+  say(f"{device}, {os.cpu_count()} cores, {config.parameters / 1e6:.0f} M weights, {args.rows} x {args.length} tokens")
+  say(f"matrix products: {', '.join(f'{by} {rate / 1e9:.0f} GFLOP/s' for by, rate in top.items())}")
+  for name, each in spent.items():
+    took = median(each)
+    rate = flops / took.wall_s
+    say(
+      f"{name:>20}: {count / took.wall_s:8.0f} tokens/s, {took.wall_s:.2f} s an update ({took.cpu_s:.2f} CPU seconds), "
+      f"{rate / 1e9:.0f} GFLOP/s, {100 * rate / peak:.0f} % of the ceiling"
+    )
+  workload = f"sft_{'f32' if args.dtype == 'float32' else args.dtype}_{args.rows}x{args.length}"
+  facts = {"workload": workload, "model": args.model, "layers": config.layers, "device": device, "turns": args.turns}
+  took = median(spent["score_jax"])
+  share = flops / took.wall_s / peak
+  mine = {"tokens_per_s": round(count / took.wall_s, 1), "ceiling_gflops": round(peak / 1e9)}
+  lines: list[dict[str, Any]] = [{**facts, "peer": "matrix products", "ratio": round(share, 3), **mine}]
+  for name in updates.keys() - {"score_jax"}:
+    ratios = [b.wall_s / a.wall_s for a, b in zip(spent["score_jax"], spent[name], strict=True)]
+    cpu = [b.cpu_s / a.cpu_s for a, b in zip(spent["score_jax"], spent[name], strict=True)]
+    ratio = statistics.median(ratios)
+    say(
+      f"tokens/s by those of {name}: {ratio:.2f} (turns {', '.join(f'{r:.2f}' for r in ratios)}), "
+      f"by CPU seconds {statistics.median(cpu):.2f}"
+    )
+    theirs = round(count / median(spent[name]).wall_s, 1)
+    more = {"ratio": round(ratio, 3), "cpu_ratio": round(statistics.median(cpu), 3), "peer_tokens_per_s": theirs}
+    lines.append({**facts, "peer": name, **more, **mine})
+  if args.json:
+    for line in lines:
+      print(json.dumps(line))
+
+
+if __name__ == "__main__":
+  main()
