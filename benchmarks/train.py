@@ -3,11 +3,13 @@
     python benchmarks/train.py --model=smollm2 --rows=4 --length=512
     python benchmarks/train.py --model=Qwen2.5-1.5B --rows=8 --length=2048 --dtype=bfloat16     (a GPU, no torch)
 
-One process, turn by turn: matrix products of the model's shapes, an update by score_jax.train.steps.Trainer, and
-one by transformers' model of the same weights with torch.optim.AdamW: same packed rows, targets, loss, clipping and
-rates, checked by both losses of the first update. Every token but a sample's first is learnt: transformers computes
-all logits whatever is learnt, so fewer would only help us. A ratio is the median over turns of
-torch's seconds by ours. `--json` prints one line of JSON a comparison.
+Two processes that take turns, each with a heap of its own: an update by score_jax.train.steps.Trainer, and one by
+transformers' model of the same weights with torch.optim.AdamW: same packed rows, targets, loss, clipping and rates,
+checked by both losses of the first update; before each, matrix products of the model's shapes. Every token but a
+sample's first is learnt: transformers computes all logits whatever is learnt, so fewer would only help us. A ratio
+is the median over turns of torch's seconds by ours. torch's threads wait for each other busily: where something else
+runs on its cores, its CPU seconds say nothing and its wall clock suffers more than ours; give it cores of its own, or
+compare on one (`taskset -c 0`). `--json` prints one line of JSON a comparison.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -38,6 +41,7 @@ from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Passes, Trainer, likelihood
 
 RATE, BETAS, DECAY, MAX_NORM = 1e-5, (0.9, 0.95), 0.01, 1.0  # betas are those of score_jax.train.optimizer
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 AGREE = 1e-3  # relative difference of the first losses
 
 
@@ -113,32 +117,22 @@ def products(config: DecoderConfig, tokens: int, dtype: str) -> list[tuple[int, 
   return shapes if dtype == "float32" else [*shapes, (8192, 8192, 8192)]
 
 
-def ceiling(shapes: list[tuple[int, int, int]], dtype: str, torch: Any) -> Callable[[], dict[str, float]]:
-  """What measures the greatest FLOP/s of a product among the shapes, by who computes it."""
+Ceiling = Callable[[], float]  # measures the greatest FLOP/s of a product among some shapes
+
+
+def ceiling(shapes: list[tuple[int, int, int]], put: Any, multiply: Any, wait: Any, repeats: int) -> Ceiling:
+  """That of who puts arrays on the device, multiplies two, and waits for a product."""
   draw = np.random.default_rng(0)
-  repeats = 1 if jax.default_backend() == "cpu" else 20
-  pairs = [tuple(draw.standard_normal(s, np.float32) for s in ((m, k), (k, n))) for m, k, n in shapes]
-  ours = [tuple(jnp.asarray(x, dtype) for x in pair) for pair in pairs]
-  theirs = [tuple(torch.tensor(x) for x in pair) for pair in pairs] if torch else []
-  product = jax.jit(jnp.matmul)
-  for pair in ours:
-    jax.block_until_ready(product(*pair))
+  pairs = [tuple(put(draw.standard_normal(s, np.float32)) for s in ((m, k), (k, n))) for m, k, n in shapes]
 
-  def xla(pair: Any) -> Callable[[], object]:
-    return lambda: jax.block_until_ready([product(*pair) for _ in range(repeats)][-1])
+  def many(pair: Any) -> Callable[[], object]:
+    return lambda: wait([multiply(*pair) for _ in range(repeats)][-1])
 
-  def best(calls: list[tuple[Callable[[], object], float]]) -> float:
-    return max(flops / timed(call).wall_s for call, flops in calls)
-
-  def measure() -> dict[str, float]:
-    work = [2.0 * m * k * n for m, k, n in shapes]
-    found = {"xla": best([(xla(pair), flops * repeats) for pair, flops in zip(ours, work, strict=True)])}
-    if torch:
-      calls = [lambda a=a, b=b: torch.matmul(a, b) for a, b in theirs]
-      found["torch"] = best(list(zip(calls, work, strict=True)))
-    return found
-
-  return measure
+  for pair in pairs:
+    many(pair)()
+  return lambda: max(
+    2.0 * m * k * n * repeats / timed(many(pair)).wall_s for pair, (m, k, n) in zip(pairs, shapes, strict=True)
+  )
 
 
 Update = Callable[[], float]  # does one update and gives its loss
@@ -164,7 +158,7 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
   """The same by transformers and torch, whose optimiser is the fused one, its fastest on CPU."""
   import transformers
 
-  torch.set_num_threads(os.cpu_count() or 1)
+  torch.set_num_threads(CORES)
   theirs: Any = transformers
   layout = to_hugging_face(config)
   network = theirs.AutoModelForCausalLM.from_config(
@@ -194,6 +188,36 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
 # The comparison
 
 
+def peer(name: str, args: argparse.Namespace, pipe: Any) -> None:
+  """Serves the turns of one: at each word sends how long an update took and its loss, or a product's FLOP/s."""
+  keep_freed_memory()
+  config, begin, take = model(args.model, args.layers)
+  config = dataclasses.replace(config, stacked=args.stacked)
+  rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples)
+  shapes = products(config, rows.tokens.size, args.dtype)
+  if name == "score_jax":
+    passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
+    update = score_jax_update(config, begin, rows, passes)
+    repeats = 1 if jax.default_backend() == "cpu" else 20  # a GPU's are too short for one to be timed
+    product = jax.jit(jnp.matmul)
+    measure = ceiling(shapes, lambda x: jnp.asarray(x, args.dtype), product, jax.block_until_ready, repeats)
+    device = jax.devices()[0].device_kind
+  else:
+    import torch
+
+    update = torch_update(torch, config, begin, rows)
+    measure = ceiling(shapes, torch.tensor, torch.matmul, lambda x: x, 1)
+    device = "cpu"
+  pipe.send((device, config))
+  while (word := pipe.recv()) != "end":
+    if word == "products":
+      pipe.send(measure())
+    else:
+      losses: list[float] = []
+      spent = timed(lambda kept=losses: kept.append(update()))
+      pipe.send((spent, losses[0]))
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--model", default="smollm2", help="smollm2, a model folder, or a shape such as Qwen2.5-1.5B")
@@ -209,44 +233,50 @@ def main() -> None:
   parser.add_argument("--turns", type=int, default=5)
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
-  keep_freed_memory()
-  config, begin, take = model(args.model, args.layers)
-  config = dataclasses.replace(config, stacked=args.stacked)
   say: Callable[..., None] = (lambda *_: None) if args.json else print
-  torch: Any = None
+  names = ["score_jax"]
   if importlib.util.find_spec("torch") is None:
     say("torch is not installed: no comparison with it")
   elif args.dtype != "float32":
     say("torch is compared in float32 alone")
   else:
-    import torch
+    names.append("transformers+torch")
 
-  rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples)
-  count = rows.tokens.size
-  passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
-  updates = {"score_jax": score_jax_update(config, begin, rows, passes)}
-  if torch:
-    updates["transformers+torch"] = torch_update(torch, config, begin, rows)
-  measure = ceiling(products(config, count, args.dtype), args.dtype, torch)
+  spawn = multiprocessing.get_context("spawn")
+  pipes: dict[str, Any] = {}
+  for name in names:
+    pipes[name], theirs = spawn.Pipe()
+    spawn.Process(target=peer, args=(name, args, theirs), daemon=True).start()
+    theirs.close()
+  found = {name: pipe.recv() for name, pipe in pipes.items()}
+  device, config = found["score_jax"]
 
-  first = {name: update() for name, update in updates.items()}
+  def turn(name: str, word: str) -> Any:
+    pipes[name].send(word)
+    return pipes[name].recv()
+
+  first = {name: turn(name, "update")[1] for name in names}
   say(f"loss of the first update: {', '.join(f'{name} {loss:.6f}' for name, loss in first.items())}")
   ours = first["score_jax"]
   for name, loss in first.items():
     if not abs(loss - ours) <= AGREE * abs(ours):
       sys.exit(f"the first losses differ: {ours} here, {loss} by {name}; they do not compute the same")
+  for name in names:
+    turn(name, "update")  # what the first left in the heap is not what later ones do
 
-  spent: dict[str, list[Spent]] = {name: [] for name in updates}
-  ceilings: list[dict[str, float]] = [measure()]
+  spent: dict[str, list[Spent]] = {name: [] for name in names}
+  rates: dict[str, list[float]] = {name: [] for name in names}
   for _ in range(args.turns):
-    for name, update in updates.items():
-      spent[name].append(timed(update))
-    ceilings.append(measure())
-  top = {by: max(c[by] for c in ceilings) for by in ceilings[0]}
+    for name in names:
+      rates[name].append(turn(name, "products"))
+      spent[name].append(turn(name, "update")[0])
+  for pipe in pipes.values():
+    pipe.send("end")
+  top = {name: max(each) for name, each in rates.items()}
   peak = max(top.values())
+  count = args.rows * args.length
   flops = 3 * config.flops_per_token(args.length // 2) * count  # a token looks at half a row in the mean
-  device = jax.devices()[0].device_kind
-  say(f"{device}, {os.cpu_count()} cores, {config.parameters / 1e6:.0f} M weights, {args.rows} x {args.length} tokens")
+  say(f"{device}, {CORES} cores, {config.parameters / 1e6:.0f} M weights, {args.rows} x {args.length} tokens")
   say(f"matrix products: {', '.join(f'{by} {rate / 1e9:.0f} GFLOP/s' for by, rate in top.items())}")
   for name, each in spent.items():
     took = median(each)
@@ -261,7 +291,7 @@ def main() -> None:
   share = flops / took.wall_s / peak
   mine = {"tokens_per_s": round(count / took.wall_s, 1), "ceiling_gflops": round(peak / 1e9)}
   lines: list[dict[str, Any]] = [{**facts, "peer": "matrix products", "ratio": round(share, 3), **mine}]
-  for name in updates.keys() - {"score_jax"}:
+  for name in names[1:]:
     ratios = [b.wall_s / a.wall_s for a, b in zip(spent["score_jax"], spent[name], strict=True)]
     cpu = [b.cpu_s / a.cpu_s for a, b in zip(spent["score_jax"], spent[name], strict=True)]
     ratio = statistics.median(ratios)
