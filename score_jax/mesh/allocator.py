@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
-#: mallopt's parameters and values: one arena, no blocks of their own, nothing ever given back (-1; a
-#: number would be an int and so 2 GB at most, less than a large step frees), growth in large steps
-GLIBC = {-8: 1, -4: 0, -1: -1, -2: 256 << 20}
+#: mallopt's parameters and values: one arena, no blocks of their own, nothing given back, growth in large steps
+GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1, -2: 256 << 20}
 
 
 def keep_freed_memory() -> bool:
