@@ -8,13 +8,12 @@ Small in every number, so that a session of a notebook sees all stages; taught b
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.variation import config_beside, no_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  if arg:
-    raise ValueError(f"configs/colab_qwen2_5_0_5b.py:{arg} is none; it takes no argument")
+  no_argument(__file__, arg)
   c = config_beside(__file__, "score_qwen2_5_0_5b")
   c.tasks.train, c.tasks.validation, c.tasks.test = 500, 50, 200
   c.agent.turn_tokens = 512

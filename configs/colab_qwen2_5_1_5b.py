@@ -8,13 +8,12 @@ The 0.5B config with a student three times the size, whose weights stay as they 
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.variation import config_beside, no_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  if arg:
-    raise ValueError(f"configs/colab_qwen2_5_1_5b.py:{arg} is none; it takes no argument")
+  no_argument(__file__, arg)
   c = config_beside(__file__, "colab_qwen2_5_0_5b")
   c.student.path = "Qwen/Qwen2.5-1.5B-Instruct"
   c.student.lora_rank = 32

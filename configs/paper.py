@@ -5,13 +5,12 @@ Not to be run by itself: it names no model and no mesh.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.variation import config_beside, no_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  if arg:
-    raise ValueError(f"configs/paper.py:{arg} is none; it takes no argument")
+  no_argument(__file__, arg)
   c = config_beside(__file__, "quickstart")
   c.tasks.kind = "gsm8k"
   c.tasks.train, c.tasks.validation, c.tasks.test = 6973, 500, 1319

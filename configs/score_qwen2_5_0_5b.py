@@ -8,13 +8,12 @@ For h100:1 the plan's figures are estimates. Everything is trained, with float32
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.variation import config_beside, no_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  if arg:
-    raise ValueError(f"configs/score_qwen2_5_0_5b.py:{arg} is none; it takes no argument")
+  no_argument(__file__, arg)
   c = config_beside(__file__, "paper")
   c.teacher.kind = "reference"
   c.student.path = "Qwen/Qwen2.5-0.5B-Instruct"

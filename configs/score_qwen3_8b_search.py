@@ -9,13 +9,12 @@ teacher has to be one that teaches by text.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.variation import config_beside, no_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  if arg:
-    raise ValueError(f"configs/score_qwen3_8b_search.py:{arg} is none; it takes no argument")
+  no_argument(__file__, arg)
   c = config_beside(__file__, "score_qwen2_5_7b")
   c.student.path = "Qwen/Qwen3-8B"
   c.mesh.sample = (8, 1, 8)  # eight key/value heads

@@ -85,15 +85,9 @@ def _decoding(c: Any) -> dict[str, Any]:
 
 def of_name(name: str, dtype: str) -> Any:
   """A model by name, with the method's tags in its vocabulary."""
-  from score_jax.agent.tokenizer import add_tags
-  from score_jax.model import source
-  from score_jax.model.resize import with_room, with_tokens
+  from score_jax.run import with_tags
 
-  found = source.open(name)
-  spelled = add_tags(found.tokenizer)
-  shape = with_room(found.config, len(found.tokenizer), multiple=1)
-  weights = with_tokens(found.weights(shape, dtype=dtype), known=found.config.vocab, spelled=spelled)
-  return source.Model(shape, weights, found.tokenizer)
+  return with_tags(name, dtype=dtype)
 
 
 def _free(name: str) -> pathlib.Path:

@@ -16,8 +16,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -28,25 +26,6 @@ from score_jax.errors import UserError
 TOPOLOGY = flags.DEFINE_string("topology", None, "Chips: v5e:8x8, v5p:2x4x4, v6e:8x8, v5e:1, h100:8, t4:1, …")
 JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else")
 
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-  """What came of one program."""
-
-  name: str
-  model: str
-  fits: bool
-  compiled: bool  # else its figures are estimates
-  bytes: dict[str, int]  # on a device: weights, optimizer, cache, activations, total
-  flops: float  # of one call, all devices
-  roofline_s: float  # of one call
-  tokens: int
-  compile_s: float
-  collectives: list[dict[str, Any]]
-  remedy: str  # empty where it fits
-
 
 def plan(config: ConfigDict, _: str) -> None:
   """Plans every program of `config` on --topology, and prints what came of it."""
@@ -54,10 +33,11 @@ def plan(config: ConfigDict, _: str) -> None:
     raise UserError("--topology=KIND:SHAPE is missing; try --topology=v5e:8x8")
   os.environ["JAX_PLATFORMS"] = "cpu"
   from score_jax.planning import table
-  from score_jax.planning.chips import topology
+  from score_jax.planning.chips import GIB, topology
   from score_jax.planning.programs import Recipe
   from score_jax.planning.resident import by_stage
   from score_jax.planning.shapes import decoder, meshes_of, vocabulary
+  from score_jax.planning.verdict import verdict
 
   chips = topology(TOPOLOGY.value)
   meshes = meshes_of(config.mesh, chips)
@@ -67,7 +47,7 @@ def plan(config: ConfigDict, _: str) -> None:
   arrays = recipe.arrays()
   planned = []
   for program in recipe.programs():
-    one = planned_program(program, arrays, chips)
+    one = verdict(program, arrays, chips)
     planned.append(one)
     if not JSON.value:
       print(table.line(one), flush=True)
@@ -83,57 +63,6 @@ def plan(config: ConfigDict, _: str) -> None:
   }
   print(json.dumps(found) if JSON.value else table.render(found))
   sys.exit(0 if found["fits"] else 1)
-
-
-def planned_program(program: Any, arrays: dict[str, int], chips: Any) -> Planned:
-  """Compiles one program, or estimates what it needs where that cannot be done here."""
-  from score_jax.planning.collectives import collectives
-  from score_jax.planning.estimate import roofline
-  from score_jax.planning.resident import fullest
-
-  columns: dict[str, int] = fullest(arrays, program.moments)
-  start = time.perf_counter()
-  refused, found = "", []
-  if not chips.compiles:
-    activations = int(program.temporary)
-  else:
-    try:
-      compiled = program.lower().compile()
-    except Exception as error:  # XLA's, which says how much it wanted
-      refused = _reason(error)
-      activations = 0
-    else:
-      memory = compiled.memory_analysis()
-      kept = memory.output_size_in_bytes - memory.alias_size_in_bytes
-      activations = memory.temp_size_in_bytes + max(kept, 0) + memory.generated_code_size_in_bytes
-      found = [dataclasses.asdict(c) for c in collectives(compiled.as_text())]
-  total = sum(columns.values()) + activations
-  fits = not refused and total <= chips.chip.memory * GIB
-  return Planned(
-    program.name,
-    program.model,
-    fits,
-    chips.compiles and not refused,
-    {**columns, "activations": activations, "total": total},
-    program.flops,
-    roofline(program.flops, program.reads, chips.chip, chips.count),
-    program.tokens,
-    time.perf_counter() - start if chips.compiles else 0.0,
-    found,
-    "" if fits else f"{refused + '; ' if refused else ''}{program.advice}",
-  )
-
-
-def _reason(error: Exception) -> str:
-  """The line of XLA's message that says what was too much; any other error is a bug and goes on.
-
-  Raises:
-    Exception: the one given.
-  """
-  if "RESOURCE_EXHAUSTED" not in str(error):
-    raise error
-  lines = [line.strip() for line in str(error).splitlines() if "Used" in line or "exceeds" in line.lower()]
-  return (lines or [str(error).splitlines()[0]])[0][:200]
 
 
 if __name__ == "__main__":

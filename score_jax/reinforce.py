@@ -16,13 +16,16 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
 from score_jax.mentor.reward import Tier, Tiers, advantages, tier
 from score_jax.mentor.starts import Start
 from score_jax.model import adapters
-from score_jax.model.decoder import Weights
+from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
 from score_jax.stages import weights_of
@@ -81,6 +84,15 @@ def reinforce(run: Run, stage: str, starts: Sequence[Start], begin: str, *, toke
   return _Reinforce(run, stage, starts, begin, token_budget).train()
 
 
+def trainer(config: ConfigDict, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen: Weights) -> Trainer:
+  """The train step of the policy gradient that a config asks for."""
+  c = config.rl
+  rate = schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
+  rule = optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=config.train.max_norm)
+  loss = clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip)
+  return Trainer(graph, rule, loss, mesh, passes(config, c.temperature), frozen)
+
+
 class _Reinforce:
   """One stage of policy gradient."""
 
@@ -90,15 +102,8 @@ class _Reinforce:
     self.agent = run.rl_agent(c.temperature)
     self.tiers = Tiers(c.final, c.key, c.avoid)
     self.updates = -(-c.prompts // c.minibatch)  # of one step
-    rate = schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
-    self.trainer = Trainer(
-      run.student.graph,
-      optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=run.config.train.max_norm),
-      clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip),
-      run.meshes.train,
-      passes(run.config, c.temperature),
-      adapters.parts(run.student.weights)[1],
-    )
+    frozen = adapters.parts(run.student.weights)[1]
+    self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
 
   def train(self) -> Trained:
     run, c = self.run, self.config

@@ -35,6 +35,22 @@ from score_jax.trajectory import Author
 from score_jax.workdir import Workdir
 
 
+def with_tags(
+  name: str, *, dtype: str, mesh: Mesh | None = None, multiple: int = 1, stacked: bool = False
+) -> source.Model:
+  """The model of that name with the method's tags in its vocabulary, whose size is made a multiple.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  found = source.open(name)
+  spelled = add_tags(found.tokenizer)
+  shape = with_room(found.config, len(found.tokenizer), multiple=multiple)
+  shape = dataclasses.replace(shape, stacked=stacked)
+  weights = found.weights(shape, dtype=dtype, mesh=mesh)
+  return source.Model(shape, with_tokens(weights, known=found.config.vocab, spelled=spelled), found.tokenizer)
+
+
 def passes(config: ConfigDict, temperature: float) -> Passes:
   """How the student's train steps compute; log-probabilities are of a temperature."""
   c = config.train
@@ -104,15 +120,12 @@ class Run:
     return self._model(self.config.teacher, self.meshes.teacher)
 
   def _model(self, config: ConfigDict, mesh: Mesh) -> source.Model:
-    found = source.open(config.path)
-    spelled = add_tags(found.tokenizer)
-    shape = with_room(found.config, len(found.tokenizer), multiple=self.meshes.vocabulary_multiple)
-    shape = dataclasses.replace(shape, stacked=config.layer_scan)
-    weights = found.weights(shape, dtype=config.dtype, mesh=mesh)
-    weights = with_tokens(weights, known=found.config.vocab, spelled=spelled)
-    if config.get("lora_rank"):
-      shape, weights = adapters.add(shape, weights, rank=config.lora_rank, seed=self.config.seed, mesh=mesh)
-    return source.Model(shape, weights, found.tokenizer)
+    multiple = self.meshes.vocabulary_multiple
+    model = with_tags(config.path, dtype=config.dtype, mesh=mesh, multiple=multiple, stacked=config.layer_scan)
+    if not config.get("lora_rank"):
+      return model
+    added = adapters.add(model.config, model.weights, rank=config.lora_rank, seed=self.config.seed, mesh=mesh)
+    return source.Model(*added, model.tokenizer)
 
   def free_teacher(self) -> None:
     """Takes the teacher's weights off the devices; they are loaded again where they are needed again."""

@@ -1,4 +1,4 @@
-"""For config files that vary another one."""
+"""For config files: those that vary another one, and those that take no argument."""
 
 from __future__ import annotations
 
@@ -16,3 +16,13 @@ def config_beside(file: str, name: str) -> ConfigDict:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module.get_config()
+
+
+def no_argument(file: str, arg: str) -> None:
+  """Refuses an argument to a config file that takes none (`no_argument(__file__, arg)`).
+
+  Raises:
+    ValueError: there is one.
+  """
+  if arg:
+    raise ValueError(f"configs/{pathlib.Path(file).name}:{arg} is none; it takes no argument")

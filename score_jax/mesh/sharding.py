@@ -145,6 +145,11 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
 
 
+def abstract(shapes: Any, places: Any) -> Any:
+  """Shapes with the places of the arrays that they stand for."""
+  return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
+
+
 def path_name(path: Sequence[Any]) -> tuple[str, ...]:
   """The parts of a leaf's path in a decoder's weights, such as ("blocks", "0", "mlp", "up", "kernel")."""
   keys = path[:-1] if isinstance(path[-1], jax.tree_util.GetAttrKey) else path  # a variable's own .value

@@ -186,8 +186,8 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
   return RopeScaling(kind, *(rope[name] for name in keys[kind])) if keys[kind] else None
 
 
-def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json with which transformers, 4 or 5, builds the same model.
+def model_type(config: DecoderConfig) -> str:
+  """The Hugging Face model type of such decoders.
 
   Raises:
     UserError: no model type has both biases and norms on queries and keys.
@@ -197,6 +197,16 @@ def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
     raise UserError(
       "a decoder with qkv_bias = True and qk_norm = True has no Hugging Face model type; drop one of them"
     )
+  return kind
+
+
+def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
+  """The config.json with which transformers, 4 or 5, builds the same model.
+
+  Raises:
+    UserError: there is no such model type.
+  """
+  kind = model_type(config)
   scaling = config.rope_scaling
   return {
     "architectures": [FAMILIES[kind].architecture],

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
 from score_jax.model import safetensors, weights
-from score_jax.model.config import DecoderConfig, from_hugging_face, to_hugging_face
+from score_jax.model.config import DecoderConfig, from_hugging_face, model_type, to_hugging_face
 from score_jax.model.decoder import Weights
 from score_jax.model.safetensors import Safetensors
 
@@ -108,7 +108,7 @@ def save_tokenizer(folder: pathlib.Path, config: DecoderConfig, tokenizer: PreTr
   path = folder / "tokenizer_config.json"
   data = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
   data["additional_special_tokens"] = data.pop("extra_special_tokens", [])
-  if to_hugging_face(config)["model_type"] in OVERRULED:
+  if model_type(config) in OVERRULED:
     data["auto_map"] = {"AutoTokenizer": [None, "tokenizer.Tokenizer"]}
     (folder / "tokenizer.py").write_text(CLASS)
   path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -10,6 +10,8 @@ from typing import Any
 
 from score_jax.errors import UserError
 
+GIB = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:

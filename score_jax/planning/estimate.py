@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.model.config import DecoderConfig
+from score_jax.planning.chips import Chip
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -46,6 +45,6 @@ def sampling_temporary(config: ConfigDict, mesh: Mesh, model: DecoderConfig, row
   return 2 * 4.0 * rows / spread * model.heads / tensor * width * config.sampler.length
 
 
-def roofline(flops: float, reads: float, chip: Any, count: int) -> float:
+def roofline(flops: float, reads: float, chip: Chip, count: int) -> float:
   """Seconds that a call takes at least: its products at the chips' peak, or its reads at their bandwidth."""
   return max(flops / (chip.flops * count), reads / chip.bandwidth)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax.mesh.sharding import Meshes, sharding, weight_shardings
+from score_jax import reinforce
+from score_jax.mesh.sharding import Meshes, abstract, sharding, weight_shardings
 from score_jax.model import adapters
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, structure
@@ -21,7 +22,7 @@ from score_jax.run import passes, programs
 from score_jax.sampler.programs import Controls, DeviceState, Programs
 from score_jax.train.batch import Batch
 from score_jax.train.optimizer import optimizer
-from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient, likelihood
+from score_jax.train.steps import Trainer, TrainState, likelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,8 @@ def on_device(tree: Any) -> int:
 
 def placed(tree: Any, mesh: Mesh, dtype: str) -> Any:
   """Abstract weights of a dtype where the table puts them."""
-  places = weight_shardings(mesh, tree)
-  return jax.tree.map(lambda x, p: jax.ShapeDtypeStruct(x.shape, dtype, sharding=p), tree, places)
+  cast = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
+  return abstract(cast, weight_shardings(mesh, cast))
 
 
 class Training:
@@ -66,22 +67,17 @@ class Training:
 
   def __init__(self, config: ConfigDict, mesh: Mesh, student: DecoderConfig):
     self.config, self.mesh, self.student = config, mesh, student
-    trained, frozen = adapters.parts(structure(student)[1])
-    self.gradient = placed(trained, mesh, "float32")
+    self.trained, frozen = adapters.parts(structure(student)[1])
+    self.gradient = placed(self.trained, mesh, "float32")
     self.frozen = placed(frozen, mesh, config.student.dtype)
     self.state: TrainState = self._trainer("sft").abstract(student)
 
   def _trainer(self, name: str) -> Trainer:
-    c, rl = self.config, name == "policy_gradient"
-    rule = optimizer(
-      "adamw" if rl else c.train.optimizer,
-      lambda _: 1e-5,
-      weight_decay=c.rl.weight_decay if rl else c.train.weight_decay,
-      max_norm=c.train.max_norm,
-    )
-    loss = clipped_policy_gradient(clip=c.rl.clip, dual_clip=c.rl.dual_clip) if rl else likelihood()
-    how = passes(c, c.rl.temperature if rl else 1.0)
-    return Trainer(structure(self.student)[0], rule, loss, self.mesh, how, self.frozen)
+    c, graph = self.config, structure(self.student)[0]
+    if name == "policy_gradient":
+      return reinforce.trainer(c, graph, self.mesh, self.frozen)
+    rule = optimizer(c.train.optimizer, lambda _: 1e-5, weight_decay=c.train.weight_decay, max_norm=c.train.max_norm)
+    return Trainer(graph, rule, likelihood(), self.mesh, passes(c, 1.0), self.frozen)
 
   def programs(self) -> list[Program]:
     c = self.config
@@ -182,17 +178,17 @@ class Sampling:
     return jax.ShapeDtypeStruct(tuple(shape), kind, sharding=sharding(self.sampler.mesh))
 
   def _controls(self, n: int) -> Controls:
-    ints, floats = (lambda: self._array([n])), (lambda: self._array([n], jnp.float32))
+    ints, floats = self._array([n]), self._array([n], jnp.float32)
     return Controls(
       live=self._array([n], bool),
-      length=ints(),
-      pending=ints(),
-      budget=ints(),
+      length=ints,
+      pending=ints,
+      budget=ints,
       key=self._array([n, 2], jnp.uint32),
-      temperature=floats(),
-      top_k=ints(),
-      top_p=floats(),
-      penalty=floats(),
+      temperature=floats,
+      top_k=ints,
+      top_p=floats,
+      penalty=floats,
     )
 
 
@@ -229,8 +225,6 @@ class Recipe:
     c, meshes = self.config, self.meshes
     if meshes.train.shape != meshes.sample.shape:
       return on_device(self.exploring.weights)
-    return (
-      0
-      if c.train.weights_dtype == c.student.dtype
-      else on_device(placed(adapters.parts(structure(self.student)[1])[0], meshes.sample, c.student.dtype))
-    )
+    if c.train.weights_dtype == c.student.dtype:
+      return 0
+    return on_device(placed(self.training.trained, meshes.sample, c.student.dtype))

@@ -35,18 +35,19 @@ COLUMNS = {
 }
 
 
+def _when_most(arrays: Mapping[str, int], moments: tuple[str, ...]) -> tuple[str, ...]:
+  """What is resident at the one of some moments at which most is."""
+  return max((MOMENTS[m] for m in moments), key=lambda names: sum(arrays.get(name, 0) for name in names))
+
+
 def fullest(arrays: Mapping[str, int], moments: tuple[str, ...]) -> dict[str, int]:
   """Bytes by column at the one of some moments at which most is resident."""
-  moment = max(moments, key=lambda m: sum(arrays.get(name, 0) for name in MOMENTS[m]))
-  return {
-    column: sum(arrays.get(name, 0) for name in names if name in MOMENTS[moment]) for column, names in COLUMNS.items()
-  }
+  there = _when_most(arrays, moments)
+  return {column: sum(arrays.get(name, 0) for name in names if name in there) for column, names in COLUMNS.items()}
 
 
 def by_stage(arrays: Mapping[str, int], stages: tuple[str, ...]) -> dict[str, dict[str, int]]:
   """For each stage what is resident when most is, by array."""
-  result: dict[str, dict[str, int]] = {}
-  for stage in stages:
-    moment = max(STAGES[stage], key=lambda m: sum(arrays.get(name, 0) for name in MOMENTS[m]))
-    result[stage] = {name: arrays[name] for name in MOMENTS[moment] if arrays.get(name)}
-  return result
+  return {
+    stage: {name: arrays[name] for name in _when_most(arrays, STAGES[stage]) if arrays.get(name)} for stage in stages
+  }

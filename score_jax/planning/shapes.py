@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from score_jax.agent.protocol import TAGS
 from score_jax.mesh.sharding import AXES, Meshes, mesh_sizes
 from score_jax.model import source
-from score_jax.model.config import DecoderConfig, from_hugging_face
+from score_jax.model.config import DecoderConfig, from_hugging_face, model_type
 from score_jax.model.known import KNOWN, TOKENS
 from score_jax.model.resize import with_room
 from score_jax.planning.chips import Topology
@@ -25,7 +25,7 @@ def decoder(config: ConfigDict) -> DecoderConfig:
 
 def vocabulary(model: DecoderConfig, multiple: int) -> DecoderConfig:
   """The decoder with room for the method's tags, which take spare rows first."""
-  kind = "qwen3" if model.qk_norm else "qwen2" if model.qkv_bias else "llama"
+  kind = model_type(model)
   used = TOKENS[kind] if model.vocab >= TOKENS[kind] else model.vocab
   size = max(model.vocab, used + len(TAGS))
   return with_room(model, size, multiple=multiple)

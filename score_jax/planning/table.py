@@ -7,12 +7,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-GIB = 2**30
-#: what stages are costed with: tokens that one trajectory draws, and how many trajectories a question takes the teacher
+from score_jax.planning.chips import GIB, Topology
+from score_jax.planning.verdict import Planned
+
+#: tokens that one trajectory draws and reads, with which stages are costed
 DRAWN, READ = 1500, 1500
 
 
-def line(program: Any) -> str:
+def line(program: Planned) -> str:
   """One program."""
   b = {name: size / GIB for name, size in program.bytes.items()}
   verdict = "fits" if program.fits else "DOES NOT FIT"
@@ -28,7 +30,7 @@ def line(program: Any) -> str:
   return text if program.fits else f"{text}\n{'':>30} {program.remedy}"
 
 
-def stages(config: ConfigDict, programs: Sequence[Any], chips: Any) -> dict[str, dict[str, float]]:
+def stages(config: ConfigDict, programs: Sequence[Planned], chips: Topology) -> dict[str, dict[str, float]]:
   """Seconds and chip-hours of each stage at the roofline, for `DRAWN` tokens drawn and `READ` read a trajectory."""
   by_name = {(p.model, p.name): p for p in programs}
 

@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import sharding, traced_for, weight_shardings
+from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Cache, Decoder, Weights
 from score_jax.sampler.draw import draw
@@ -86,7 +86,10 @@ class Programs:
     self.mesh, self.config, self.slots, self.length, self.bucket = mesh, config, slots, length, bucket
     self._dtype = dtype
     self._graph, self._stop = graph, stop
-    self._move: tuple[tuple[NamedSharding, ...], Any] | None = None
+    # Made once for each set of places, so that what it compiles serves all weights that come from there.
+    self._move = functools.cache(
+      lambda places: jax.jit(lambda leaves: [x.astype(dtype) for x in leaves], out_shardings=list(places))
+    )
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
     if config.stacked:
       pairs, layer = 1, sharding(mesh, None, "rows", heads, None, None)
@@ -113,21 +116,14 @@ class Programs:
       if x.dtype != self._dtype or not x.sharding.is_equivalent_to(place, x.ndim)
     ]
     if other:
-      moved = self._moved([leaves[i] for i in other], tuple(wanted[i] for i in other))
-      for i, x in zip(other, moved, strict=True):
+      move = self._move(tuple(wanted[i] for i in other))
+      for i, x in zip(other, move([leaves[i] for i in other]), strict=True):
         leaves[i] = x
     return jax.tree.unflatten(tree, leaves)
 
-  def _moved(self, leaves: list[jax.Array], places: tuple[NamedSharding, ...]) -> list[jax.Array]:
-    """A call that is compiled once for the weights of a model."""
-    if self._move is None or self._move[0] != places:
-      self._move = places, jax.jit(lambda xs: [x.astype(self._dtype) for x in xs], out_shardings=list(places))
-    return self._move[1](leaves)
-
   def abstract(self, weights: Weights) -> DeviceState:
     """Shapes and shardings of a state."""
-    shapes = jax.eval_shape(self._empty, weights)
-    return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, self._places)
+    return abstract(jax.eval_shape(self._empty, weights), self._places)
 
   def _empty(self, weights: Weights) -> DeviceState:
     """A state of empty slots, the cache in the weights' dtype."""

@@ -19,7 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import sharding, traced_for, weight_shardings
+from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
 from score_jax.model import adapters, attention
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
@@ -152,8 +152,7 @@ class Trainer:
   def abstract(self, config: DecoderConfig) -> TrainState:
     """Shapes and shardings of a state of a decoder, for restoring one."""
     shapes = jax.eval_shape(self._begin, adapters.parts(structure(config)[1])[0])
-    places = weight_shardings(self.mesh, shapes)
-    return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
+    return abstract(shapes, weight_shardings(self.mesh, shapes))
 
   def whole(self, state: TrainState) -> Weights:
     """All the weights of the model in that state."""
