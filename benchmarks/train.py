@@ -92,8 +92,8 @@ def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights],
   return config, lambda: found.weights(config, dtype="float32"), take
 
 
-def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int) -> Batch:
-  """Rows filled to the last token by `per_row` samples each."""
+def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int, micro: int) -> list[Batch]:
+  """Rows filled to the last token by `per_row` samples each, `micro` rows a micro-batch."""
   sizes = [length // per_row] * (per_row - 1)
   sizes.append(length - sum(sizes))
 
@@ -103,8 +103,7 @@ def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row:
     return Sample(take(size), learnt, np.zeros(size, np.float32))
 
   packed = pack([one(size) for _ in range(rows) for size in sizes], length=length)
-  (only,) = micro_batches(packed, length=length, count=rows)
-  return only
+  return micro_batches(packed, length=length, count=micro)
 
 
 # The three that take turns
@@ -138,7 +137,7 @@ def ceiling(shapes: list[tuple[int, int, int]], put: Any, multiply: Any, wait: A
 Update = Callable[[], float]  # does one update and gives its loss
 
 
-def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: Batch, passes: Passes) -> Update:
+def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], parts: list[Batch], passes: Passes) -> Update:
   """Our update, as the stages of a recipe make it."""
   rate = schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
   rule = optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
@@ -147,14 +146,14 @@ def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: 
 
   def update() -> float:
     nonlocal state
-    state, numbers = trainer(state, [rows])
+    state, numbers = trainer(state, parts)
     jax.block_until_ready(state)
     return float(numbers["loss"])
 
   return update
 
 
-def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights], rows: Batch) -> Update:
+def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights], parts: list[Batch]) -> Update:
   """The same by transformers and torch, whose optimiser is the fused one, its fastest on CPU."""
   import transformers
 
@@ -169,18 +168,26 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
   assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
   network.train()
   rule = torch.optim.AdamW(network.parameters(), lr=RATE, betas=BETAS, eps=1e-8, weight_decay=DECAY, fused=True)
-  tokens, positions = (torch.tensor(x, dtype=torch.long) for x in (rows.tokens, rows.positions))
-  labels = torch.where(torch.tensor(rows.learnt) > 0, tokens, -100)
-  alone = bool((rows.segments == 1).all())  # then positions say nothing, and sdpa takes its causal path without a mask
+
+  def inputs(rows: Batch) -> dict[str, Any]:
+    tokens, positions = (torch.tensor(x, dtype=torch.long) for x in (rows.tokens, rows.positions))
+    labels = torch.where(torch.tensor(rows.learnt) > 0, tokens, -100)
+    told = {"input_ids": tokens, "labels": labels, "num_items_in_batch": float(rows.denominator)}
+    # alone in a row, positions say nothing, and sdpa takes its causal path without a mask
+    return told if (rows.segments == 1).all() else told | {"position_ids": positions}
+
+  told = [inputs(rows) for rows in parts]
 
   def update() -> float:
-    inputs = {} if alone else {"position_ids": positions}
-    loss = network(input_ids=tokens, labels=labels, use_cache=False, **inputs).loss
-    loss.backward()
+    total = 0.0
+    for part in told:
+      loss = network(**part, use_cache=False).loss
+      loss.backward()
+      total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_NORM)
     rule.step()
     rule.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    return total
 
   return update
 
@@ -193,11 +200,12 @@ def peer(name: str, args: argparse.Namespace, pipe: Any) -> None:
   keep_freed_memory()
   config, begin, take = model(args.model, args.layers)
   config = dataclasses.replace(config, stacked=args.stacked)
-  rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples)
-  shapes = products(config, rows.tokens.size, args.dtype)
+  micro = (args.micro_rows if name == "score_jax" else args.torch_micro_rows) or args.rows
+  parts = batch(take, rows=args.rows, length=args.length, per_row=args.samples, micro=micro)
+  shapes = products(config, args.rows * args.length, args.dtype)
   if name == "score_jax":
     passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
-    update = score_jax_update(config, begin, rows, passes)
+    update = score_jax_update(config, begin, parts, passes)
     repeats = 1 if jax.default_backend() == "cpu" else 20  # a GPU's are too short for one to be timed
     product = jax.jit(jnp.matmul)
     measure = ceiling(shapes, lambda x: jnp.asarray(x, args.dtype), product, jax.block_until_ready, repeats)
@@ -205,7 +213,7 @@ def peer(name: str, args: argparse.Namespace, pipe: Any) -> None:
   else:
     import torch
 
-    update = torch_update(torch, config, begin, rows)
+    update = torch_update(torch, config, begin, parts)
     measure = ceiling(shapes, torch.tensor, torch.matmul, lambda x: x, 1)
     device = "cpu"
   pipe.send((device, config))
@@ -223,6 +231,8 @@ def main() -> None:
   parser.add_argument("--model", default="smollm2", help="smollm2, a model folder, or a shape such as Qwen2.5-1.5B")
   parser.add_argument("--layers", type=int, default=0, help="so many of its layers; 0: all")
   parser.add_argument("--rows", type=int, default=4)
+  parser.add_argument("--micro-rows", type=int, default=0, help="rows of a micro-batch; 0: one micro-batch")
+  parser.add_argument("--torch-micro-rows", type=int, default=0, help="the same for torch, which may like another")
   parser.add_argument("--length", type=int, default=512, help="tokens of a row")
   parser.add_argument("--samples", type=int, default=2, help="trajectories packed into a row")
   parser.add_argument("--dtype", default="float32", help="of our passes; torch is compared in float32 alone")
@@ -248,12 +258,21 @@ def main() -> None:
     pipes[name], theirs = spawn.Pipe()
     spawn.Process(target=peer, args=(name, args, theirs), daemon=True).start()
     theirs.close()
-  found = {name: pipe.recv() for name, pipe in pipes.items()}
+
+  def heard(name: str) -> Any:
+    try:
+      return pipes[name].recv()
+    except EOFError:
+      sys.exit(
+        f"the process of {name} ended (its own message stands above; without one, the machine's memory was full)"
+      )
+
+  found = {name: heard(name) for name in names}
   device, config = found["score_jax"]
 
   def turn(name: str, word: str) -> Any:
     pipes[name].send(word)
-    return pipes[name].recv()
+    return heard(name)
 
   first = {name: turn(name, "update")[1] for name in names}
   say(f"loss of the first update: {', '.join(f'{name} {loss:.6f}' for name, loss in first.items())}")

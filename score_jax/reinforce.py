@@ -169,6 +169,7 @@ class _Reinforce:
       minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
       state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
       parts.append(check(jax.device_get(numbers), self.stage, number))
+    self.trainer.rest()
     by_name = {name: [part[name] for part in parts] for name in parts[0]}
     return state, {
       k.removesuffix("_max"): max(v) if k.endswith("_max") else float(np.mean(v)) for k, v in by_name.items()

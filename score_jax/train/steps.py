@@ -76,7 +76,8 @@ class Passes:
 class Programs(NamedTuple):
   """The jitted programs of one update."""
 
-  zeros: Callable[[Weights], Weights]  # a gradient of nothing
+  zeros: Callable[[Weights], Weights]  # a gradient of nothing, for these weights
+  clear: Callable[[Weights], Weights]  # the same in the place of a gradient
   add_gradient: Callable[[Weights, Weights, Weights, Batch], tuple[Weights, Metrics]]
   apply: Callable[[TrainState, Weights], tuple[TrainState, Metrics]]
 
@@ -100,6 +101,7 @@ class Trainer:
     self.mesh, self.optimizer, self.passes, self.frozen = mesh, optimizer, passes, frozen
     self._rows, self._scalar = sharding(mesh, "rows", None), sharding(mesh)
     self._programs: Programs | None = None
+    self._gradient: Weights | None = None  # of the update before, whose memory the next one uses
 
     def objective(trained: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
       mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
@@ -136,6 +138,12 @@ class Trainer:
       zeros=jax.jit(
         lambda weights: jax.tree.map(jnp.zeros_like, _cast(weights, "float32")), out_shardings=places.weights
       ),
+      clear=jax.jit(
+        lambda total: jax.tree.map(jnp.zeros_like, total),
+        donate_argnums=0,
+        keep_unused=True,  # its values are not, its memory is
+        out_shardings=places.weights,
+      ),
       add_gradient=jax.jit(add_gradient, donate_argnums=0, out_shardings=(places.weights, self._scalar)),
       apply=jax.jit(apply, donate_argnums=0, out_shardings=(places, self._scalar)),
     )
@@ -163,15 +171,20 @@ class Trainer:
 
     Metrics are the update's: sums over its micro-batches, the greatest for names that end in `_max`.
     """
-    self._programs = self._programs or self.programs(state)
-    gradient = self._programs.zeros(state.weights)
+    programs = self._programs = self._programs or self.programs(state)
+    gradient = programs.zeros(state.weights) if self._gradient is None else programs.clear(self._gradient)
     parts: list[Any] = []
     for batch in batches:
-      gradient, numbers = self._programs.add_gradient(gradient, state.weights, self.frozen, self.place(batch))
+      gradient, numbers = programs.add_gradient(gradient, state.weights, self.frozen, self.place(batch))
       parts.append(numbers)
-    state, norm = self._programs.apply(state, gradient)
+    state, norm = programs.apply(state, gradient)
+    self._gradient = gradient
     total: Any = {k: (max if k.endswith("_max") else sum)(p[k] for p in parts) for k in parts[0]}
     return state, total | norm
+
+  def rest(self) -> None:
+    """Gives the gradient's memory back, for what lies on the devices until the next update."""
+    self._gradient = None
 
   def place(self, batch: Batch) -> Batch:
     """The batch on the mesh, its rows split over data and fsdp.

@@ -102,6 +102,7 @@ def fine_tune(
       values["tokens_per_s"] = sum(int((b.segments > 0).sum()) for b in batches) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
+        trainer.rest()
         values["val_accuracy"] = validate(trainer.whole(state))
       metrics.write(number, values)
       progress(1, f"loss {values['loss']:.3f}")

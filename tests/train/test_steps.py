@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -131,7 +132,77 @@ def test_every_program_is_compiled_once_and_leaves_weights_where_they_were(
     state, _ = trainer(state, update(seed=seed))
     assert jax.tree.map(lambda x: x.sharding, state) == places
   assert places == weight_shardings(eight_devices, state)
-  assert [program._cache_size() for program in trainer._programs or ()] == [1, 1, 1]
+  assert [program._cache_size() for program in trainer._programs or ()] == [1, 1, 1, 1]
+
+
+# Memory and precision
+
+
+def test_a_gradient_is_made_in_the_memory_of_the_one_before_and_holds_nothing_of_it(
+  tiny: Tiny, trainers: Trainers, one_device: Mesh
+) -> None:
+  """Bit for bit the update of a trainer that gives the memory back after each."""
+  trainer = trainers("sft", one_device)
+  ends: list[TrainState] = []
+  for rest in (True, False):
+    trainer.rest()
+    state = trainer.start(tiny.weights)
+    places: list[list[int]] = []
+    for seed in range(3):
+      state, _ = trainer(state, update(seed=seed))
+      places.append([x.unsafe_buffer_pointer() for x in jax.tree.leaves(trainer._gradient)])
+      if rest:
+        trainer.rest()
+    ends.append(state)
+  assert places[0] and places[0] == places[1] == places[2]
+  for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_sixteen_bit_passes_train_float32_weights(tiny: Tiny, one_device: Mesh) -> None:
+  """A rate so small that an update is lost in bfloat16 adds up; all that is kept is float32."""
+  rate = schedule(peak=1e-5, steps=10, warmup=0.0, kind="constant")
+  rule = optimizer("adamw", rate, weight_decay=0.0, max_norm=1.0)
+  moved: dict[str, float] = {}
+  losses: dict[tuple[str, str], float] = {}
+  for dtype, kept in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")):
+    passes = dataclasses.replace(PASSES, dtype=dtype, weights_dtype=kept)
+    trainer = Trainer(tiny.graph, rule, LOSSES["sft"], one_device, passes)
+    state = trainer.start(tiny.weights)
+    first = np.array(state.weights["embedding"][...], np.float32)
+    for _ in range(4):
+      state, numbers = trainer(state, update(seed=0))
+    losses[dtype, kept] = float(numbers["loss"])
+    moved[f"{dtype} {kept}"] = float(np.abs(np.array(state.weights["embedding"][...], np.float32) - first).mean())
+    assert {x.dtype.name for x in jax.tree.leaves(state.weights)} == {kept}
+    moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim]
+    assert moments and {x.dtype.name for x in moments} == {"float32"}
+  assert losses["bfloat16", "float32"] == pytest.approx(losses["float32", "float32"], rel=0.02)
+  assert losses["bfloat16", "float32"] != losses["float32", "float32"]
+  assert moved["bfloat16 float32"] == pytest.approx(moved["float32 float32"], rel=0.1)
+  assert moved["bfloat16 bfloat16"] < 0.5 * moved["float32 float32"]
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_logits_exist_for_a_chunk_at_a_time(make_tiny: Callable[..., Tiny], one_device: Mesh, remat: str) -> None:
+  """What the compiled step takes beside its arguments is less than one array of [tokens, vocabulary], by far."""
+  rows, length, vocab = 4, 256, 8192
+  wide = make_tiny(layers=1, vocab=vocab)
+  draw = np.random.default_rng(0)
+  ones = np.ones(length, np.float32)
+  samples = [Sample(draw.integers(0, vocab, length).astype(np.int32), ones, 0 * ones) for _ in range(rows)]
+  (batch,) = micro_batches(pack(samples, length=length), length=length, count=rows)
+  rule = optimizer("adamw", schedule(peak=1e-3, steps=1, warmup=0.0, kind="constant"), weight_decay=0.0, max_norm=1.0)
+  took: dict[int, int] = {}
+  for chunk in (16, length):
+    passes = dataclasses.replace(PASSES, logit_chunk=chunk, remat=remat)
+    trainer = Trainer(wide.graph, rule, LOSSES["sft"], one_device, passes)
+    state = trainer.start(wide.weights)
+    programs: Any = trainer.programs(state)
+    lowered = programs.add_gradient.lower(programs.zeros(state.weights), state.weights, NOTHING, trainer.place(batch))
+    took[chunk] = lowered.compile().memory_analysis().temp_size_in_bytes
+  logits = 4 * rows * length * vocab
+  assert took[16] < logits / 2 < logits < took[length]
 
 
 # Eight devices
