@@ -172,7 +172,8 @@ class Trainer:
     Metrics are the update's: sums over its micro-batches, the greatest for names that end in `_max`.
     """
     programs = self._programs = self._programs or self.programs(state)
-    gradient = programs.zeros(state.weights) if self._gradient is None else programs.clear(self._gradient)
+    kept, self._gradient = self._gradient, None  # it is used up, also where the update fails
+    gradient = programs.zeros(state.weights) if kept is None else programs.clear(kept)
     parts: list[Any] = []
     for batch in batches:
       gradient, numbers = programs.add_gradient(gradient, state.weights, self.frozen, self.place(batch))

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import Mesh
 
 from score_jax.mesh.sharding import make_mesh, weight_shardings
+from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import Programs
 from tests.conftest import Tiny
 
@@ -18,16 +19,25 @@ def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> Programs:
   return Programs(tiny.graph, tiny.config, mesh, slots=8, length=64, bucket=32, stop=7, dtype=dtype)
 
 
-def test_weights_that_lie_as_wanted_are_taken_as_they_are(tiny: Tiny, eight_devices: Mesh) -> None:
-  weights = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
-  taken = sampler(tiny, eight_devices).take(weights)
-  assert all(a is b for a, b in zip(*map(jax.tree.leaves, (taken, weights)), strict=True))
+@pytest.fixture
+def trained(tiny: Tiny, eight_devices: Mesh) -> Weights:
+  """Weights as a trainer on the eight devices leaves them."""
+  return jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
 
 
-def test_weights_from_another_mesh_and_of_another_dtype_are_moved(tiny: Tiny, eight_devices: Mesh) -> None:
+@pytest.fixture
+def here(eight_devices: Mesh) -> Mesh:
+  """The sampler's mesh, of the same devices."""
+  return make_mesh((4, 1, 2), devices=list(eight_devices.devices.flat))
+
+
+def test_weights_that_lie_as_wanted_are_taken_as_they_are(tiny: Tiny, trained: Weights, eight_devices: Mesh) -> None:
+  taken = sampler(tiny, eight_devices).take(trained)
+  assert all(a is b for a, b in zip(*map(jax.tree.leaves, (taken, trained)), strict=True))
+
+
+def test_weights_from_another_mesh_and_of_another_dtype_are_moved(tiny: Tiny, trained: Weights, here: Mesh) -> None:
   """The values are those of a cast, the places are the sampler's, and the trainer's arrays stay as they were."""
-  trained = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
-  here = make_mesh((4, 1, 2), devices=list(eight_devices.devices.flat))
   taken = sampler(tiny, here, "bfloat16").take(trained)
   places = weight_shardings(here, taken)
   for leaf, place, before in zip(*map(jax.tree.leaves, (taken, places, trained)), strict=True):
@@ -36,26 +46,24 @@ def test_weights_from_another_mesh_and_of_another_dtype_are_moved(tiny: Tiny, ei
     assert before.dtype == "float32" and not before.is_deleted()
 
 
-def test_only_what_lies_elsewhere_is_moved(tiny: Tiny, eight_devices: Mesh) -> None:
+def test_only_what_lies_elsewhere_is_moved(tiny: Tiny, trained: Weights, here: Mesh) -> None:
   """Norms' scales lie whole on every mesh, so they are shared where the dtype agrees."""
-  trained = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
-  here = make_mesh((4, 1, 2), devices=list(eight_devices.devices.flat))
   taken = sampler(tiny, here).take(trained)
   assert taken["norm"]["scale"][...] is trained["norm"]["scale"][...]
   assert taken["embedding"][...] is not trained["embedding"][...]
 
 
 def test_moving_is_compiled_once_for_each_place_that_weights_come_from(
-  tiny: Tiny, eight_devices: Mesh, caplog: pytest.LogCaptureFixture
+  tiny: Tiny, trained: Weights, eight_devices: Mesh, caplog: pytest.LogCaptureFixture
 ) -> None:
   """Weights of two trainers by turn, such as RL's before and after, compile nothing after their first time."""
   order = list(eight_devices.devices.flat)
   programs = sampler(tiny, make_mesh((8, 1, 1), devices=order))
-  sources = [eight_devices, make_mesh((1, 4, 2), devices=order)]
-  trained = [jax.device_put(tiny.weights, weight_shardings(mesh, tiny.weights)) for mesh in sources]
+  other = make_mesh((1, 4, 2), devices=order)
+  sources = [trained, jax.device_put(trained, weight_shardings(other, trained))]
   counts: list[int] = []
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    for weights in trained * 3:
+    for weights in sources * 3:
       caplog.clear()
       programs.take(weights)
       counts.append(sum(record.getMessage().startswith("Compiling") for record in caplog.records))

@@ -235,6 +235,16 @@ def test_rows_that_cannot_be_split_are_refused(tiny: Tiny, trainers: Trainers, e
     trainer(trainer.start(tiny.weights), update(seed=1, micro=3))
 
 
+def test_after_an_update_that_failed_the_trainer_goes_on(tiny: Tiny, trainers: Trainers, eight_devices: Mesh) -> None:
+  """The gradient that it had begun in the memory of the one before is not taken up again."""
+  trainer = trainers("sft", eight_devices)
+  state, _ = trainer(trainer.start(tiny.weights), update(seed=1))
+  with pytest.raises(UserError, match="micro_rows = 3"):
+    trainer(state, update(seed=2, micro=3))
+  state, numbers = trainer(state, update(seed=2))
+  assert int(state.step) == 2 and np.isfinite(float(numbers["loss"]))
+
+
 # The schedule
 
 
