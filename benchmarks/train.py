@@ -254,9 +254,11 @@ def main() -> None:
 
   spawn = multiprocessing.get_context("spawn")
   pipes: dict[str, Any] = {}
+  peers: dict[str, Any] = {}
   for name in names:
     pipes[name], theirs = spawn.Pipe()
-    spawn.Process(target=peer, args=(name, args, theirs), daemon=True).start()
+    peers[name] = spawn.Process(target=peer, args=(name, args, theirs), daemon=True)
+    peers[name].start()
     theirs.close()
 
   def heard(name: str) -> Any:
@@ -289,8 +291,9 @@ def main() -> None:
     for name in names:
       rates[name].append(turn(name, "products"))
       spent[name].append(turn(name, "update")[0])
-  for pipe in pipes.values():
-    pipe.send("end")
+  for name in names:
+    pipes[name].send("end")
+    peers[name].join()  # else it is killed, of which libtpu, where installed, prints pages
   top = {name: max(each) for name, each in rates.items()}
   peak = max(top.values())
   count = args.rows * args.length
