@@ -3,13 +3,13 @@
     python benchmarks/train.py --model=smollm2 --rows=4 --length=512
     python benchmarks/train.py --model=Qwen2.5-1.5B --rows=8 --length=2048 --dtype=bfloat16     (a GPU, no torch)
 
-Two processes that take turns, each with a heap of its own: an update by score_jax.train.steps.Trainer, and one by
+Processes that take turns, each with a heap of its own: an update by score_jax.train.steps.Trainer, and one by
 transformers' model of the same weights with torch.optim.AdamW: same packed rows, targets, loss, clipping and rates,
-checked by both losses of the first update; before each, matrix products of the model's shapes. Every token but a
-sample's first is learnt: transformers computes all logits whatever is learnt, so fewer would only help us. A ratio
-is the median over turns of torch's seconds by ours. torch's threads wait for each other busily: where something else
-runs on its cores, its CPU seconds say nothing and its wall clock suffers more than ours; give it cores of its own, or
-compare on one (`taskset -c 0`). `--json` prints one line of JSON a comparison.
+checked by both losses of the first update; before each, in processes of their own, matrix products of the model's
+shapes. Every token but a sample's first is learnt: transformers computes all logits whatever is learnt, so fewer would
+only help us. A ratio is the median over turns of torch's seconds by ours. torch's threads wait for each other busily:
+where something else runs on its cores, its CPU seconds say nothing and its wall clock suffers more than ours; give it
+cores of its own, or compare on one (`taskset -c 0`). `--json` prints one line of JSON a comparison.
 """
 
 from __future__ import annotations
@@ -195,35 +195,48 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
 # The comparison
 
 
-def peer(name: str, args: argparse.Namespace, pipe: Any) -> None:
-  """Serves the turns of one: at each word sends how long an update took and its loss, or a product's FLOP/s."""
+def peer(name: str, work: str, args: argparse.Namespace, pipe: Any) -> None:
+  """Serves the turns of one: each time sends how long an update took and its loss, or a product's FLOP/s."""
   keep_freed_memory()
   config, begin, take = model(args.model, args.layers)
   config = dataclasses.replace(config, stacked=args.stacked)
+  turn = (updates if work == "update" else multiplications)(name, args, config, begin, take)
+  pipe.send((jax.devices()[0].device_kind, config))
+  while pipe.recv() != "end":
+    pipe.send(turn())
+
+
+def updates(name: str, args: argparse.Namespace, config: DecoderConfig, begin: Any, take: Any) -> Callable[[], Any]:
+  """Does one update, and gives what it took and its loss."""
   micro = (args.micro_rows if name == "score_jax" else args.torch_micro_rows) or args.rows
   parts = batch(take, rows=args.rows, length=args.length, per_row=args.samples, micro=micro)
-  shapes = products(config, args.rows * args.length, args.dtype)
   if name == "score_jax":
     passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
     update = score_jax_update(config, begin, parts, passes)
-    repeats = 1 if jax.default_backend() == "cpu" else 20  # a GPU's are too short for one to be timed
-    product = jax.jit(jnp.matmul)
-    measure = ceiling(shapes, lambda x: jnp.asarray(x, args.dtype), product, jax.block_until_ready, repeats)
-    device = jax.devices()[0].device_kind
   else:
     import torch
 
     update = torch_update(torch, config, begin, parts)
-    measure = ceiling(shapes, torch.tensor, torch.matmul, lambda x: x, 1)
-    device = "cpu"
-  pipe.send((device, config))
-  while (word := pipe.recv()) != "end":
-    if word == "products":
-      pipe.send(measure())
-    else:
-      losses: list[float] = []
-      spent = timed(lambda kept=losses: kept.append(update()))
-      pipe.send((spent, losses[0]))
+
+  def turn() -> tuple[Spent, float]:
+    losses: list[float] = []
+    spent = timed(lambda: losses.append(update()))
+    return spent, losses[0]
+
+  return turn
+
+
+def multiplications(name: str, args: argparse.Namespace, config: DecoderConfig, *_: Any) -> Ceiling:
+  """Measures the products of the model's shapes, in a process of their own: their arrays would split the heap of the
+  updates, which then take fresh pages from the kernel."""
+  shapes = products(config, args.rows * args.length, args.dtype)
+  if name == "score_jax":
+    repeats = 1 if jax.default_backend() == "cpu" else 20  # a GPU's are too short for one to be timed
+    return ceiling(shapes, lambda x: jnp.asarray(x, args.dtype), jax.jit(jnp.matmul), jax.block_until_ready, repeats)
+  import torch
+
+  torch.set_num_threads(CORES)
+  return ceiling(shapes, torch.tensor, torch.matmul, lambda x: x, 1)
 
 
 def main() -> None:
@@ -253,28 +266,29 @@ def main() -> None:
     names.append("transformers+torch")
 
   spawn = multiprocessing.get_context("spawn")
-  pipes: dict[str, Any] = {}
-  peers: dict[str, Any] = {}
+  pipes: dict[tuple[str, str], Any] = {}
+  peers: list[Any] = []
   for name in names:
-    pipes[name], theirs = spawn.Pipe()
-    peers[name] = spawn.Process(target=peer, args=(name, args, theirs), daemon=True)
-    peers[name].start()
-    theirs.close()
+    for work in ("update", "products"):
+      pipes[name, work], theirs = spawn.Pipe()
+      peers.append(spawn.Process(target=peer, args=(name, work, args, theirs), daemon=True))
+      peers[-1].start()
+      theirs.close()
 
-  def heard(name: str) -> Any:
+  def heard(name: str, work: str) -> Any:
     try:
-      return pipes[name].recv()
+      return pipes[name, work].recv()
     except EOFError:
       sys.exit(
         f"the process of {name} ended (its own message stands above; without one, the machine's memory was full)"
       )
 
-  found = {name: heard(name) for name in names}
-  device, config = found["score_jax"]
+  found = {one: heard(*one) for one in pipes}
+  device, config = found["score_jax", "update"]
 
-  def turn(name: str, word: str) -> Any:
-    pipes[name].send(word)
-    return heard(name)
+  def turn(name: str, work: str) -> Any:
+    pipes[name, work].send("turn")
+    return heard(name, work)
 
   first = {name: turn(name, "update")[1] for name in names}
   say(f"loss of the first update: {', '.join(f'{name} {loss:.6f}' for name, loss in first.items())}")
@@ -291,9 +305,9 @@ def main() -> None:
     for name in names:
       rates[name].append(turn(name, "products"))
       spent[name].append(turn(name, "update")[0])
-  for name in names:
-    pipes[name].send("end")
-    peers[name].join()  # else it is killed, of which libtpu, where installed, prints pages
+  for pipe, process in zip(pipes.values(), peers, strict=True):
+    pipe.send("end")
+    process.join()  # else it is killed, of which libtpu, where installed, prints pages
   top = {name: max(each) for name, each in rates.items()}
   peak = max(top.values())
   count = args.rows * args.length
