@@ -36,7 +36,7 @@ from score_jax.model import source, weights
 from score_jax.model.config import DecoderConfig, from_hugging_face, to_hugging_face
 from score_jax.model.decoder import Weights, create, structure
 from score_jax.model.known import KNOWN
-from score_jax.train.batch import Batch, Sample, micro_batches, pack
+from score_jax.train.batch import Batch, Sample, micro_batch, pack, update_of
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Passes, Trainer, likelihood
 
@@ -92,7 +92,7 @@ def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights],
   return config, lambda: found.weights(config, dtype="float32"), take
 
 
-def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int, micro: int) -> list[Batch]:
+def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int, micro: int) -> Batch:
   """Rows filled to the last token by `per_row` samples each, `micro` rows a micro-batch."""
   sizes = [length // per_row] * (per_row - 1)
   sizes.append(length - sum(sizes))
@@ -103,7 +103,7 @@ def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row:
     return Sample(take(size), learnt, np.zeros(size, np.float32))
 
   packed = pack([one(size) for _ in range(rows) for size in sizes], length=length)
-  return micro_batches(packed, length=length, count=micro)
+  return update_of(packed, length=length, micro=micro, most=rows)
 
 
 # The three that take turns
@@ -137,7 +137,7 @@ def ceiling(shapes: list[tuple[int, int, int]], put: Any, multiply: Any, wait: A
 Update = Callable[[], float]  # does one update and gives its loss
 
 
-def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], parts: list[Batch], passes: Passes) -> Update:
+def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: Batch, passes: Passes) -> Update:
   """Our update, as the stages of a recipe make it."""
   rate = schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
   rule = optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
@@ -146,14 +146,14 @@ def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], parts:
 
   def update() -> float:
     nonlocal state
-    state, numbers = trainer(state, parts)
+    state, numbers = trainer(state, rows)
     jax.block_until_ready(state)
     return float(numbers["loss"])
 
   return update
 
 
-def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights], parts: list[Batch]) -> Update:
+def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights], batch: Batch) -> Update:
   """The same by transformers and torch, whose optimiser is the fused one, its fastest on CPU."""
   import transformers
 
@@ -176,7 +176,7 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
     # alone in a row, positions say nothing, and sdpa takes its causal path without a mask
     return told if (rows.segments == 1).all() else told | {"position_ids": positions}
 
-  told = [inputs(rows) for rows in parts]
+  told = [inputs(micro_batch(batch, i)) for i in range(len(batch.tokens))]
 
   def update() -> float:
     total = 0.0
@@ -209,14 +209,14 @@ def peer(name: str, work: str, args: argparse.Namespace, pipe: Any) -> None:
 def updates(name: str, args: argparse.Namespace, config: DecoderConfig, begin: Any, take: Any) -> Callable[[], Any]:
   """Does one update, and gives what it took and its loss."""
   micro = (args.micro_rows if name == "score_jax" else args.torch_micro_rows) or args.rows
-  parts = batch(take, rows=args.rows, length=args.length, per_row=args.samples, micro=micro)
+  rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples, micro=micro)
   if name == "score_jax":
     passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
-    update = score_jax_update(config, begin, parts, passes)
+    update = score_jax_update(config, begin, rows, passes)
   else:
     import torch
 
-    update = torch_update(torch, config, begin, parts)
+    update = torch_update(torch, config, begin, rows)
 
   def turn() -> tuple[Spent, float]:
     losses: list[float] = []

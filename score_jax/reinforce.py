@@ -29,7 +29,7 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
 from score_jax.stages import weights_of
-from score_jax.train.batch import Batch, Sample, micro_batches, pack, sample
+from score_jax.train.batch import Batch, Sample, pack, sample, update_of
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient
@@ -167,20 +167,20 @@ class _Reinforce:
     parts: list[dict[str, float]] = []
     for i in range(self.updates):
       minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
-      state, numbers = self.trainer(state, self.batches([s for group in minibatch for s in group]))
+      state, numbers = self.trainer(state, self.batch([s for group in minibatch for s in group]))
       parts.append(check(jax.device_get(numbers), self.stage, number))
-    self.trainer.rest()
     by_name = {name: [part[name] for part in parts] for name in parts[0]}
     return state, {
       k.removesuffix("_max"): max(v) if k.endswith("_max") else float(np.mean(v)) for k, v in by_name.items()
     }
 
-  def batches(self, scored: Sequence[Scored]) -> list[Batch]:
-    """The micro-batches of one update; rollouts with advantage 0 only count in its denominator."""
+  def batch(self, scored: Sequence[Scored]) -> Batch:
+    """One update; rollouts with advantage 0 only count in its denominator."""
     c = self.config
     samples = [s.sample() for s in scored if s.advantage != 0.0]
-    rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=c.length) or [[]]
-    return micro_batches(rows, length=c.length, count=c.micro_rows, denominator=float(sum(s.tokens for s in scored)))
+    rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=c.length)
+    tokens, most = float(sum(s.tokens for s in scored)), c.minibatch * c.group_size
+    return update_of(rows, length=c.length, micro=c.micro_rows, most=most, denominator=tokens)
 
   def _numbers(self, groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
     scored = [s for group in groups for s in group]

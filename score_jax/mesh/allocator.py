@@ -11,7 +11,7 @@ import ctypes
 import sys
 
 #: mallopt's parameters and values: one arena, no blocks of their own, nothing given back, growth in large steps
-GLIBC = {-8: 1, -4: 0, -1: 2**31 - 1, -2: 256 << 20}
+GLIBC = {-8: 1, -4: 0, -1: -1, -2: 256 << 20}
 
 
 def keep_freed_memory() -> bool:

@@ -22,7 +22,7 @@ from score_jax.run import passes, programs
 from score_jax.sampler.programs import Controls, DeviceState, Programs
 from score_jax.train.batch import Batch
 from score_jax.train.optimizer import optimizer
-from score_jax.train.steps import Trainer, TrainState, likelihood
+from score_jax.train.steps import GRID, Trainer, TrainState, likelihood
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Program:
   Attributes:
     moments: at which it runs (resident.py).
     lower: gives what is to be compiled.
-    flops: of one call over all devices, by the analytic count; of an update none that count.
+    flops: of one call over all devices, by the analytic count.
     tokens: that one call works on.
     reads: bytes that a device reads at least in one call; with `flops` the roofline.
     temporary: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.
@@ -63,7 +63,7 @@ def placed(tree: Any, mesh: Mesh, dtype: str) -> Any:
 
 
 class Training:
-  """The student's train programs: the gradient of one micro-batch, and the update."""
+  """The student's train programs, an update of SFT and one of the policy gradient."""
 
   def __init__(self, config: ConfigDict, mesh: Mesh, student: DecoderConfig):
     self.config, self.mesh, self.student = config, mesh, student
@@ -80,50 +80,35 @@ class Training:
     return Trainer(graph, rule, likelihood(), self.mesh, passes(c, 1.0), self.frozen)
 
   def programs(self) -> list[Program]:
-    c = self.config
-    sft = self._step("sft", c.train.micro_rows, c.train.length, "train")
-    rl = self._step("policy_gradient", c.rl.micro_rows, c.rl.length, "rl")
-    return [sft, rl, self._update()]
+    train, rl = self.config.train, self.config.rl
+    sft = self._update("sft", train.rows, train.micro_rows, train.length, "train")
+    return [sft, self._update("policy_gradient", rl.minibatch * rl.group_size, rl.micro_rows, rl.length, "rl")]
 
-  def batch(self, rows: int, length: int) -> Batch:
-    grid = sharding(self.mesh, "rows", None)
+  def batch(self, parts: int, rows: int, length: int) -> Batch:
+    """An update of `parts` micro-batches."""
+    grid = sharding(self.mesh, *GRID)
     kinds = (jnp.int32,) * 3 + (jnp.float32,) * 3
-    parts = [jax.ShapeDtypeStruct((rows, length), kind, sharding=grid) for kind in kinds]
-    return Batch(*parts, denominator=jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding(self.mesh)))
+    arrays = [jax.ShapeDtypeStruct((parts, rows, length), kind, sharding=grid) for kind in kinds]
+    return Batch(*arrays, denominator=jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding(self.mesh)))
 
-  def _step(self, name: str, rows: int, length: int, group: str) -> Program:
+  def _update(self, name: str, most: int, rows: int, length: int, group: str) -> Program:
+    parts = -(-most // rows)
+
     def lower() -> Any:
-      trainer = self._trainer(name)
-      step = trainer.programs(self.state).add_gradient
-      return step.lower(self.gradient, self.state.weights, self.frozen, self.batch(rows, length))  # pyright: ignore[reportFunctionMemberAccess]
+      return self._trainer(name).program(self.state).lower(self.state, self.frozen, self.batch(parts, rows, length))
 
+    gradient, weights = on_device(self.gradient), on_device(self.state.weights) + on_device(self.frozen)
     return Program(
       f"{name}_step",
       "student",
       ("training",),
       lower,
-      estimate.train_flops(self.student, rows, length, remat=self.config.train.remat),
-      rows * length,
-      3.0 * on_device(self.state.weights) + 3.0 * on_device(self.frozen),
-      estimate.train_temporary(self.config, self.mesh, self.student, rows, length) + on_device(self.gradient),
+      parts * estimate.train_flops(self.student, rows, length, remat=self.config.train.remat),
+      parts * rows * length,
+      parts * (3.0 * weights + 2.0 * gradient) + 2.0 * on_device(self.state.optimizer) + gradient,
+      estimate.train_temporary(self.config, self.mesh, self.student, rows, length) + gradient,
       f"lower {group}.micro_rows or {group}.length, set train.remat to full, lower train.logit_chunk, or raise "
       "the fsdp axis of mesh.train",
-    )
-
-  def _update(self) -> Program:
-    def lower() -> Any:
-      return self._trainer("sft").programs(self.state).apply.lower(self.state, self.gradient)  # pyright: ignore[reportFunctionMemberAccess]
-
-    return Program(
-      "update",
-      "student",
-      ("training",),
-      lower,
-      0.0,
-      0,
-      2.0 * on_device(self.state.optimizer) + 3.0 * on_device(self.gradient),
-      0.0,
-      "raise the fsdp axis of mesh.train, or train adapters (student.lora_rank)",
     )
 
 
@@ -212,7 +197,6 @@ class Recipe:
       "student weights": on_device(placed(structure(self.student)[1], self.meshes.train, self.config.student.dtype)),
       "trained weights": on_device(t.state.weights),
       "moments": on_device(t.state.optimizer),
-      "gradient": on_device(t.gradient),
       "sampling copy": self._copied(),
       "student cache": on_device(s.state),
     }

@@ -2,7 +2,7 @@
 
 student weights    as they came, laid out for training
 trained weights    those that a stage changes or has changed
-moments, gradient  of the optimiser
+moments            of the optimiser
 sampling copy      of the weights, where the sampler wants another dtype or layout than the trainer
 caches             of the samplers; one is freed before another is made
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 MOMENTS = {
   "demonstrating": ("student weights", "teacher weights", "teacher cache"),
-  "training": ("student weights", "trained weights", "moments", "gradient"),
+  "training": ("student weights", "trained weights", "moments"),
   "exploring": ("student weights", "trained weights", "sampling copy", "student cache", "teacher weights"),
   "mentoring": ("student weights", "trained weights", "teacher weights", "teacher cache"),
   "rolling out": ("student weights", "trained weights", "moments", "sampling copy", "student cache"),
@@ -30,7 +30,7 @@ STAGES = {
 }
 COLUMNS = {
   "weights": ("student weights", "trained weights", "sampling copy", "teacher weights"),
-  "optimizer": ("moments", "gradient"),
+  "optimizer": ("moments",),
   "cache": ("student cache", "teacher cache"),
 }
 

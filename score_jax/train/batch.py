@@ -23,7 +23,7 @@ Array = Any  # of numpy on the host, of jax on the mesh
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Rows of packed trajectories."""
+  """Rows of packed trajectories; those of an update are cut into micro-batches, [M, B, T] in the place of [B, T]."""
 
   tokens: Array  # int32 [B, T]
   positions: Array  # int32 [B, T], place within its trajectory
@@ -115,24 +115,27 @@ def fill(rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominat
   return batch
 
 
-def micro_batches(
-  rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float | None = None
-) -> list[Batch]:
-  """The rows of one update in batches of `count`, whose losses and gradients add up to the update's.
+def update_of(
+  rows: Sequence[Sequence[Sample]], *, length: int, micro: int, most: int, denominator: float | None = None
+) -> Batch:
+  """The rows of one update in micro-batches of `micro`, whose losses and gradients add up to the update's.
 
-  The mean is over the learnt tokens of all rows, unless a `denominator` says otherwise.
+  There are as many as `most` rows fill, so that all updates of a stage have one shape; those beyond the given rows are
+  empty. The mean is over the learnt tokens of all rows, unless a `denominator` says otherwise.
   """
   if denominator is None:
     denominator = sum(float(one.learnt.sum()) for row in rows for one in row)
-  return [
-    fill(rows[i : i + count], length=length, count=count, denominator=max(denominator, 1.0))
-    for i in range(0, len(rows), count)
-  ]
+  parts = -(-most // micro)
+  whole = fill(rows, length=length, count=parts * micro, denominator=max(denominator, 1.0))
+  return jax.tree.map(lambda x: x.reshape(parts, micro, length) if x.ndim else x, whole)
 
 
-def epochs(
-  samples: Sequence[Sample], *, rows: int, micro: int, length: int, epochs: int, seed: int
-) -> Iterator[list[Batch]]:
+def micro_batch(update: Batch, index: Any) -> Batch:
+  """One micro-batch of an update."""
+  return jax.tree.map(lambda x: x[index] if x.ndim else x, update)
+
+
+def epochs(samples: Sequence[Sample], *, rows: int, micro: int, length: int, epochs: int, seed: int) -> Iterator[Batch]:
   """The updates of a training stage: each epoch shuffled anew, packed, and cut into updates of `rows` rows.
 
   The seed alone decides the order, so that a run can go on at any update.
@@ -141,7 +144,7 @@ def epochs(
     order = np.random.default_rng((seed, epoch)).permutation(len(samples))
     packed = pack([samples[i] for i in order], length=length)
     for i in range(0, len(packed), rows):
-      yield micro_batches(packed[i : i + rows], length=length, count=micro)
+      yield update_of(packed[i : i + rows], length=length, micro=micro, most=rows)
 
 
 def updates(samples: Sequence[Sample], *, rows: int, length: int, epochs: int, seed: int) -> int:

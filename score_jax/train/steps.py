@@ -1,16 +1,17 @@
-"""The two train steps as jitted, sharded programs over one state.
+"""The two train steps, each one jitted, sharded program over one state.
 
 What happens in one update: for each micro-batch the rows' log-probabilities, the
 loss, and its gradient (float32), added to those before; then the optimiser, whose
 moments are float32 too, and new weights. SFT and RL differ by the loss alone.
 With adapters only they are trained, and all other weights are an argument.
+All of it is one program, so that an update takes its memory in one piece.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +24,13 @@ from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shard
 from score_jax.model import adapters, attention
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
-from score_jax.train.batch import Batch
+from score_jax.train.batch import Batch, micro_batch
 from score_jax.train.losses import learnt_mean, policy_gradient_loss, sft_loss, token_logprobs
 
 Metrics = dict[str, jax.Array]
+
+#: logical axes of an update's arrays [M, B, T]; its denominator has none
+GRID = (None, "rows", None)
 
 
 @jax.tree_util.register_dataclass
@@ -73,15 +77,6 @@ class Passes:
   weights_dtype: str  # of the trained weights
 
 
-class Programs(NamedTuple):
-  """The jitted programs of one update."""
-
-  zeros: Callable[[Weights], Weights]  # a gradient of nothing, for these weights
-  clear: Callable[[Weights], Weights]  # the same in the place of a gradient
-  add_gradient: Callable[[Weights, Weights, Weights, Batch], tuple[Weights, Metrics]]
-  apply: Callable[[TrainState, Weights], tuple[TrainState, Metrics]]
-
-
 class Trainer:
   """The jitted train step of one loss, and the placing of states and batches on the mesh.
 
@@ -99,9 +94,7 @@ class Trainer:
     frozen: Weights = adapters.NOTHING,
   ):
     self.mesh, self.optimizer, self.passes, self.frozen = mesh, optimizer, passes, frozen
-    self._rows, self._scalar = sharding(mesh, "rows", None), sharding(mesh)
-    self._programs: Programs | None = None
-    self._gradient: Weights | None = None  # of the update before, whose memory the next one uses
+    self._program: Any = None
 
     def objective(trained: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
       mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
@@ -120,33 +113,34 @@ class Trainer:
 
     self.objective = objective
 
-  def programs(self, state: TrainState) -> Programs:
-    """The programs for states of these shapes; what each leaves lies as the next call wants it."""
+  def program(self, state: TrainState) -> Any:
+    """The jitted update of states of these shapes, (state, frozen, update) to (state, metrics).
 
-    def add_gradient(total: Weights, trained: Weights, frozen: Weights, batch: Batch) -> tuple[Weights, Metrics]:
-      (value, numbers), gradient = jax.value_and_grad(self.objective, has_aux=True)(trained, frozen, batch)
-      return jax.tree.map(lambda a, b: a + b.astype(jnp.float32), total, gradient), numbers | {"loss": value}
-
-    def apply(state: TrainState, gradient: Weights) -> tuple[TrainState, Metrics]:
-      weights32 = _cast(state.weights, "float32")
-      update, moments = self.optimizer.update(gradient, state.optimizer, weights32)
-      weights: Any = _cast(optax.apply_updates(weights32, update), self.passes.weights_dtype)
-      return TrainState(state.step + 1, weights, moments), {"grad_norm": optax.tree.norm(gradient)}
-
+    It leaves the state where the next call wants it.
+    """
     places = weight_shardings(self.mesh, state)
-    return Programs(
-      zeros=jax.jit(
-        lambda weights: jax.tree.map(jnp.zeros_like, _cast(weights, "float32")), out_shardings=places.weights
-      ),
-      clear=jax.jit(
-        lambda total: jax.tree.map(jnp.zeros_like, total),
-        donate_argnums=0,
-        keep_unused=True,  # its values are not, its memory is
-        out_shardings=places.weights,
-      ),
-      add_gradient=jax.jit(add_gradient, donate_argnums=0, out_shardings=(places.weights, self._scalar)),
-      apply=jax.jit(apply, donate_argnums=0, out_shardings=(places, self._scalar)),
-    )
+
+    def update(state: TrainState, frozen: Weights, batch: Batch) -> tuple[TrainState, Metrics]:
+      def differentiated(part: Batch) -> tuple[Metrics, Weights]:
+        (loss, numbers), gradient = jax.value_and_grad(self.objective, has_aux=True)(state.weights, frozen, part)
+        return numbers | {"loss": loss}, _cast(gradient, "float32")
+
+      def add(index: jax.Array, sums: tuple[Metrics, Weights]) -> tuple[Metrics, Weights]:
+        numbers, gradient = differentiated(micro_batch(batch, index))
+        found = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(x, numbers[k]) for k, x in sums[0].items()}
+        return found, jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, sums[1], gradient), places.weights)
+
+      nothing = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(differentiated, micro_batch(batch, 0))
+      )
+      filled = jnp.sum(jnp.any(batch.segments > 0, axis=(1, 2)))
+      numbers, gradient = jax.lax.fori_loop(0, filled, add, nothing)
+      weights32 = _cast(state.weights, "float32")
+      change, moments = self.optimizer.update(gradient, state.optimizer, weights32)
+      weights: Any = _cast(optax.apply_updates(weights32, change), self.passes.weights_dtype)
+      return TrainState(state.step + 1, weights, moments), numbers | {"grad_norm": optax.tree.norm(gradient)}
+
+    return jax.jit(update, donate_argnums=0, out_shardings=(places, sharding(self.mesh)))
 
   def start(self, trained: Weights) -> TrainState:
     """A state at step 0; the weights are copied, since states are donated."""
@@ -166,41 +160,28 @@ class Trainer:
     """All the weights of the model in that state."""
     return adapters.together(state.weights, self.frozen)
 
-  def __call__(self, state: TrainState, batches: Sequence[Batch]) -> tuple[TrainState, Metrics]:
-    """One update on the host micro-batches of it; the state passed in is used up.
+  def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update on its micro-batches, [M, B, T] on the host; the state passed in is used up.
 
-    Metrics are the update's: sums over its micro-batches, the greatest for names that end in `_max`.
+    Micro-batches are filled from the first on, and empty ones cost nothing. Metrics are the update's: sums over its
+    micro-batches, the greatest for names that end in `_max`.
     """
-    programs = self._programs = self._programs or self.programs(state)
-    kept, self._gradient = self._gradient, None  # it is used up, also where the update fails
-    gradient = programs.zeros(state.weights) if kept is None else programs.clear(kept)
-    parts: list[Any] = []
-    for batch in batches:
-      gradient, numbers = programs.add_gradient(gradient, state.weights, self.frozen, self.place(batch))
-      parts.append(numbers)
-    state, norm = programs.apply(state, gradient)
-    self._gradient = gradient
-    total: Any = {k: (max if k.endswith("_max") else sum)(p[k] for p in parts) for k in parts[0]}
-    return state, total | norm
-
-  def rest(self) -> None:
-    """Gives the gradient's memory back, for what lies on the devices until the next update."""
-    self._gradient = None
+    self._program = self._program or self.program(state)
+    return self._program(state, self.frozen, self.place(batch))
 
   def place(self, batch: Batch) -> Batch:
-    """The batch on the mesh, its rows split over data and fsdp.
+    """An update on the mesh, the rows of its micro-batches split over data and fsdp.
 
     Raises:
       UserError: they cannot be split so.
     """
     data, fsdp = self.mesh.shape["data"], self.mesh.shape["fsdp"]
-    if len(batch.tokens) % (data * fsdp):
+    rows = batch.tokens.shape[1]
+    if rows % (data * fsdp):
       raise UserError(
-        f"micro_rows = {len(batch.tokens)} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); "
-        "choose a multiple"
+        f"micro_rows = {rows} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); choose a multiple"
       )
-    rows = jax.tree.map(lambda x: self._rows if x.ndim else self._scalar, batch)
-    return jax.device_put(batch, rows)
+    return jax.device_put(batch, jax.tree.map(lambda x: sharding(self.mesh, *GRID[: x.ndim]), batch))
 
 
 def _cast(weights: Any, dtype: str) -> Any:

@@ -93,16 +93,15 @@ def fine_tune(
   metrics = Metrics(workdir, stage)
   with Progress(stage, steps, "steps") as progress:
     progress(done)
-    for number, batches in enumerate(itertools.chain.from_iterable(batches_of), start=1):
+    for number, batch in enumerate(itertools.chain.from_iterable(batches_of), start=1):
       if number <= done:
         continue
       start = time.perf_counter()
-      state, numbers = trainer(state, batches)
+      state, numbers = trainer(state, batch)
       values = check(jax.device_get(numbers), stage, number)
-      values["tokens_per_s"] = sum(int((b.segments > 0).sum()) for b in batches) / (time.perf_counter() - start)
+      values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
-        trainer.rest()
         values["val_accuracy"] = validate(trainer.whole(state))
       metrics.write(number, values)
       progress(1, f"loss {values['loss']:.3f}")

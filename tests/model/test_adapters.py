@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from score_jax.mesh.sharding import path_name
 from score_jax.model import adapters
 from score_jax.model.decoder import structure
-from score_jax.train.batch import Sample, micro_batches, pack
+from score_jax.train.batch import Sample, pack, update_of
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, likelihood
 from tests.conftest import PASSES, Tiny, stacked
@@ -51,10 +51,10 @@ def trained(tiny: Tiny, mesh: Mesh) -> Tiny:
   trainer = Trainer(tiny.graph, rule, likelihood(), mesh, PASSES, frozen)
   learnt = np.ones(12, np.float32)
   learnt[0] = 0.0
-  batches = micro_batches(pack([Sample(ROW[0], learnt, learnt)], length=12), length=12, count=1)
+  batch = update_of(pack([Sample(ROW[0], learnt, learnt)], length=12), length=12, micro=1, most=1)
   state = trainer.start(own)
   for _ in range(2):
-    state, _ = trainer(state, batches)
+    state, _ = trainer(state, batch)
   return Tiny(tiny.config, tiny.graph, trainer.whole(state))
 
 

@@ -19,7 +19,10 @@ from score_jax.planning.collectives import Collective, collectives
 from score_jax.planning.programs import Training
 from tests.configs import module
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+pytestmark = [
+  pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"),
+  pytest.mark.usefixtures("standard_promotion"),  # optax mixes integers and floats
+]
 
 MODEL = DecoderConfig(
   vocab=512, width=256, layers=1, heads=4, kv_heads=2, head_width=64, mlp=1024, context=1024, qkv_bias=False
@@ -32,7 +35,8 @@ def compiled(name: str, shape: tuple[int, int, int], remat: str, layers: int) ->
   """The SFT step of MODEL with so many layers."""
   config = module("quickstart").get_config()
   config.student.dtype, config.train.attention, config.train.remat = "bfloat16", "blocks", remat
-  config.train.logit_chunk, config.train.micro_rows, config.train.length = 64, ROWS, LENGTH
+  config.train.logit_chunk, config.train.length = 64, LENGTH
+  config.train.rows = config.train.micro_rows = ROWS
   mesh = make_mesh(shape, devices=topology(name).devices)
   training = Training(config, mesh, dataclasses.replace(MODEL, layers=layers))
   return training.programs()[0].lower().compile()

@@ -15,7 +15,7 @@ from score_jax.mesh.sharding import weight_shardings
 from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
-from score_jax.train.batch import Sample, micro_batches, pack
+from score_jax.train.batch import Sample, fill, pack
 from score_jax.train.losses import token_logprobs
 from tests.conftest import Tiny
 
@@ -169,7 +169,7 @@ def test_the_trainer_gives_the_log_probabilities_of_the_draws(slots: Slots, tiny
     assert slots.context(slot) == len(tokens)
     sampled = np.array(logprobs, np.float32)
     samples.append(Sample(np.array(tokens, np.int32), (sampled != 0).astype(np.float32), sampled))
-  [batch] = micro_batches(pack(samples, length=64), length=64, count=3)
+  batch = fill(pack(samples, length=64), length=64, count=3, denominator=1.0)
   assert 26 <= batch.learnt.sum() <= 33
   scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
   found, _ = scored(tiny.graph, tiny.weights, batch, temperature=decoding.temperature, chunk=64)

@@ -13,10 +13,11 @@ from score_jax.train.batch import (
   epochs,
   every_step,
   fill,
-  micro_batches,
+  micro_batch,
   pack,
   sample,
   teacher_steps,
+  update_of,
   updates,
 )
 from score_jax.trajectory import Step, Trajectory
@@ -75,17 +76,20 @@ def test_a_row_is_filled_as_worked_out_by_hand() -> None:
 
 def test_micro_batches_share_the_denominator_of_their_update() -> None:
   rows = [[simple(4, 10, learnt=3)], [simple(4, 20, learnt=2)], [simple(4, 30, learnt=2)]]
-  parts = micro_batches(rows, length=4, count=2)
-  assert [part.denominator for part in parts] == [7.0, 7.0]
-  assert [part.tokens.shape for part in parts] == [(2, 4), (2, 4)]
-  assert parts[1].segments.tolist() == [[1] * 4, [0] * 4]
-  assert [part.denominator for part in micro_batches(rows, length=4, count=3, denominator=70.0)] == [70.0]
-  assert micro_batches([[]], length=4, count=1)[0].denominator == 1.0, "no division by zero"
+  update = update_of(rows, length=4, micro=2, most=5)
+  assert update.tokens.shape == (3, 2, 4), "room for five rows"
+  assert update.denominator == 7.0 and micro_batch(update, 2).denominator == 7.0
+  assert micro_batch(update, 0).tokens.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
+  assert update.segments.tolist() == [[[1] * 4, [1] * 4], [[1] * 4, [0] * 4], [[0] * 4, [0] * 4]]
+  assert update_of(rows, length=4, micro=3, most=3, denominator=70.0).denominator == 70.0
+  assert update_of([], length=4, micro=1, most=1).denominator == 1.0, "no division by zero"
+  with pytest.raises(IndexError):
+    update_of(rows, length=4, micro=1, most=2)
 
 
-def firsts(batches: list[Batch]) -> list[int]:
+def firsts(update: Batch) -> list[int]:
   """The samples of an update, by their first token."""
-  return [int(t) for b in batches for t in b.tokens[(b.segments > 0) & (b.positions == 0)]]
+  return [int(t) for t in update.tokens[(update.segments > 0) & (update.positions == 0)]]
 
 
 def test_an_epoch_sees_each_sample_once_in_an_order_that_the_seed_decides() -> None:
@@ -107,10 +111,9 @@ def test_an_epoch_sees_each_sample_once_in_an_order_that_the_seed_decides() -> N
 def test_an_update_has_its_rows_whatever_the_micro_batches(micro: int) -> None:
   samples = [simple(8, 100 * i) for i in range(7)]
   settings = {"rows": 3, "length": 8, "epochs": 1, "seed": 0}
-  sizes = [
-    (len(update), len(firsts(update)), update[0].denominator) for update in epochs(samples, micro=micro, **settings)
-  ]
-  assert sizes == [(-(-3 // micro), 3, 3.0), (-(-3 // micro), 3, 3.0), (1, 1, 1.0)]
+  found = list(epochs(samples, micro=micro, **settings))
+  assert [(len(firsts(update)), update.denominator) for update in found] == [(3, 3.0), (3, 3.0), (1, 1.0)]
+  assert {update.tokens.shape for update in found} == {(-(-3 // micro), micro, 8)}, "one shape, one program"
 
 
 def test_samples_that_are_too_long_are_left_out() -> None:
@@ -118,5 +121,5 @@ def test_samples_that_are_too_long_are_left_out() -> None:
   settings = {"rows": 4, "length": 8, "epochs": 1, "seed": 0}
   [update] = epochs(samples, micro=4, **settings)
   assert sorted(firsts(update)) == [100, 300]
-  assert update[0].denominator == 2.0
+  assert update.denominator == 2.0
   assert updates(samples, **settings) == 1

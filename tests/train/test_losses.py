@@ -15,7 +15,7 @@ from flax import nnx
 
 from score_jax.model import hugging_face
 from score_jax.model.decoder import Decoder, Weights
-from score_jax.train.batch import Batch, Sample, fill, micro_batches
+from score_jax.train.batch import Batch, Sample, fill, micro_batch, update_of
 from score_jax.train.losses import policy_gradient_loss, predict, sft_loss, token_logprobs
 from tests.conftest import Tiny
 
@@ -271,8 +271,9 @@ def test_micro_batches_add_up_to_the_whole(
   tiny: Tiny, rows: list[list[Sample]], batch: Batch, differentiated: Callable[[Weights, Batch], Any]
 ) -> None:
   whole = differentiated(tiny.weights, batch)
-  singles = [differentiated(tiny.weights, part) for part in micro_batches(rows, length=20, count=1)]
-  assert len(singles) == 2
+  assert len(rows) == 2
+  update = update_of(rows, length=20, micro=1, most=2)
+  singles = [differentiated(tiny.weights, micro_batch(update, i)) for i in range(2)]
   total = jax.tree.map(jnp.add, *singles)
   for found, expected in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

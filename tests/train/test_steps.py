@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import path_name, weight_shardings
 from score_jax.model.adapters import NOTHING
-from score_jax.train.batch import Batch, Sample, micro_batches, pack
+from score_jax.train.batch import Batch, Sample, micro_batch, pack, update_of
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
 from tests.conftest import PASSES, Tiny
@@ -30,8 +30,8 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
   return make_tiny(layers=1)
 
 
-def update(*, seed: int, micro: int = 4) -> list[Batch]:
-  """Two micro-batches of packed samples."""
+def update(*, seed: int, micro: int = 4, most: int = 8) -> Batch:
+  """Two filled micro-batches of packed samples."""
   draws = np.random.default_rng(seed)
   samples = []
   for advantage in (1.0, -1.0, 0.5, -0.5) * 4:
@@ -41,7 +41,7 @@ def update(*, seed: int, micro: int = 4) -> list[Batch]:
     samples.append(Sample(draws.integers(0, 64, size).astype(np.int32), learnt, sampled, advantage))
   rows = pack(samples, length=20)
   assert 4 < len(rows) <= 8 or micro != 4
-  return micro_batches(rows, length=20, count=micro)
+  return update_of(rows, length=20, micro=micro, most=most)
 
 
 LOSSES: dict[str, Loss] = {"sft": likelihood(), "rl": clipped_policy_gradient(clip=0.2, dual_clip=3.0)}
@@ -77,14 +77,14 @@ def test_an_update_is_that_of_torch(tiny: Tiny, trainers: Trainers, one_device: 
   theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in named(tiny.weights).items()}
   optimizer = torch.optim.AdamW(theirs.values(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
   for seed in (1, 2):
-    batches = update(seed=seed)
-    parts = [named(gradient(state.weights, batch)) for batch in batches]
+    batch = update(seed=seed)
+    parts = [named(gradient(state.weights, micro_batch(batch, i))) for i in range(2)]
     for name, parameter in theirs.items():
       parameter.grad = torch.tensor(sum(part[name] for part in parts))
     norm = torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
     assert norm > 1.0, "nothing is clipped"
     optimizer.step()
-    state, metrics = trainer(state, batches)
+    state, metrics = trainer(state, batch)
     assert float(metrics["grad_norm"]) == pytest.approx(float(norm), rel=1e-5)
     for name, found in named(state.weights).items():
       np.testing.assert_allclose(found, theirs[name].detach().numpy(), rtol=0, atol=2e-6, err_msg=name)
@@ -95,10 +95,11 @@ def test_metrics_are_sums_over_micro_batches_and_the_greatest_of_maxima(
   tiny: Tiny, trainers: Trainers, one_device: Mesh
 ) -> None:
   trainer = trainers("rl", one_device)
-  batches = update(seed=3)
+  batch = update(seed=3)
   objective = jax.jit(trainer.objective)
-  losses, numbers = zip(*(jax.device_get(objective(tiny.weights, NOTHING, batch)) for batch in batches), strict=True)
-  _, metrics = trainer(trainer.start(tiny.weights), batches)
+  parts = [objective(tiny.weights, NOTHING, micro_batch(batch, i)) for i in range(2)]
+  losses, numbers = zip(*jax.device_get(parts), strict=True)
+  _, metrics = trainer(trainer.start(tiny.weights), batch)
   assert metrics.keys() == {"loss", "grad_norm", "entropy", "clip_fraction", "kl", "logprob_gap_max"}
   assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-5)
   for name in ("entropy", "clip_fraction", "kl"):
@@ -121,7 +122,7 @@ def test_a_state_is_used_up_and_the_weights_it_began_with_are_not(
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((tiny.weights, second)))
 
 
-def test_every_program_is_compiled_once_and_leaves_weights_where_they_were(
+def test_the_program_is_compiled_once_and_leaves_weights_where_they_were(
   tiny: Tiny, trainers: Trainers, eight_devices: Mesh
 ) -> None:
   """Else the second step, and the sampler after the first, would be compiled again."""
@@ -132,31 +133,27 @@ def test_every_program_is_compiled_once_and_leaves_weights_where_they_were(
     state, _ = trainer(state, update(seed=seed))
     assert jax.tree.map(lambda x: x.sharding, state) == places
   assert places == weight_shardings(eight_devices, state)
-  assert [program._cache_size() for program in trainer._programs or ()] == [1, 1, 1, 1]
+  assert trainer._program._cache_size() == 1
 
 
 # Memory and precision
 
 
-def test_a_gradient_is_made_in_the_memory_of_the_one_before_and_holds_nothing_of_it(
-  tiny: Tiny, trainers: Trainers, one_device: Mesh
-) -> None:
-  """Bit for bit the update of a trainer that gives the memory back after each."""
-  trainer = trainers("sft", one_device)
-  ends: list[TrainState] = []
-  for rest in (True, False):
-    trainer.rest()
-    state = trainer.start(tiny.weights)
-    places: list[list[int]] = []
-    for seed in range(3):
-      state, _ = trainer(state, update(seed=seed))
-      places.append([x.unsafe_buffer_pointer() for x in jax.tree.leaves(trainer._gradient)])
-      if rest:
-        trainer.rest()
-    ends.append(state)
-  assert places[0] and places[0] == places[1] == places[2]
+def test_empty_micro_batches_change_nothing(tiny: Tiny, trainers: Trainers, one_device: Mesh) -> None:
+  """They are left out, not multiplied by zero: bit for bit the update without them."""
+  trainer = trainers("rl", one_device)
+  ends = [trainer(trainer.start(tiny.weights), update(seed=1, most=most)) for most in (8, 24)]
   for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_an_update_of_nothing_has_no_gradient(tiny: Tiny, trainers: Trainers, one_device: Mesh) -> None:
+  """Where no group of a minibatch has a signal."""
+  state, metrics = trainers("rl", one_device)(
+    trainers("rl", one_device).start(tiny.weights), update_of([], length=20, micro=4, most=8, denominator=7.0)
+  )
+  assert {name: float(x) for name, x in metrics.items()} == dict.fromkeys(metrics, 0.0)
+  assert int(state.step) == 1
 
 
 def test_sixteen_bit_passes_train_float32_weights(tiny: Tiny, one_device: Mesh) -> None:
@@ -191,16 +188,15 @@ def test_logits_exist_for_a_chunk_at_a_time(make_tiny: Callable[..., Tiny], one_
   draw = np.random.default_rng(0)
   ones = np.ones(length, np.float32)
   samples = [Sample(draw.integers(0, vocab, length).astype(np.int32), ones, 0 * ones) for _ in range(rows)]
-  (batch,) = micro_batches(pack(samples, length=length), length=length, count=rows)
+  batch = update_of(pack(samples, length=length), length=length, micro=rows, most=rows)
   rule = optimizer("adamw", schedule(peak=1e-3, steps=1, warmup=0.0, kind="constant"), weight_decay=0.0, max_norm=1.0)
   took: dict[int, int] = {}
   for chunk in (16, length):
     passes = dataclasses.replace(PASSES, logit_chunk=chunk, remat=remat)
     trainer = Trainer(wide.graph, rule, LOSSES["sft"], one_device, passes)
     state = trainer.start(wide.weights)
-    programs: Any = trainer.programs(state)
-    lowered = programs.add_gradient.lower(programs.zeros(state.weights), state.weights, NOTHING, trainer.place(batch))
-    took[chunk] = lowered.compile().memory_analysis().temp_size_in_bytes
+    compiled = trainer.program(state).lower(state, NOTHING, trainer.place(batch)).compile()
+    took[chunk] = compiled.memory_analysis().temp_size_in_bytes
   logits = 4 * rows * length * vocab
   assert took[16] < logits / 2 < logits < took[length]
 
@@ -233,16 +229,6 @@ def test_rows_that_cannot_be_split_are_refused(tiny: Tiny, trainers: Trainers, e
   trainer = trainers("sft", eight_devices)
   with pytest.raises(UserError, match=r"micro_rows = 3 cannot be split .* \(2 x 2\); choose a multiple"):
     trainer(trainer.start(tiny.weights), update(seed=1, micro=3))
-
-
-def test_after_an_update_that_failed_the_trainer_goes_on(tiny: Tiny, trainers: Trainers, eight_devices: Mesh) -> None:
-  """The gradient that it had begun in the memory of the one before is not taken up again."""
-  trainer = trainers("sft", eight_devices)
-  state, _ = trainer(trainer.start(tiny.weights), update(seed=1))
-  with pytest.raises(UserError, match="micro_rows = 3"):
-    trainer(state, update(seed=2, micro=3))
-  state, numbers = trainer(state, update(seed=2))
-  assert int(state.step) == 2 and np.isfinite(float(numbers["loss"]))
 
 
 # The schedule
