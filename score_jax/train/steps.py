@@ -130,11 +130,13 @@ class Trainer:
         found = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(x, numbers[k]) for k, x in sums[0].items()}
         return found, jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, sums[1], gradient), places.weights)
 
-      nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(differentiated, micro_batch(batch, 0))
-      )
-      filled = jnp.sum(jnp.any(batch.segments > 0, axis=(1, 2)))
-      numbers, gradient = jax.lax.fori_loop(0, filled, add, nothing)
+      first = micro_batch(batch, 0)
+      if len(batch.tokens) == 1:  # of a loop of one turn XLA makes two copies
+        numbers, gradient = differentiated(first)
+      else:
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(differentiated, first))
+        filled = jnp.sum(jnp.any(batch.segments > 0, axis=(1, 2)))
+        numbers, gradient = jax.lax.fori_loop(0, filled, add, nothing)
       weights32 = _cast(state.weights, "float32")
       change, moments = self.optimizer.update(gradient, state.optimizer, weights32)
       weights: Any = _cast(optax.apply_updates(weights32, change), self.passes.weights_dtype)
