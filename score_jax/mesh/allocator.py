@@ -2,7 +2,9 @@
 
 On CPU, XLA takes a step's buffers from malloc and frees them at its end. glibc
 hands such large blocks back to the kernel, which clears every page when they are
-taken again: a quarter of a small model's train step (benchmarks/LOG.md).
+taken again: a quarter of a small model's train step (benchmarks/LOG.md). A heap
+that keeps everything stays small as long as large programs are few and take their
+memory in one piece, as a train step does.
 """
 
 from __future__ import annotations
