@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c = config_beside(__file__, "score_qwen2_5_0_5b")
   c.tasks.train, c.tasks.validation, c.tasks.test = 500, 50, 200
   c.agent.turn_tokens = 512
-  c.sampler.slots, c.sampler.length, c.sampler.rows, c.sampler.chunks, c.sampler.bucket = 32, 2048, 8, (256,), 512
+  c.sampler.slots, c.sampler.length, c.sampler.block, c.sampler.piece, c.sampler.rows = 32, 2048, 512, 128, (8,)
   c.train.length = c.rl.length = 2048
   c.train.rows, c.train.micro_rows, c.rl.micro_rows = 8, 2, 2
   c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch = 30, 8, 8, 4

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.agent.acts = 8  # H
   c.agent.turn_tokens = 4096
   c.sampler.length = 8192
-  c.sampler.rows, c.sampler.chunks, c.sampler.bucket, c.sampler.decode = 16, (256, 1024), 1024, 32
+  c.sampler.block, c.sampler.piece, c.sampler.rows, c.sampler.decode = 1024, 256, (16, 64), 32
 
   c.train.weight_decay = 0.0
   c.train.remat = "full"

@@ -67,9 +67,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampler.slots = 128  # of the student
   c.sampler.teacher_slots = 128
   c.sampler.length = 512  # tokens of one context
-  c.sampler.rows = 16  # slots that one extend call serves
-  c.sampler.chunks = (32, 128)  # tokens that an extend call takes a row
-  c.sampler.bucket = 128  # the cache is looked at in multiples of this
+  c.sampler.block = 128  # tokens of a block of the cache; programs look at as many blocks as are filled
+  c.sampler.piece = 32  # tokens of a row of an extend call
+  c.sampler.rows = (16,)  # rows of an extend call; one with fewer pieces goes by the least of these that holds it
   c.sampler.decode = 16  # tokens that a decode call draws a slot, at most
 
   c.train = ConfigDict()  # what all training stages share
@@ -139,8 +139,8 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg == "smoke":
     c.tasks.train, c.tasks.validation, c.tasks.test = 32, 8, 12
     c.sampler.slots = c.sampler.teacher_slots = 32
-    c.sampler.length, c.sampler.rows = 384, 8
-    c.sampler.chunks, c.sampler.bucket = (32,), 384  # few programs to compile
+    c.sampler.length, c.sampler.rows = 384, (8,)
+    c.sampler.block = 384  # few programs to compile
     c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 2
     for stage in (c.warm_start, c.sft, c.bc):
       stage.epochs = 1

@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c = config_beside(__file__, "paper")
   c.teacher.kind = "reference"
   c.student.path = "Qwen/Qwen2.5-0.5B-Instruct"
-  c.sampler.slots, c.sampler.length, c.sampler.bucket = 64, 4096, 1024
+  c.sampler.slots, c.sampler.length, c.sampler.block = 64, 4096, 1024
   c.agent.turn_tokens = 1024
   c.train.length = c.rl.length = 4096
   c.train.rows, c.train.micro_rows, c.rl.micro_rows = 32, 8, 8

@@ -27,8 +27,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks.train, c.tasks.validation, c.tasks.test = 6000, 200, 1000
   c.agent.turn_tokens = 256
   c.sampler.slots = 64
-  c.sampler.length, c.sampler.bucket = 1024, 256
-  c.sampler.rows, c.sampler.chunks = 8, (64, 256)
+  c.sampler.length, c.sampler.block = 1024, 256
+  c.sampler.piece, c.sampler.rows = 64, (8,)
   c.train.length = c.rl.length = 1024
   c.train.logit_chunk = 128
   c.train.rows, c.train.micro_rows, c.rl.micro_rows = 32, 8, 8
@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.sft.learning_rate = 2e-4
     c.agent.turn_tokens, c.agent.acts = 64, 5
     c.sampler.slots, c.sampler.length = 8, 512
-    c.sampler.rows, c.sampler.chunks, c.sampler.bucket = 2, (64,), 512  # few programs to compile
+    c.sampler.rows, c.sampler.block = (2,), 512  # few programs to compile
     c.train.length = c.rl.length = 512
     c.train.rows, c.train.micro_rows, c.rl.micro_rows = 1, 1, 2
     c.warm_start.epochs, c.sft.epochs, c.bc.epochs = 2, 1, 1

@@ -26,6 +26,7 @@ from score_jax.model.decoder import Weights, structure
 from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.sampler.stops import Stops
 from score_jax.tasks.source import Tasks, load
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
@@ -57,10 +58,10 @@ def passes(config: ConfigDict, temperature: float) -> Passes:
   return Passes(temperature, c.logit_chunk, c.attention, c.remat, config.student.dtype, c.weights_dtype)
 
 
-def programs(c: ConfigDict, model: DecoderConfig, mesh: Mesh, *, slots: int, stop: int, dtype: str) -> Programs:
+def programs(c: ConfigDict, model: DecoderConfig, mesh: Mesh, *, slots: int, stops: Stops, dtype: str) -> Programs:
   """The sampler's programs for a model, with the shapes of the group `sampler`."""
   graph, _ = structure(model)
-  return Programs(graph, model, mesh, slots=slots, length=c.length, bucket=c.bucket, stop=stop, dtype=dtype)
+  return Programs(graph, model, mesh, slots=slots, length=c.length, block=c.block, stops=stops, dtype=dtype)
 
 
 class Run:
@@ -140,8 +141,10 @@ class Run:
     return Agent(
       model=name,
       author=name,
-      programs=programs(c.sampler, model.config, mesh, slots=slots, stop=self.protocol.stop, dtype=config.dtype),
-      shapes=Shapes(c.sampler.rows, tuple(c.sampler.chunks), c.sampler.decode),
+      programs=programs(
+        c.sampler, model.config, mesh, slots=slots, stops=Stops((self.protocol.stop,)), dtype=config.dtype
+      ),
+      shapes=Shapes(c.sampler.piece, tuple(c.sampler.rows), c.sampler.decode),
       protocol=self.protocol,
       tool=self.tool,
       grader=self.tasks.grader,

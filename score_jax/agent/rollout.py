@@ -3,8 +3,9 @@
 One round: free slots take waiting requests (a group is prefilled once and
 forked), observations are appended, one decode call draws for every slot that
 has a turn to write, finished turns go to their tools. Tools work while others
-decode. What a request draws depends on its name and the seed alone, never on
-the schedule (sampler/programs.py).
+decode, and where a finished turn has nothing to append yet the next call is
+launched before it is looked at. What a request draws depends on its name and
+the seed alone, never on the schedule (sampler/programs.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import ran
 from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
+from score_jax.sampler.meter import Meter
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
 from score_jax.tasks.grade import Grader
@@ -26,6 +28,8 @@ from score_jax.trajectory import Author, Ledger, Question, Status, Step, Traject
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds
 PATIENCE_S = 0.03
+#: a decode call ends early when one in so many slots stands idle while there is work for it
+IDLE = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Episode:
   tokens: list[int] = dataclasses.field(default_factory=list)
   logprobs: list[float] = dataclasses.field(default_factory=list)
   turn: Turn | None = None  # parsed, waiting for its tool
+  writing: bool = True  # its turn is not finished
   read: int = 0
   drawn: int = 0
   flops: float = 0.0
@@ -75,6 +80,7 @@ class Agent:
     author: whose steps these are.
     turn_tokens: the most tokens of one turn.
     seed: of all draws; a request's key is folded from it and the request's name.
+    meter: books what sampling takes.
   """
 
   model: str
@@ -87,6 +93,7 @@ class Agent:
   decoding: Decoding
   turn_tokens: int
   seed: int
+  meter: Meter = dataclasses.field(default_factory=Meter)
 
   def rollout(
     self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int], None] | None = None
@@ -111,7 +118,7 @@ class _Rollout:
     self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int], None] | None
   ):
     self.agent, self.requests, self.progress = agent, requests, progress
-    self.slots = Slots(agent.programs, weights, agent.shapes)
+    self.slots = Slots(agent.programs, weights, agent.shapes, agent.meter)
     most = max((r.copies for r in requests), default=0)
     if most > self.slots.count:
       raise UserError(f"a group of {most} rollouts needs as many slots; sampler.slots is {self.slots.count}")
@@ -124,7 +131,11 @@ class _Rollout:
   def run(self) -> list[list[Trajectory]]:
     while self.waiting or self.episodes:
       self._admit()
-      self._decode()
+      self._launch()
+      ended = self._collect()
+      if not self.waiting and all(self.episodes[slot].steps for slot in ended):
+        self._launch()  # acts alone: nothing is to be appended before their tools answer
+      self._end_turns(ended)
       self._observe()
     return [[t for t in group if t is not None] for group in self.done]
 
@@ -159,23 +170,40 @@ class _Rollout:
     episode.read += count
     episode.flops += count * self.agent.programs.config.flops_per_token(start + count // 2)
 
-  def _decode(self) -> None:
-    """Draws for every slot whose turn is not finished, and sends finished turns on."""
-    budgets = {slot: e.budget - len(e.tokens) for slot, e in self.episodes.items() if e.turn is None}
-    if not budgets:
+  def _launch(self) -> None:
+    """Has the device draw for every slot whose turn is not finished."""
+    budgets = {slot: e.budget - len(e.tokens) for slot, e in self.episodes.items() if e.writing}
+    if not budgets or self.slots.flying:
       return
+    enough = max(1, self.slots.count // IDLE) if self.waiting else None
+    held = len(self.episodes) - len(budgets) if self.waiting else None
+    self.slots.launch(budgets, enough=enough, held=held)
+
+  def _collect(self) -> list[int]:
+    """Books what was drawn; gives the slots whose turns have ended."""
+    ended: list[int] = []
+    flops = self.agent.programs.config.flops_per_token
+    for slot, written in (self.slots.collect() if self.slots.flying else {}).items():
+      episode, size, last = self.episodes[slot], len(written.tokens), self.slots.context(slot)
+      episode.tokens += written.tokens
+      episode.logprobs += written.logprobs
+      episode.drawn += size
+      episode.flops += size * (flops(last - size + 1) + flops(last)) / 2  # exact, however a turn is cut into calls
+      if written.stopped:
+        episode.writing = False
+        ended.append(slot)
+    return ended
+
+  def _end_turns(self, ended: Sequence[int]) -> None:
+    """Sends finished turns on."""
     planned: dict[int, Step] = {}
-    for slot, (tokens, logprobs) in self.slots.decode(budgets).items():
+    for slot in ended:
       episode = self.episodes[slot]
-      episode.tokens += tokens
-      episode.logprobs += logprobs
-      episode.drawn += len(tokens)
-      episode.flops += len(tokens) * self.agent.programs.config.flops_per_token(self.slots.context(slot))
       if episode.tokens[-1] == self.agent.protocol.stop:
         planned |= self._end_turn(slot, episode)
       elif len(episode.tokens) >= episode.budget:
         self._break_off(slot, "bad_format")
-      elif self.slots.context(slot) >= self.slots.capacity:
+      else:
         self._break_off(slot, "context_full")
     self._go_on(planned)
 
@@ -222,10 +250,11 @@ class _Rollout:
 
   def _observe(self) -> None:
     """Takes what the tools have answered; waits for them when nothing else can be done."""
-    idle = not any(e.turn is None for e in self.episodes.values())
+    idle = not any(e.writing for e in self.episodes.values())
     steps: dict[int, Step] = {}
     while any(e.turn for e in self.episodes.values()):
-      results = self.agent.tool.wait(60.0 if idle and not steps else PATIENCE_S)
+      with self.slots.meter.timed("tool_wait_s"):
+        results = self.agent.tool.wait(60.0 if idle and not steps else 0.0 if self.slots.flying else PATIENCE_S)
       for session, outcome in results:
         slot = int(session)
         episode = self.episodes[slot]
@@ -251,6 +280,7 @@ class _Rollout:
         self._finish(slot, "context_full")
         continue
       fitting[slot] = step.observation_tokens
+      self.episodes[slot].writing = True
       self._read(self.episodes[slot], self.slots.context(slot), len(step.observation_tokens))
     if fitting:
       self.slots.extend(fitting)

@@ -11,7 +11,8 @@ Rows can be mixed by any of `ROWS`, which compute the same; "auto" takes what th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -30,34 +31,33 @@ Rows = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def attend(
-  q_BxTxNxH: jax.Array, k_BxKxSxH: jax.Array, v_BxKxSxH: jax.Array, visible_BxTxS: jax.Array, *, block: int
+  q_BxTxNxH: jax.Array, keys: Sequence[jax.Array], values: Sequence[jax.Array], visible_BxTxS: jax.Array
 ) -> jax.Array:
   """Grouped-query attention with an explicit mask; returns [B, T, N, H].
 
-  Keys are taken `block` at a time, in products of one shape whose results are added from the left: what a query gets
-  has the same bits however many blocks stand after those that it sees.
+  Keys and values come in blocks [B, K, s, H] of the S places. The products of blocks are added from the left: what a
+  query gets has the same bits however many blocks of one size stand after those that it sees.
   """
   b, t, n, h = q_BxTxNxH.shape
-  kv, s = k_BxKxSxH.shape[1:3]
+  kv = keys[0].shape[1]
   group = n // kv  # the queries that share a key are rows of one matrix product
   q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
-  spans = [slice(at, min(at + block, s)) for at in range(0, s, block)]
+  ends = itertools.accumulate(block.shape[2] for block in keys)
 
-  def score(span: slice) -> jax.Array:
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxSxH[:, :, span], preferred_element_type=jnp.float32) * h**-0.5
-    scores = scores.reshape(b, kv, group, t, -1)
-    return jnp.where(visible_BxTxS[:, None, None, :, span], scores, MASKED).reshape(b, kv, group * t, -1)
+  def score(k_BxKxsxH: jax.Array, end: int) -> jax.Array:
+    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxsxH, preferred_element_type=jnp.float32) * h**-0.5
+    visible = visible_BxTxS[:, None, None, :, end - k_BxKxsxH.shape[2] : end]
+    return jnp.where(visible, scores.reshape(b, kv, group, t, -1), MASKED).reshape(b, kv, group * t, -1)
 
-  def mix(weights: jax.Array, span: slice) -> jax.Array:
-    values = v_BxKxSxH[:, :, span]
-    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+  def mix(weights: jax.Array, v_BxKxsxH: jax.Array) -> jax.Array:
+    return jnp.einsum("bkqs,bksh->bkqh", weights.astype(v_BxKxsxH.dtype), v_BxKxsxH, preferred_element_type=jnp.float32)
 
-  scores = [score(span) for span in spans]
+  scores = list(map(score, keys, ends))
   highest = functools.reduce(jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in scores])
   weights = [jnp.exp(x - jax.lax.stop_gradient(highest)) for x in scores]
   total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
-  mixed = functools.reduce(jnp.add, [mix(w, span) for w, span in zip(weights, spans, strict=True)])
-  mixed = (mixed / total).astype(v_BxKxSxH.dtype)
+  mixed = functools.reduce(jnp.add, map(mix, weights, values))
+  mixed = (mixed / total).astype(values[0].dtype)
   return mixed.reshape(b, kv, group, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)
 
 
@@ -86,7 +86,7 @@ def blocks(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, seg
     end = min(start + QUERY_BLOCK, t)
     causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
     visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
-    mixed.append(attend(q_BxTxNxH[:, start:end], k_BxKxTxH[:, :, :end], v_BxKxTxH[:, :, :end], visible, block=end))
+    mixed.append(attend(q_BxTxNxH[:, start:end], [k_BxKxTxH[:, :, :end]], [v_BxKxTxH[:, :, :end]], visible))
   return jnp.concatenate(mixed, axis=1)
 
 

@@ -6,7 +6,9 @@ Two ways to run it, which give the same numbers:
   * `Decoder.step` over a chunk of each slot, with a cache of keys and values.
 Layers lie each by itself, or stacked with a leading axis [L] that programs loop
 over: compiled once, whatever their number. A cache lies like them: one (keys,
-values) pair a layer, each [B, K, S, H], or a single pair of [L, B, K, S, H].
+values) pair a layer, or a single pair with that axis. Keys are blocks of places,
+[B, K, s, H] each, and values alike: a program that looks at the first few blocks
+takes these arrays as they are, where it would have to copy a part of one.
 Softmax, norms and logits are float32 whatever the weights are.
 """
 
@@ -24,7 +26,8 @@ from score_jax.mesh.sharding import constrain
 from score_jax.model.attention import Rows, attend, blocks
 from score_jax.model.config import DecoderConfig
 
-Cache = tuple[tuple[jax.Array, jax.Array], ...]
+Blocks = tuple[jax.Array, ...]  # of consecutive places, all but the last of one size
+Cache = tuple[tuple[Blocks, Blocks], ...]
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines of each position's angles, float32 [B, T, 1, H/2]
 
 #: what the backward pass of a layer makes again: nothing; all but the linear layers' products; all but its input
@@ -150,24 +153,32 @@ class Block(nnx.Module):
     x: jax.Array,
     positions: jax.Array,
     rotation: Rotation,
-    pair: tuple[jax.Array, jax.Array],
+    pair: tuple[Blocks, Blocks],
     layer: tuple[jax.Array, ...],
     slots: jax.Array | None,
     *,
-    filled: int,
-    bucket: int,
-  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """A chunk whose keys and values go into the cache at `positions`; it sees the first `filled` places.
+    blocks: int,
+  ) -> tuple[jax.Array, tuple[Blocks, Blocks]]:
+    """A chunk whose keys and values go into the cache at `positions`; it sees the first `blocks` blocks.
 
     `layer` holds its place in the pair where layers are stacked, and nothing where the pair is its own.
     """
     q, k, v = self.attention.project(self.attention_norm(x), rotation)
     to = jnp.arange(x.shape[0]) if slots is None else slots
-    place = (*layer, to[:, None, None], jnp.arange(k.shape[1])[:, None], positions[:, None, :])
-    keys, values = (c.at[place].set(new, mode="drop") for c, new in zip(pair, (k, v), strict=True))
-    look = (*layer, slice(None) if slots is None else slots, slice(None), slice(filled))
-    visible = jnp.arange(filled)[None, None] <= positions[..., None]
-    x = x + self.attention.merge(attend(q, keys[look], values[look], visible, block=bucket))
+    size = pair[0][0].shape[-2]
+
+    def write(whole: Blocks, new: jax.Array) -> Blocks:
+      return (*(put(block, i * size, new) for i, block in enumerate(whole[:blocks])), *whole[blocks:])
+
+    def put(block: jax.Array, begin: int, new: jax.Array) -> jax.Array:
+      place = jnp.where(positions < begin, block.shape[-2], positions - begin)[:, None, :]  # outside: dropped
+      return block.at[(*layer, to[:, None, None], jnp.arange(new.shape[1])[:, None], place)].set(new, mode="drop")
+
+    keys, values = write(pair[0], k), write(pair[1], v)
+    look = (*layer, slice(None) if slots is None else slots)
+    seen_keys, seen_values = ([block[look] for block in whole[:blocks]] for whole in (keys, values))
+    visible = jnp.arange(sum(block.shape[2] for block in seen_keys))[None, None] <= positions[..., None]
+    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible))
     return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
 
 
@@ -235,24 +246,22 @@ class Decoder(nnx.Module):
     cache: Cache,
     slots_B: jax.Array | None,
     *,
-    filled: int,
-    bucket: int,
+    blocks: int,
   ) -> tuple[jax.Array, Cache]:
     """A chunk of tokens after what the cache holds: the normed residual stream [B, T, D] and the new cache.
 
     Row i belongs to slot `slots_B[i]` of the cache, or to slot i where that is
-    None. `positions_BxT` are places in the cache; one at or beyond its length
-    writes nothing (padding), nor does a slot beyond the last. `filled` (static)
-    bounds the places that are looked at and must exceed every position that counts;
-    attention goes over them `bucket` (static) at a time.
+    None; several rows may belong to one slot, each seeing those of lower positions.
+    `positions_BxT` are places in the cache; one at or beyond its length writes
+    nothing (padding), nor does a slot beyond the last. `blocks` (static) says how
+    many of the cache's are looked at, and must reach beyond every position that counts.
     """
-    looks = {"filled": filled, "bucket": bucket}
     turn = rotation(positions_BxT, frequencies(self.config))
     x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
     if not self.config.stacked:
       pairs = []
       for block, pair in zip(self.blocks, cache, strict=True):
-        x, pair = block.step(x, positions_BxT, turn, pair, (), slots_B, **looks)
+        x, pair = block.step(x, positions_BxT, turn, pair, (), slots_B, blocks=blocks)
         pairs.append(pair)
       return self.norm(x), tuple(pairs)
     graph, weights = nnx.split(self.blocks)
@@ -260,7 +269,7 @@ class Decoder(nnx.Module):
     def layer(carry: Any, this: Any) -> tuple[Any, None]:
       (x, pair), (number, weights) = carry, this
       block = nnx.merge(graph, weights)
-      return block.step(x, positions_BxT, turn, pair, (number,), slots_B, **looks), None
+      return block.step(x, positions_BxT, turn, pair, (number,), slots_B, blocks=blocks), None
 
     (x, pair), _ = jax.lax.scan(layer, (x, cache[0]), (jnp.arange(self.config.layers), weights))
     return self.norm(x), (pair,)
@@ -274,12 +283,16 @@ class Decoder(nnx.Module):
     """Float32 logits [..., V]."""
     return jnp.einsum("...d,vd->...v", x, self.table, preferred_element_type=jnp.float32)
 
-  def empty_cache(self, slots: int, length: int) -> Cache:
-    """A cache of `length` places for each of `slots`, of the weights' dtype."""
+  def empty_cache(self, slots: int, length: int, *, block: int) -> Cache:
+    """A cache of `length` places for each of `slots`, `block` of them in an array, of the weights' dtype."""
     c, dtype = self.config, self.embedding.dtype
-    shape = (slots, c.kv_heads, length, c.head_width)
-    pairs, shape = (1, (c.layers, *shape)) if c.stacked else (c.layers, shape)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(pairs))
+    sizes = [min(block, length - begin) for begin in range(0, length, block)]
+    layers = (c.layers,) if c.stacked else ()
+
+    def zeros() -> Blocks:
+      return tuple(jnp.zeros((*layers, slots, c.kv_heads, size, c.head_width), dtype) for size in sizes)
+
+    return tuple((zeros(), zeros()) for _ in range(1 if c.stacked else c.layers))
 
 
 def _stack(config: DecoderConfig, rngs: nnx.Rngs) -> Block:

@@ -19,7 +19,9 @@ from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, structure
 from score_jax.planning import estimate
 from score_jax.run import passes, programs
+from score_jax.sampler.draw import Settings
 from score_jax.sampler.programs import Controls, DeviceState, Programs
+from score_jax.sampler.stops import Stops
 from score_jax.train.batch import Batch
 from score_jax.train.optimizer import optimizer
 from score_jax.train.steps import GRID, Trainer, TrainState, likelihood
@@ -120,17 +122,17 @@ class Sampling:
     self.role, self.model = role, model
     self.weights: Weights = placed(structure(model)[1], mesh, c[role].dtype)
     slots = c.sampler.slots if role == "student" else c.sampler.teacher_slots
-    self.sampler: Programs = programs(c.sampler, model, mesh, slots=slots, stop=0, dtype=c[role].dtype)
+    self.sampler: Programs = programs(c.sampler, model, mesh, slots=slots, stops=Stops((0,)), dtype=c[role].dtype)
     self.state: DeviceState = self.sampler.abstract(self.weights)
 
   def programs(self) -> list[Program]:
-    c, sampler, rows = self.config.sampler, self.sampler, self.config.sampler.rows
-    n, chunk = sampler.slots, max(c.chunks)
-    ints = [self._array([rows]) for _ in range(4)]
-    extend = (self.state, self.weights, ints[0], self._array([rows, chunk]), *ints[1:])
-    look = {"filled": c.length}
+    c, sampler = self.config.sampler, self.sampler
+    n, piece, rows = sampler.slots, c.piece, max(c.rows)
+    ints = [self._array([rows]) for _ in range(3)]
+    extend = (self.state, self.weights, ints[0], self._array([rows, piece]), *ints[1:])
+    look = {"blocks": -(-c.length // c.block)}
     return [
-      self._program("extend", lambda: sampler.extend.lower(*extend, **look), rows * chunk, rows, chunk, calls=1),
+      self._program("extend", lambda: sampler.extend.lower(*extend, **look), rows * piece, rows, piece, calls=1),
       self._program(
         "decode",
         lambda: sampler.decode.lower(self.state, self.weights, self._controls(n), n=c.decode, **look),
@@ -139,7 +141,7 @@ class Sampling:
         1,
         calls=c.decode,
       ),
-      self._program("fork", lambda: sampler.fork.lower(self.state, *ints[:2]), 0, rows, 0, calls=0),
+      self._program("fork", lambda: sampler.fork.lower(self.state, *ints[:2], **look), 0, rows, 0, calls=0),
     ]
 
   def _program(self, name: str, lower: Callable[[], Any], tokens: int, rows: int, width: int, *, calls: int) -> Program:
@@ -169,11 +171,10 @@ class Sampling:
       length=ints,
       pending=ints,
       budget=ints,
+      matched=ints,
       key=self._array([n, 2], jnp.uint32),
-      temperature=floats,
-      top_k=ints,
-      top_p=floats,
-      penalty=floats,
+      settings=Settings(floats, ints, floats, floats),
+      enough=self._array([]),
     )
 
 

@@ -3,8 +3,11 @@
 A slot's context is `length` tokens whose keys and values are in the cache, and
 one more, `pending`, which the next decode step feeds: every token goes through
 the model once, and every draw comes out of a decode step over all slots. So a
-request's bits depend neither on its slot nor on what stands beside it; they can
-change with the number of slots, the mesh and the backend.
+request's bits depend neither on its slot nor on what stands beside it:
+
+  the same bits   in any slot, beside any others, at any time, with any number of
+                  blocks looked at, after a fork, after a restart
+  to rounding     another number of slots, another shape of extend, mesh or backend
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from jax.sharding import Mesh
 from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Cache, Decoder, Weights
-from score_jax.sampler.draw import draw
+from score_jax.sampler.compiled import Compiled
+from score_jax.sampler.draw import Settings, draw
+from score_jax.sampler.stops import Stops
 
 Array = Any  # of numpy where the host calls, of jax inside the programs
 
@@ -31,8 +36,8 @@ Array = Any  # of numpy where the host calls, of jax inside the programs
 class DeviceState:
   """What lives on the device between calls; every program takes it and gives it back, donated."""
 
-  cache: Cache  # a layer's keys and values, [B, K, S, H] each
-  seen: jax.Array  # bool [B, V], tokens of the slot's context
+  cache: Cache  # a layer's keys and values, blocks of [B, K, s, H]
+  seen: jax.Array  # bool [B, V], tokens that the slot has fed
 
 
 @jax.tree_util.register_dataclass
@@ -44,11 +49,10 @@ class Controls:
   length: Array  # int32, tokens in the cache
   pending: Array  # int32, the context's last token
   budget: Array  # int32, how many tokens it may still write
+  matched: Array  # int32, how far it has come in a stop sequence (Stops.move)
   key: Array  # uint32 [B, 2]
-  temperature: Array  # float32
-  top_k: Array  # int32
-  top_p: Array  # float32
-  penalty: Array  # float32
+  settings: Settings
+  enough: Array  # int32 scalar, the call ends once so many slots have stopped in it
 
 
 @jax.tree_util.register_dataclass
@@ -58,7 +62,11 @@ class Decoded:
 
   tokens: jax.Array  # int32 [B, n]
   logprobs: jax.Array  # float32 [B, n], under the distribution drawn from
+  plain: jax.Array  # float32 [B, n], under the model's own at temperature 1
   count: jax.Array  # int32 [B]
+  live: jax.Array  # bool [B], whether the slot could go on
+  matched: jax.Array  # int32 [B]
+  ends: jax.Array  # int32 [B], bytes of the last token up to the end of a stop sequence; 0 without one
   steps: jax.Array  # int32, how many steps the call took
 
 
@@ -67,8 +75,7 @@ class Programs:
 
   Attributes:
     slots, length: the cache's.
-    bucket: the filled part of the cache is looked at in multiples of this; the static `filled` of extend and decode
-      is one, or the whole length.
+    block: places of an array of the cache. Programs look at the first `blocks` (static) of them.
   """
 
   def __init__(
@@ -79,28 +86,26 @@ class Programs:
     *,
     slots: int,
     length: int,
-    bucket: int,
-    stop: int,
+    block: int,
+    stops: Stops,
     dtype: str = "float32",
   ):
-    self.mesh, self.config, self.slots, self.length, self.bucket = mesh, config, slots, length, bucket
-    self._dtype = dtype
-    self._graph, self._stop = graph, stop
+    self.mesh, self.config, self.slots, self.length, self.block = mesh, config, slots, length, block
+    self._dtype, self._graph, self._stops = dtype, graph, stops
     # Made once for each set of places, so that what it compiles serves all weights that come from there.
     self._move = functools.cache(
       lambda places: jax.jit(lambda leaves: [x.astype(dtype) for x in leaves], out_shardings=list(places))
     )
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
-    if config.stacked:
-      pairs, layer = 1, sharding(mesh, None, "rows", heads, None, None)
-    else:
-      pairs, layer = config.layers, sharding(mesh, "rows", heads, None, None)
-    self._places: Any = DeviceState(((layer, layer),) * pairs, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
+    layers, pairs = ((None,), 1) if config.stacked else ((), config.layers)
+    blocks = (sharding(mesh, *layers, "rows", heads, None, None),) * -(-length // block)
+    self._places: Any = DeviceState(((blocks, blocks),) * pairs, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
     self.empty = jax.jit(self._empty, out_shardings=self._places)
-    out = functools.partial(jax.jit, donate_argnums=0)
-    self.extend = out(self._extend, static_argnames="filled", out_shardings=self._places)
-    self.fork = out(self._fork, out_shardings=self._places)
-    self.decode = out(self._decode, static_argnames=("n", "filled"), out_shardings=(self._places, sharding(mesh)))
+    jit = functools.partial(jax.jit, donate_argnums=0)
+    extend = jit(self._extend, static_argnames="blocks", out_shardings=self._places)
+    fork = jit(self._fork, static_argnames="blocks", out_shardings=self._places)
+    decode = jit(self._decode, static_argnames=("n", "blocks"), out_shardings=(self._places, sharding(mesh)))
+    self.extend, self.fork, self.decode = map(Compiled, ("extend", "fork", "decode"), (extend, fork, decode))
 
   def take(self, weights: Weights) -> Weights:
     """The weights as the programs want them: the same arrays where dtype and place agree, else moved by one program.
@@ -127,7 +132,7 @@ class Programs:
 
   def _empty(self, weights: Weights) -> DeviceState:
     """A state of empty slots, the cache in the weights' dtype."""
-    cache = nnx.merge(self._graph, weights).empty_cache(self.slots, self.length)
+    cache = nnx.merge(self._graph, weights).empty_cache(self.slots, self.length, block=self.block)
     return DeviceState(cache, jnp.zeros((self.slots, self.config.vocab), bool))
 
   def _extend(
@@ -138,83 +143,92 @@ class Programs:
     tokens_RxC: jax.Array,
     start_R: jax.Array,
     count_R: jax.Array,
-    pending_R: jax.Array,
     *,
-    filled: int,
+    blocks: int,
   ) -> DeviceState:
     """Puts `count` tokens of each row into its slot's cache from place `start` on; start 0 empties the slot.
 
-    A row whose slot is `slots` (one beyond the last) is padding.
+    Rows may follow one another in one slot. A row whose slot is `slots` (one beyond the last) is padding.
     """
     place = jnp.arange(tokens_RxC.shape[1])[None]
     counts = place < count_R[:, None]
     positions = jnp.where(counts, start_R[:, None] + place, self.length)
     with traced_for(self.mesh):
       model = nnx.merge(self._graph, weights)
-      _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, filled=filled, bucket=self.bucket)
-    kept = jnp.where((start_R == 0)[:, None], False, state.seen[jnp.minimum(slots_R, self.slots - 1)])
-    rows = jnp.arange(len(slots_R))
-    written = kept.at[rows[:, None], jnp.where(counts, tokens_RxC, self.config.vocab)].set(True, mode="drop")
-    written = written.at[rows, pending_R].set(True)
-    return DeviceState(cache, state.seen.at[slots_R].set(written, mode="drop"))
+      _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, blocks=blocks)
+    emptied = jnp.where(start_R == 0, slots_R, self.slots)
+    seen = state.seen.at[emptied].set(False, mode="drop")
+    fed = jnp.where(counts, tokens_RxC, self.config.vocab)
+    return DeviceState(cache, seen.at[slots_R[:, None], fed].set(True, mode="drop"))
 
-  def _fork(self, state: DeviceState, source_R: jax.Array, target_R: jax.Array) -> DeviceState:
-    """Copies slots; a target of `slots` (one beyond the last) is padding."""
+  def _fork(self, state: DeviceState, source_R: jax.Array, target_R: jax.Array, *, blocks: int) -> DeviceState:
+    """Copies the first blocks of slots, one slot after the other; a target of `slots` is padding."""
     slot = (slice(None),) if self.config.stacked else ()  # the axes before the one of slots
+    used = [[part[:blocks] for part in pair] for pair in state.cache]
 
-    def copied(x: jax.Array) -> jax.Array:
-      return x.at[*slot, target_R].set(x[*slot, source_R], mode="drop")
+    def one(row: jax.Array, all: Any) -> Any:
+      cache, seen = all
+      source, target = source_R[row], target_R[row]
+      cache = jax.tree.map(lambda x: x.at[*slot, target].set(x[*slot, source], mode="drop"), cache)
+      return cache, seen.at[target].set(seen[source], mode="drop")
 
-    return DeviceState(
-      jax.tree.map(copied, state.cache), state.seen.at[target_R].set(state.seen[source_R], mode="drop")
+    copied, seen = jax.lax.fori_loop(0, len(source_R), one, (used, state.seen))
+    cache = tuple(
+      tuple((*new, *old[blocks:]) for new, old in zip(pair, before, strict=True))
+      for pair, before in zip(copied, state.cache, strict=True)
     )
+    return DeviceState(cache, seen)  # pyright: ignore[reportArgumentType]
 
   def _decode(
-    self, state: DeviceState, weights: Weights, controls: Controls, *, n: int, filled: int
+    self, state: DeviceState, weights: Weights, controls: Controls, *, n: int, blocks: int
   ) -> tuple[DeviceState, Decoded]:
-    """Up to n tokens for every live slot, until none is live.
+    """Up to n tokens for every live slot, until none is live or `enough` have stopped.
 
-    A slot stops at the stop token (which it keeps), at its budget, and when the
-    cache has no room for another token. `filled` must exceed every live slot's
-    length by n.
+    A slot stops at a stop token or the token in which a stop sequence ends (both are kept), at its budget, and when
+    the cache has no room for another token. `blocks` must reach n places beyond every live slot's length.
     """
-    model = nnx.merge(self._graph, weights)
+    model, c = nnx.merge(self._graph, weights), controls
     rows = jnp.arange(self.slots)
+    begun = jnp.sum(c.live)
 
-    def more(carry):
-      step, live, *_ = carry
-      return (step < n) & jnp.any(live)
+    def more(carry: Any) -> jax.Array:
+      live, _, _, out = carry
+      return (out.steps < n) & jnp.any(live) & (begun - jnp.sum(live) < c.enough)
 
-    def body(carry):
-      step, live, length, pending, state, out = carry
+    def body(carry: Any) -> Any:
+      live, pending, state, out = carry
+      length = c.length + out.count
       place = jnp.where(live, length, self.length)
       with traced_for(self.mesh):
-        x, cache = model.step(pending[:, None], place[:, None], state.cache, None, filled=filled, bucket=self.bucket)
-      tokens, logprobs = draw(
-        model.unembed(x[:, 0]),
-        state.seen,
-        controls.key,
-        length + 1,
-        temperature=controls.temperature,
-        top_k=controls.top_k,
-        top_p=controls.top_p,
-        penalty=controls.penalty,
+        x, cache = model.step(pending[:, None], place[:, None], state.cache, None, blocks=blocks)
+      seen = state.seen.at[rows, jnp.where(live, pending, self.config.vocab)].set(True, mode="drop")
+      one = draw(model.unembed(x[:, 0]), seen, c.key, length + 1, c.settings)
+      matched, ends = self._follow(out.matched, one.tokens)
+      count = out.count + live.astype(jnp.int32)
+      written = Decoded(
+        out.tokens.at[:, out.steps].set(jnp.where(live, one.tokens, 0)),
+        out.logprobs.at[:, out.steps].set(jnp.where(live, one.logprobs, 0.0)),
+        out.plain.at[:, out.steps].set(jnp.where(live, one.plain, 0.0)),
+        count,
+        out.live,
+        jnp.where(live, matched, out.matched),
+        jnp.where(live, ends, out.ends),
+        out.steps + 1,
       )
-      seen = state.seen.at[rows, jnp.where(live, tokens, self.config.vocab)].set(True, mode="drop")
-      written = live.astype(jnp.int32)
-      out = Decoded(
-        out.tokens.at[:, step].set(jnp.where(live, tokens, 0)),
-        out.logprobs.at[:, step].set(jnp.where(live, logprobs, 0.0)),
-        out.count + written,
-        step + 1,
-      )
-      length = length + written
-      pending = jnp.where(live, tokens, pending)
-      live = live & (tokens != self._stop) & (out.count < controls.budget) & (length + 1 < self.length)
-      return step + 1, live, length, pending, DeviceState(cache, seen), out
+      stopped = jnp.isin(one.tokens, jnp.array(self._stops.tokens, jnp.int32)) | (ends > 0)
+      going = live & ~stopped & (count < c.budget) & (c.length + count + 1 < self.length)
+      return going, jnp.where(live, one.tokens, pending), DeviceState(cache, seen), written
 
-    nothing = jnp.zeros((self.slots, n))
-    out = Decoded(nothing.astype(jnp.int32), nothing, jnp.zeros(self.slots, jnp.int32), jnp.int32(0))
-    start = (jnp.int32(0), controls.live, controls.length, controls.pending, state, out)
-    *_, state, out = jax.lax.while_loop(more, body, start)
-    return state, out
+    first = jnp.where(c.live & (c.length == 0), rows, self.slots)
+    state = DeviceState(state.cache, state.seen.at[first].set(False, mode="drop"))
+    zeros = jnp.zeros(self.slots, jnp.int32)
+    floats = jnp.zeros((self.slots, n))
+    out = Decoded(floats.astype(jnp.int32), floats, floats, zeros, c.live, c.matched, zeros, jnp.int32(0))
+    live, _, state, out = jax.lax.while_loop(more, body, (c.live, c.pending, state, out))
+    return state, dataclasses.replace(out, live=live)
+
+  def _follow(self, matched_B: jax.Array, tokens_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How far the slots have come in a stop sequence after a token, and where in the token one ends."""
+    if self._stops.move is None or self._stops.ends is None:
+      return matched_B, jnp.zeros_like(matched_B)
+    return jnp.array(self._stops.move)[matched_B, tokens_B], jnp.array(self._stops.ends)[matched_B, tokens_B]

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Controls, Programs
+from score_jax.sampler.draw import Settings
+from score_jax.sampler.meter import Meter, compile_seconds
+from score_jax.sampler.programs import Controls, Decoded, Programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +38,32 @@ class Shapes:
   """The few shapes that programs are compiled for.
 
   Attributes:
-    rows: how many slots one extend call serves.
-    chunks: numbers of tokens that an extend call takes a row, ascending.
+    piece: tokens of a row of an extend call; what is appended to a context is cut into such pieces.
+    rows: rows of an extend call, ascending; one with so many pieces or fewer goes by calls of the least that hold it.
     decode: greatest number of tokens that a decode call draws a slot.
   """
 
-  rows: int
-  chunks: tuple[int, ...]
+  piece: int
+  rows: tuple[int, ...]
   decode: int
+
+
+class Written(NamedTuple):
+  """What a decode call wrote in a slot."""
+
+  tokens: list[int]
+  logprobs: list[float]  # under the distribution drawn from
+  plain: list[float]  # under the model's own at temperature 1
+  stopped: bool  # by a stop token, a stop sequence, its budget or the end of the cache
+  ends: int  # bytes of the last token up to the end of a stop sequence; 0 without one
+
+
+class Piece(NamedTuple):
+  """A row of an extend call."""
+
+  slot: int
+  tokens: np.ndarray
+  start: int
 
 
 def request_key(seed: int, request: str) -> np.ndarray:
@@ -49,31 +72,43 @@ def request_key(seed: int, request: str) -> np.ndarray:
 
 
 class Slots:
-  """Contexts in the slots of one cache.
+  """Contexts in the slots of one cache. `meter` books what is done; its `read`, `drawn` and `steps` count tokens."""
 
-  Counters: `read` tokens prefilled, `drawn` tokens decoded, `steps` decode steps
-  taken (each over all slots).
-  """
-
-  def __init__(self, programs: Programs, weights: Weights, shapes: Shapes):
+  def __init__(self, programs: Programs, weights: Weights, shapes: Shapes, meter: Meter | None = None):
+    """
+    Raises:
+      UserError: the slots cannot be split over the mesh.
+    """
     if programs.slots % (programs.mesh.shape["data"] * programs.mesh.shape["fsdp"]):
       raise UserError(
         f"sampler.slots = {programs.slots} cannot be split over the mesh's data and fsdp axes "
         f"({programs.mesh.shape['data']} x {programs.mesh.shape['fsdp']}); choose a multiple"
       )
-    self._programs, self._weights, self._shapes = programs, programs.take(weights), shapes
+    self.meter = meter or Meter()
+    self._programs, self._shapes = programs, shapes
+    self._compiled = compile_seconds()
+    with self.meter.timed("sync_s"):
+      self._weights = jax.block_until_ready(programs.take(weights))
     self._state = programs.empty(self._weights)
     n = programs.slots
     self.length = np.zeros(n, np.int32)
-    self._pending = np.zeros(n, np.int32)
+    self._pending = np.full(n, EMPTY, np.int32)
+    self._matched = np.zeros(n, np.int32)
     self._key = np.zeros((n, 2), np.uint32)
-    self._draws = np.zeros(n, [("temperature", "f4"), ("top_k", "i4"), ("top_p", "f4"), ("penalty", "f4")])
-    self._draws[:] = (1.0, 0, 1.0, 1.0)
-    self.read = self.drawn = self.steps = 0
+    self._settings = Settings(*(np.full(n, x, t) for x, t in ((1.0, "f4"), (0, "i4"), (1.0, "f4"), (1.0, "f4"))))
+    self._flying: Decoded | None = None
+    self._budgets: Mapping[int, int] = {}
+    self._held: int | None = None
+    self._idle_since: tuple[float, float] | None = None  # when the device was done, and seconds booked until then
 
   @property
   def count(self) -> int:
     return self._programs.slots
+
+  @property
+  def flying(self) -> bool:
+    """Whether a call was launched and not collected."""
+    return self._flying is not None
 
   @property
   def capacity(self) -> int:
@@ -82,102 +117,145 @@ class Slots:
 
   def context(self, slot: int) -> int:
     """Tokens that the slot's context has."""
-    return int(self.length[slot]) + 1
+    return int(self.length[slot]) + int(self._pending[slot] != EMPTY)
 
   def assign(self, slot: int, key: np.ndarray, decoding: Decoding) -> None:
     """Sets how the slot draws."""
     self._key[slot] = key
-    self._draws[slot] = (decoding.temperature, decoding.top_k, decoding.top_p, decoding.repetition_penalty)
+    s, d = self._settings, decoding
+    s.temperature[slot], s.top_k[slot], s.top_p[slot] = d.temperature, d.top_k, d.top_p
+    s.penalty[slot] = d.repetition_penalty
 
   def clear(self, slot: int) -> None:
     """Empties the slot; the next `extend` starts a new context in it."""
-    self.length[slot] = 0
+    self.length[slot], self._pending[slot] = 0, EMPTY
 
   def extend(self, parts: Mapping[int, Sequence[int]]) -> None:
-    """Appends tokens to the contexts of some slots: at least one each, two where the slot is empty.
+    """Appends tokens, at least one each, to the contexts of some slots.
 
     Raises:
-      ValueError: a context would outgrow the cache, or too little is appended; nothing is done then.
+      ValueError: a context would outgrow the cache, or nothing is appended; no context is changed then.
     """
     for slot, tokens in parts.items():
-      size = len(tokens) + (self.context(slot) if self.length[slot] else 0)
-      if not tokens or size < 2:
-        raise ValueError(f"slot {slot}: {len(tokens)} tokens are too few; a context begins with two")
-      if size > self.capacity:
+      if not tokens:
+        raise ValueError(f"slot {slot}: no tokens to append")
+      if self.context(slot) + len(tokens) > self.capacity:
         raise ValueError(f"slot {slot}: {len(tokens)} more tokens do not fit a context of {self.capacity}")
-    queue: dict[int, tuple[int, np.ndarray]] = {}
+    queues: dict[int, deque[Piece]] = {rows: deque() for rows in self._shapes.rows}
+    size = self._shapes.piece
     for slot, tokens in parts.items():
-      fed = [*([int(self._pending[slot])] if self.length[slot] else []), *tokens]
-      self._pending[slot] = fed[-1]
-      queue[slot] = (int(self.length[slot]), np.array(fed[:-1], np.int32))
-      self.length[slot] += len(fed) - 1
-      self.read += len(fed) - 1
-    while queue:
-      self._extend_once(queue)
+      fed = np.array([*([self._pending[slot]] if self._pending[slot] != EMPTY else []), *tokens[:-1]], np.int32)
+      pieces = [Piece(slot, fed[i : i + size], int(self.length[slot]) + i) for i in range(0, len(fed), size)]
+      rows = next((r for r in self._shapes.rows if len(pieces) <= r), self._shapes.rows[-1])
+      queues[rows].extend(pieces)
+      self._pending[slot], self._matched[slot] = tokens[-1], 0
+      self.length[slot] += len(fed)
+      self.meter.read += len(fed)
+    self._settle()
+    with self.meter.timed("extend_s"):
+      for rows, queue in queues.items():
+        while queue:
+          self._extend_once([queue.popleft() for _ in range(min(rows, len(queue)))], rows)
+      jax.block_until_ready(self._state.seen)
 
-  def _extend_once(self, queue: dict[int, tuple[int, np.ndarray]]) -> None:
-    """One piece of every queued row, grouped by the shape that its own length asks for."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for slot, (start, tokens) in queue.items():
-      chunk = next((c for c in self._shapes.chunks if c >= len(tokens)), self._shapes.chunks[-1])
-      end = start + min(chunk, len(tokens))
-      groups.setdefault((chunk, self._filled(end)), []).append(slot)
-    for (chunk, filled), slots in sorted(groups.items()):
-      for i in range(0, len(slots), self._shapes.rows):
-        self._extend_rows(queue, slots[i : i + self._shapes.rows], chunk, filled)
+  def _settle(self) -> None:
+    """Books what the device still draws as such, before other work stands behind it."""
+    if self._flying is not None:
+      with self.meter.timed("decode_s"):
+        jax.block_until_ready(self._flying.steps)
 
-  def _extend_rows(
-    self, queue: dict[int, tuple[int, np.ndarray]], slots: Sequence[int], chunk: int, filled: int
-  ) -> None:
-    r = self._shapes.rows
-    tokens = np.zeros((r, chunk), np.int32)
-    start, count, pending = (np.zeros(r, np.int32) for _ in range(3))
-    where = np.full(r, self.count, np.int32)
-    for row, slot in enumerate(slots):
-      begin, rest = queue.pop(slot)
-      piece = rest[:chunk]
-      tokens[row, : len(piece)] = piece
-      where[row], start[row], count[row] = slot, begin, len(piece)
-      pending[row] = self._pending[slot]
-      if len(rest) > chunk:
-        queue[slot] = (begin + chunk, rest[chunk:])
-    self._state = self._programs.extend(self._state, self._weights, where, tokens, start, count, pending, filled=filled)
+  def _extend_once(self, pieces: Sequence[Piece], rows: int) -> None:
+    tokens = np.zeros((rows, self._shapes.piece), np.int32)
+    start, count = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    where = np.full(rows, self.count, np.int32)
+    start[:] = 1  # of padding: no slot begins
+    for row, piece in enumerate(pieces):
+      tokens[row, : len(piece.tokens)] = piece.tokens
+      where[row], start[row], count[row] = piece.slot, piece.start, len(piece.tokens)
+    blocks = self._blocks(max(piece.start + len(piece.tokens) for piece in pieces))
+    self._state = self._programs.extend(self._state, self._weights, where, tokens, start, count, blocks=blocks)
 
-  def _filled(self, end: int) -> int:
-    """The least multiple of the bucket that holds `end` tokens."""
-    bucket = self._programs.bucket
-    return min(-(-end // bucket) * bucket, self.capacity)
+  def _blocks(self, end: int) -> int:
+    """How many blocks of the cache hold `end` tokens."""
+    return -(-min(end, self.capacity) // self._programs.block)
 
   def fork(self, copies: Iterable[tuple[int, int]]) -> None:
     """Copies contexts, (source, target) each."""
     pairs = list(copies)
-    r = self._shapes.rows
-    for i in range(0, len(pairs), r):
-      part = pairs[i : i + r]
-      source, target = np.zeros(r, np.int32), np.full(r, self.count, np.int32)
-      source[: len(part)], target[: len(part)] = zip(*part, strict=True)
-      self._state = self._programs.fork(self._state, source, target)
-      self.length[target[: len(part)]] = self.length[source[: len(part)]]
-      self._pending[target[: len(part)]] = self._pending[source[: len(part)]]
+    size = self._shapes.rows[-1]
+    self._settle()
+    with self.meter.timed("extend_s"):
+      for i in range(0, len(pairs), size):
+        part = pairs[i : i + size]
+        source, target = np.zeros(size, np.int32), np.full(size, self.count, np.int32)
+        source[: len(part)], target[: len(part)] = zip(*part, strict=True)
+        blocks = self._blocks(max(int(self.length[s]) for s, _ in part))
+        self._state = self._programs.fork(self._state, source, target, blocks=max(blocks, 1))
+        for of in (self.length, self._pending, self._matched):
+          of[target[: len(part)]] = of[source[: len(part)]]
+      jax.block_until_ready(self._state.seen)
 
-  def decode(self, budgets: Mapping[int, int]) -> dict[int, tuple[list[int], list[float]]]:
-    """Draws for the given slots, each at most its budget (1 or more): their tokens and log-probabilities."""
-    live = np.zeros(self.count, bool)
-    budget = np.zeros(self.count, np.int32)
+  def launch(self, budgets: Mapping[int, int], *, enough: int | None = None, held: int | None = None) -> None:
+    """Has the device draw for the given slots, each at most its budget (1 or more), and does not wait for it.
+
+    Args:
+      enough: the call may end before its time once so many slots have stopped.
+      held: how many other slots hold a context that will go on; given while requests wait for a slot, when an empty
+        one counts against the occupancy.
+    """
+    live, budget = np.zeros(self.count, bool), np.zeros(self.count, np.int32)
     for slot, left in budgets.items():
       live[slot], budget[slot] = True, left
     n = self._shapes.decode
-    filled = self._filled(int(self.length[live].max()) + n)
-    drawing = {name: self._draws[name] for name in ("temperature", "top_k", "top_p", "penalty")}
-    controls = Controls(live, self.length, self._pending, budget, self._key, **drawing)
-    self._state, decoded = self._programs.decode(self._state, self._weights, controls, n=n, filled=filled)
-    tokens, logprobs, count, steps = jax.device_get((decoded.tokens, decoded.logprobs, decoded.count, decoded.steps))
-    self.steps += int(steps)
-    self.drawn += int(count.sum())
-    result: dict[int, tuple[list[int], list[float]]] = {}
-    for slot in budgets:
-      size = int(count[slot])
-      result[slot] = (tokens[slot, :size].tolist(), logprobs[slot, :size].tolist())
+    blocks = self._blocks(int(self.length[live].max()) + n)
+    of_slots = (live, self.length, self._pending, budget, self._matched, self._key, self._settings)
+    controls = Controls(*jax.tree.map(np.copy, of_slots), enough=np.int32(self.count if enough is None else enough))
+    self._state, self._flying = self._programs.decode(self._state, self._weights, controls, n=n, blocks=blocks)
+    self._budgets, self._held = budgets, held
+    self._book_host()
+
+  def collect(self) -> dict[int, Written]:
+    """Waits for what was launched: what each of its slots wrote."""
+    assert self._flying is not None, "nothing was launched"
+    with self.meter.timed("decode_s"):
+      found: Decoded = jax.device_get(self._flying)
+    self._flying = None
+    result: dict[int, Written] = {}
+    for slot in self._budgets:
+      size = int(found.count[slot])
+      tokens, logprobs, plain = (x[slot, :size].tolist() for x in (found.tokens, found.logprobs, found.plain))
+      result[slot] = Written(tokens, logprobs, plain, not found.live[slot], int(found.ends[slot]))
       self.length[slot] += size
-      self._pending[slot] = result[slot][0][-1]
+      self._pending[slot] = result[slot].tokens[-1]
+      self._matched[slot] = found.matched[slot]
+    self._book(found)
+    self._idle_since = time.perf_counter(), self.meter.extend_s + self.meter.tool_wait_s
     return result
+
+  def _book(self, found: Decoded) -> None:
+    meter, drawn, steps = self.meter, int(found.count.sum()), int(found.steps)
+    meter.drawn += drawn
+    meter.steps += steps
+    meter.calls += 1
+    if self._held is not None:
+      meter.busy += drawn + steps * self._held
+      meter.places += steps * self.count
+    now = compile_seconds()
+    meter.compile_s += now - self._compiled
+    self._compiled = now
+
+  def _book_host(self) -> None:
+    """What has passed since the device was done, less the calls and waits that are booked by themselves."""
+    if self._idle_since is not None:
+      since, booked = self._idle_since
+      self.meter.host_s += time.perf_counter() - since - (self.meter.extend_s + self.meter.tool_wait_s - booked)
+      self._idle_since = None
+
+  def decode(self, budgets: Mapping[int, int]) -> dict[int, Written]:
+    """Draws for the given slots and waits for it."""
+    self.launch(budgets)
+    return self.collect()
+
+
+#: the pending token of a slot that has no context
+EMPTY = -1

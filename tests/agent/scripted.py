@@ -18,8 +18,9 @@ from score_jax.agent.rollout import Agent
 from score_jax.agent.tokenizer import train
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights
+from score_jax.sampler.meter import Meter
 from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.sampler.slots import Decoding, Shapes, Written
 from score_jax.tasks.grade import numeric
 from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Author, Question
@@ -72,8 +73,9 @@ class ScriptedPrograms:
 class ScriptedSlots:
   """Has the methods of `score_jax.sampler.slots.Slots` and keeps to their contract; contexts are lists of tokens."""
 
-  def __init__(self, programs: ScriptedPrograms, weights: Scripted, shapes: Shapes):
-    self.count, self.capacity = programs.slots, programs.length
+  def __init__(self, programs: ScriptedPrograms, weights: Scripted, shapes: Shapes, meter: Meter):
+    self.count, self.capacity, self.meter = programs.slots, programs.length, meter
+    self._flying: dict[int, Written] | None = None
     self._scripted, self._shapes = weights, shapes
     self._contexts: list[list[int]] = [[] for _ in range(self.count)]
     self._names = [""] * self.count
@@ -98,9 +100,14 @@ class ScriptedSlots:
     for source, target in copies:
       self._contexts[target] = [*self._contexts[source]]
 
-  def decode(self, budgets: Mapping[int, int]) -> dict[int, tuple[list[int], list[float]]]:
+  @property
+  def flying(self) -> bool:
+    return self._flying is not None
+
+  def launch(self, budgets: Mapping[int, int], *, enough: int | None, held: int | None) -> None:
     """Some tokens of each slot's turn: up to the stop token, its budget, a full context, or what one call draws."""
-    result: dict[int, tuple[list[int], list[float]]] = {}
+    assert self._flying is None and (enough is None) == (held is None)
+    result: dict[int, Written] = {}
     for slot, budget in budgets.items():
       context, left = self._contexts[slot], self._left[slot]
       most = min(budget, self.capacity - len(context), self._shapes.decode)
@@ -111,7 +118,14 @@ class ScriptedSlots:
       tokens = left[:most]
       del left[:most]
       context += tokens
-      result[slot] = tokens, [LOGPROB] * len(tokens)
+      full = len(context) == self.capacity
+      stopped = tokens[-1] == self._scripted.protocol.stop or len(tokens) == budget or full
+      result[slot] = Written(tokens, [LOGPROB] * len(tokens), [LOGPROB] * len(tokens), stopped, 0)
+    self._flying = result
+
+  def collect(self) -> dict[int, Written]:
+    assert self._flying is not None
+    result, self._flying = self._flying, None
     return result
 
 
@@ -129,7 +143,7 @@ class Stage:
       model=author,
       author=author,
       programs=cast(Programs, ScriptedPrograms(slots, length)),
-      shapes=Shapes(rows=4, chunks=(64,), decode=decode),
+      shapes=Shapes(piece=64, rows=(4,), decode=decode),
       protocol=self.protocol,
       tool=self.tool,
       grader=numeric,

@@ -17,6 +17,7 @@ from score_jax.mesh.sharding import weight_shardings
 from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.sampler.stops import Stops
 from score_jax.tasks.grade import numeric
 from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Correction, Ledger, Question, Trajectory, Usage, from_json, to_json
@@ -309,10 +310,10 @@ def real(
 ) -> tuple[Agent, Weights]:
   """An agent on a small decoder that writes numbers as code, and its weights."""
   config, graph, weights = bigram(tokenizer)
-  programs = Programs(graph, config, one_device, slots=8, length=72, bucket=72, stop=protocol.stop)
-  shapes = Shapes(rows=4, chunks=(48,), decode=8)
+  programs = Programs(graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
+  shapes = Shapes(piece=48, rows=(4,), decode=8)
   decoding = Decoding(1.0, 0, 1.0, 1.0)
-  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=3)
+  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=6)
   return agent, jax.device_put(weights, weight_shardings(one_device, weights))
 
 

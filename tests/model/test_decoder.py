@@ -46,28 +46,27 @@ def test_cached_steps_give_the_full_forward(tiny: Tiny, chunks: tuple[int, ...])
   rows = np.stack([draw(23, seed=1), draw(23, seed=2)])
   full = np.stack([alone(tiny, row) for row in rows])
   slots = np.array([2, 0])
-  cache = tiny.model.empty_cache(3, 32)
+  cache = tiny.model.empty_cache(3, 32, block=16)
   step = jax.jit(
-    lambda weights, *args, filled: nnx.merge(tiny.graph, weights).step(*args, filled=filled, bucket=16),
-    static_argnames="filled",
+    lambda weights, *args, blocks: nnx.merge(tiny.graph, weights).step(*args, blocks=blocks), static_argnames="blocks"
   )
   found, at = [], 0
   for size in chunks:
     positions = np.broadcast_to(np.arange(at, at + size), (2, size))
-    x, cache = step(tiny.weights, rows[:, at : at + size], positions, cache, slots, filled=16 if at + size < 16 else 32)
+    x, cache = step(tiny.weights, rows[:, at : at + size], positions, cache, slots, blocks=1 if at + size < 16 else 2)
     found.append(x)
     at += size
   np.testing.assert_allclose(np.concatenate(found, axis=1), full, rtol=0, atol=1e-5 * np.abs(full).max())
-  assert not any(np.any(part[1]) for layer in cache for part in layer), "a slot that was not stepped holds something"
+  assert not any(np.any(part[1]) for part in jax.tree.leaves(cache)), "a slot that was not stepped holds something"
 
 
 def test_a_step_writes_nothing_for_padding(tiny: Tiny) -> None:
   row = draw(8)[None]
   beyond, outside = np.array([3]), np.arange(8)[None]
-  step = jax.jit(lambda *args: tiny.model.step(*args, filled=8, bucket=8)[1])
+  step = jax.jit(lambda *args: tiny.model.step(*args, blocks=2)[1])
   for positions, slots in ((outside, beyond), (np.full_like(outside, 16), np.array([1]))):
-    cache = step(row, positions, tiny.model.empty_cache(3, 16), slots)
-    assert not any(np.any(part) for layer in cache for part in layer)
+    cache = step(row, positions, tiny.model.empty_cache(3, 16, block=8), slots)
+    assert not any(np.any(part) for part in jax.tree.leaves(cache))
 
 
 # Packing

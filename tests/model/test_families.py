@@ -40,7 +40,7 @@ def chunk(
   graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array, positions: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
   model = nnx.merge(graph, params)
-  x, cache = model.step(tokens, positions, cache, None, filled=128, bucket=32)
+  x, cache = model.step(tokens, positions, cache, None, blocks=4)
   return model.unembed(x), cache
 
 
@@ -52,7 +52,7 @@ def full(config: DecoderConfig, params: Weights, tokens: np.ndarray) -> np.ndarr
 def stepper(config: DecoderConfig, params: Weights) -> Callable[[np.ndarray], np.ndarray]:
   """Feeds further tokens [T] of one sequence through a cache; gives their logits [T, V]."""
   graph, _ = structure(config)
-  cache, at = nnx.merge(graph, params).empty_cache(1, 128), 0
+  cache, at = nnx.merge(graph, params).empty_cache(1, 128, block=32), 0
 
   def step(tokens: np.ndarray) -> np.ndarray:
     nonlocal cache, at

@@ -54,13 +54,13 @@ def _state(tiny: Tiny, flat: dict[str, np.ndarray]) -> nnx.State:
 def test_cached_steps_are_those_of_layers_by_themselves(tiny: Tiny, stack: Tiny) -> None:
   found: list[np.ndarray] = []
   for one in (tiny, stack):
-    step = jax.jit(lambda weights, *args, t=one: nnx.merge(t.graph, weights).step(*args, filled=16, bucket=8))
-    cache, slots = one.model.empty_cache(3, 16), np.array([2, 0])
+    step = jax.jit(lambda weights, *args, t=one: nnx.merge(t.graph, weights).step(*args, blocks=2))
+    cache, slots = one.model.empty_cache(3, 16, block=8), np.array([2, 0])
     for at in (0, 6):
       x, cache = step(one.weights, TOKENS[:, at : at + 6], POSITIONS[:, at : at + 6], cache, slots)
       found.append(np.asarray(x))
-    whole = [np.asarray(part) for pair in cache for part in pair]
-    keys = np.stack(whole[::2]) if one is tiny else whole[0]
+    of_layers = [np.concatenate(keys, axis=-2) for keys, _ in cache]
+    keys = np.stack(of_layers) if one is tiny else of_layers[0]
     assert not keys[:, 1].any()
     found.append(keys)
   for plain, together in zip(found[:3], found[3:], strict=True):

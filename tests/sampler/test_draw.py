@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
-from score_jax.sampler.draw import NEVER, draw, truncated
+from score_jax.sampler.draw import NEVER, Drawn, Settings, draw, inverse, truncated
 from score_jax.sampler.slots import request_key
 
 LOGITS = np.array([2.0, 1.5, 1.0, 0.25, 0.0, -0.5, -1.0, -3.0], np.float32)
@@ -25,10 +26,17 @@ SETTINGS = {
 }
 
 
-def exact(temperature: float, top_k: int, top_p: float, penalty: float) -> np.ndarray:
+def exact(
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  penalty: float,
+  logits: np.ndarray = LOGITS,
+  seen: np.ndarray = SEEN,
+) -> np.ndarray:
   """Probabilities [V], by sorting and by hand."""
-  z = LOGITS.astype(np.float64)
-  z = np.where(SEEN, np.where(z > 0, z / penalty, z * penalty), z) / temperature
+  z = logits.astype(np.float64)
+  z = np.where(seen, np.where(z > 0, z / penalty, z * penalty), z) / temperature
   order = sorted(range(len(z)), key=lambda i: -z[i])
   kept = order[:top_k] if top_k else order
   p = {i: float(np.exp(z[i])) for i in kept}
@@ -47,49 +55,100 @@ def exact(temperature: float, top_k: int, top_p: float, penalty: float) -> np.nd
 drawn = jax.jit(draw)
 
 
-def many(temperature: float, top_k: int, top_p: float, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens and log-probabilities of many draws of one request, at as many positions."""
+def settings(*slots: tuple[float, int, float, float]) -> Settings:
+  """The settings of some slots."""
+  kinds = (np.float32, np.int32, np.float32, np.float32)
+  return Settings(*(np.array(column, kind) for column, kind in zip(zip(*slots, strict=True), kinds, strict=True)))
 
-  def each(value: float, dtype: type) -> np.ndarray:
-    return np.full(DRAWS, value, dtype)
 
-  tokens, logprobs = drawn(
-    np.tile(LOGITS, (DRAWS, 1)),
-    np.tile(SEEN, (DRAWS, 1)),
-    np.tile(request_key(0, "chi"), (DRAWS, 1)),
-    np.arange(DRAWS, dtype=np.int32),
-    temperature=each(temperature, np.float32),
-    top_k=each(top_k, np.int32),
-    top_p=each(top_p, np.float32),
-    penalty=each(penalty, np.float32),
+def many(
+  *how: float, count: int = DRAWS, first: int = 0, logits: np.ndarray = LOGITS, seen: np.ndarray = SEEN
+) -> Drawn:
+  """Many draws of one request, at as many positions."""
+  temperature, top_k, top_p, penalty = how
+  return drawn(
+    np.tile(logits, (count, 1)),
+    np.tile(seen, (count, 1)),
+    np.tile(request_key(0, "chi"), (count, 1)),
+    np.arange(first, first + count, dtype=np.int32),
+    jax.tree.map(lambda x: np.tile(x, count), settings((temperature, int(top_k), top_p, penalty))),
   )
-  return np.asarray(tokens), np.asarray(logprobs)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_draws_follow_the_exact_distribution(name: str) -> None:
   p = exact(*SETTINGS[name])
-  tokens, logprobs = many(*SETTINGS[name])
+  found = many(*SETTINGS[name])
+  tokens, logprobs = np.asarray(found.tokens), np.asarray(found.logprobs)
   counts = np.bincount(tokens, minlength=len(p))
   possible = p > 0
   assert counts[~possible].sum() == 0
   assert scipy.stats.chisquare(counts[possible], DRAWS * p[possible]).pvalue > 1e-3
   np.testing.assert_allclose(logprobs, np.log(p[tokens]), rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found.plain, scipy.special.log_softmax(LOGITS)[tokens], rtol=0, atol=1e-5)
   for other in SETTINGS.keys() - {name}:  # so many draws tell the settings from each other
     q = np.maximum(exact(*SETTINGS[other]), 1e-9)
     assert scipy.stats.chisquare(counts, DRAWS * q / q.sum()).pvalue < 1e-9, other
 
 
+WIDE = np.random.default_rng(0).normal(0.0, 1.5, 1000).astype(np.float32)  # several blocks, the last not full
+WIDE_SEEN = np.random.default_rng(1).random(1000) < 0.2
+
+
+@pytest.mark.parametrize(
+  "how", [(1.0, 0, 1.0, 1.0), (0.8, 20, 1.0, 1.2), (1.0, 100, 0.9, 1.0)], ids=["all", "few", "sorted"]
+)
+def test_draws_from_many_blocks_follow_the_exact_distribution(how: tuple[float, int, float, float]) -> None:
+  p = exact(*how, WIDE, WIDE_SEEN)
+  parts = [many(*how, count=20_000, first=20_000 * i, logits=WIDE, seen=WIDE_SEEN) for i in range(5)]
+  counts = np.bincount(np.concatenate([part.tokens for part in parts]), minlength=len(p))
+  often = p * counts.sum() >= 5  # what is rarer goes together
+  assert counts[p == 0].sum() == 0
+  seen = np.append(counts[often], counts[~often].sum())
+  expected = counts.sum() * np.append(p[often], p[~often].sum())
+  kept = expected > 0
+  assert kept.sum() >= 20
+  assert scipy.stats.chisquare(seen[kept], expected[kept]).pvalue > 1e-3
+
+
+def test_the_inverse_of_the_running_sum_by_hand() -> None:
+  """Weights 1, 0, 2, 0, 1: up to a quarter the first, up to three quarters the third, then the last."""
+  weights = np.zeros((7, 600), np.float32)
+  places = (3, 255, 256, 300, 599)
+  weights[:, places] = (1, 0, 2, 0, 1)
+  below_1 = np.nextafter(np.float32(1), np.float32(0))
+  found = inverse(weights, np.array([0.0, 0.24, 0.26, 0.74, 0.76, 0.99, below_1], np.float32))
+  assert np.asarray(found).tolist() == [3, 3, 256, 256, 599, 599, 599]
+
+
+def test_a_slot_draws_the_same_beside_any_other() -> None:
+  """What another slot asks for has all of them go through its program."""
+  whole, few, sorting = (0.7, 0, 1.0, 1.0), (0.7, 20, 0.9, 1.1), (0.7, 100, 0.9, 1.0)
+  logits, seen = np.tile(WIDE, (64, 1)), np.tile(WIDE_SEEN, (64, 1))
+  keys = np.stack([request_key(0, str(i)) for i in range(64)])
+  positions = np.arange(64, dtype=np.int32)
+
+  def first_half(mine: tuple[float, int, float, float], others: tuple[float, int, float, float]) -> list[np.ndarray]:
+    found = drawn(logits, seen, keys, positions, settings(*[mine] * 32, *[others] * 32))
+    return [np.asarray(x)[:32] for x in jax.tree.leaves(found)]
+
+  for mine in (whole, few, sorting):
+    expected = first_half(mine, mine)
+    for others in (whole, few, sorting):
+      for a, b in zip(first_half(mine, others), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_at_temperature_0_the_likeliest_is_taken() -> None:
-  tokens, logprobs = many(0.0, 0, 1.0, 1.0)
-  assert set(tokens) == {0}
-  assert set(logprobs) == {0.0}
-  tokens, _ = many(0.0, 2, 0.5, 4.0)  # 2.0 and 1.0 were seen: 0.5 and 0.25 now
-  assert set(tokens) == {1}
+  found = many(0.0, 0, 1.0, 1.0)
+  assert set(np.asarray(found.tokens)) == {0}
+  assert set(np.asarray(found.logprobs)) == {0.0}
+  found = many(0.0, 2, 0.5, 4.0)  # 2.0 and 1.0 were seen: 0.5 and 0.25 now
+  assert set(np.asarray(found.tokens)) == {1}
 
 
 def test_neighbouring_draws_are_independent() -> None:
-  tokens, _ = many(*SETTINGS["plain"])
+  tokens = np.asarray(many(*SETTINGS["plain"]).tokens)
   table = np.zeros((8, 8))
   np.add.at(table, (tokens[:-1], tokens[1:]), 1)
   assert scipy.stats.chi2_contingency(table).pvalue > 1e-3

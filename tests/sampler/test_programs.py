@@ -12,11 +12,12 @@ from jax.sharding import Mesh
 from score_jax.mesh.sharding import make_mesh, weight_shardings
 from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import Programs
+from score_jax.sampler.stops import Stops
 from tests.conftest import Tiny
 
 
 def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> Programs:
-  return Programs(tiny.graph, tiny.config, mesh, slots=8, length=64, bucket=32, stop=7, dtype=dtype)
+  return Programs(tiny.graph, tiny.config, mesh, slots=8, length=64, block=32, stops=Stops((7,)), dtype=dtype)
 
 
 @pytest.fixture

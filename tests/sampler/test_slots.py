@@ -15,12 +15,13 @@ from score_jax.mesh.sharding import weight_shardings
 from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
+from score_jax.sampler.stops import Stops
 from score_jax.train.batch import Sample, fill, pack
 from score_jax.train.losses import token_logprobs
 from tests.conftest import Tiny
 
 STOP = 7
-SHAPES = Shapes(rows=2, chunks=(8, 16), decode=8)
+SHAPES = Shapes(piece=8, rows=(1, 3), decode=8)
 PLAIN = Decoding(0.8, 0, 1.0, 1.0)
 CUT = Decoding(0.7, 20, 0.9, 1.3)
 GREEDY = Decoding(0.0, 0, 1.0, 1.0)
@@ -38,7 +39,7 @@ Written = tuple[list[int], list[float]]
 
 @pytest.fixture(scope="module")
 def programs(tiny: Tiny, one_device: Mesh) -> Programs:
-  return Programs(tiny.graph, tiny.config, one_device, slots=4, length=64, bucket=32, stop=STOP)
+  return Programs(tiny.graph, tiny.config, one_device, slots=4, length=64, block=32, stops=Stops((STOP,)))
 
 
 @pytest.fixture
@@ -57,12 +58,12 @@ def write(slots: Slots, slot: int, count: int, others: Mapping[int, int] | None 
   tokens: list[int] = []
   logprobs: list[float] = []
   while slot in left:
-    for at, (drawn, logp) in slots.decode(left).items():
-      left[at] -= len(drawn)
+    for at, written in slots.decode(left).items():
+      left[at] -= len(written.tokens)
       if at == slot:
-        tokens += drawn
-        logprobs += logp
-      if left[at] == 0 or drawn[-1] == STOP:
+        tokens += written.tokens
+        logprobs += written.logprobs
+      if written.stopped:
         del left[at]
   return tokens, logprobs
 
@@ -138,7 +139,7 @@ def test_names_and_seeds_give_other_draws(slots: Slots) -> None:
     slots.assign(slot, key, PLAIN)
   a, again, b, other_seed = slots.decode(dict.fromkeys(range(4), 8)).values()
   assert a == again
-  assert len({tuple(tokens) for tokens, _ in (a, b, other_seed)}) == 3
+  assert len({tuple(written.tokens) for written in (a, b, other_seed)}) == 3
 
 
 def test_the_key_of_a_request_stays_what_it_is() -> None:
@@ -181,11 +182,11 @@ def test_the_trainer_gives_the_log_probabilities_of_the_draws(slots: Slots, tiny
 
 def test_the_last_token_of_a_context_is_pending(slots: Slots) -> None:
   slots.extend({1: PROMPT})
-  assert (slots.length[1], slots.context(1), slots.read) == (18, 19, 18)
+  assert (slots.length[1], slots.context(1), slots.meter.read) == (18, 19, 18)
   tokens, _ = write(slots, 1, 3)
-  assert (slots.length[1], slots.context(1), slots.drawn, slots.steps) == (21, 22, 3, 3)
+  assert (slots.length[1], slots.context(1), slots.meter.drawn, slots.meter.steps) == (21, 22, 3, 3)
   slots.extend({1: OBSERVATION})  # the drawn token that was pending is read with it
-  assert (slots.length[1], slots.context(1), slots.read) == (26, 27, 18 + 5)
+  assert (slots.length[1], slots.context(1), slots.meter.read) == (26, 27, 18 + 5)
   assert len(tokens) == 3
   assert slots.length[0] == slots.length[2] == 0
 
@@ -195,9 +196,10 @@ def test_each_slot_has_its_own_budget(slots: Slots) -> None:
   for slot in range(3):
     slots.assign(slot, request_key(0, "budget"), PLAIN)
   drawn = slots.decode({0: 2, 1: 5, 2: 100})
-  assert [len(drawn[slot][0]) for slot in range(3)] == [2, 5, SHAPES.decode]
-  assert drawn[0][0] == drawn[2][0][:2]
-  assert (slots.drawn, slots.steps) == (15, 8)
+  assert [len(drawn[slot].tokens) for slot in range(3)] == [2, 5, SHAPES.decode]
+  assert [drawn[slot].stopped for slot in range(3)] == [True, True, False]
+  assert drawn[0].tokens == drawn[2].tokens[:2]
+  assert (slots.meter.drawn, slots.meter.steps) == (15, 8)
 
 
 def test_a_slot_keeps_its_stop_token_and_stops(slots: Slots) -> None:
@@ -206,8 +208,9 @@ def test_a_slot_keeps_its_stop_token_and_stops(slots: Slots) -> None:
     for slot in range(4):
       begin(slots, slot, f"stop {number} {slot}", Decoding(2.0, 0, 1.0, 1.0))
     slots.extend(dict.fromkeys(range(4), PROMPT))
-    for slot, (tokens, logprobs) in slots.decode(dict.fromkeys(range(4), 8)).items():
+    for slot, (tokens, logprobs, plain, ended, _) in slots.decode(dict.fromkeys(range(4), 8)).items():
       assert STOP not in tokens[:-1]
+      assert ended and len(plain) == len(tokens)
       assert len(tokens) == len(logprobs)
       assert len(tokens) == 8 or tokens[-1] == STOP
       assert slots.context(slot) == len(PROMPT) + len(tokens)
@@ -218,9 +221,10 @@ def test_a_slot_keeps_its_stop_token_and_stops(slots: Slots) -> None:
 def test_a_slot_stops_when_its_context_is_full(slots: Slots) -> None:
   slots.extend({0: some(60, seed=9), 1: PROMPT})
   for slot in (0, 1):
-    slots.assign(slot, request_key(0, f"full {slot}"), PLAIN)
+    slots.assign(slot, request_key(1, f"full {slot}"), PLAIN)
   drawn = slots.decode({0: 8, 1: 8})
-  assert [len(drawn[slot][0]) for slot in (0, 1)] == [4, 8]
+  assert [len(drawn[slot].tokens) for slot in (0, 1)] == [4, 8]
+  assert drawn[0].stopped
   assert slots.context(0) == slots.capacity == 64
   with pytest.raises(ValueError, match="1 more tokens do not fit a context of 64"):
     slots.extend({0: [9]})
@@ -228,14 +232,14 @@ def test_a_slot_stops_when_its_context_is_full(slots: Slots) -> None:
 
 @pytest.mark.parametrize(
   ("tokens", "message"),
-  [([], "0 tokens are too few"), ([9], "1 tokens are too few"), ([9] * 65, "65 more tokens do not fit")],
+  [([], "no tokens to append"), ([9] * 65, "65 more tokens do not fit")],
 )
 def test_what_cannot_be_appended_changes_nothing(slots: Slots, tokens: Sequence[int], message: str) -> None:
   slots.extend({1: PROMPT})
   with pytest.raises(ValueError, match=f"slot 2: {message}"):
     slots.extend({1: OBSERVATION, 2: tokens})
-  assert (slots.context(1), slots.length[2], slots.read) == (19, 0, 18)
-  with pytest.raises(ValueError, match="slot 1: 0 tokens are too few"):
+  assert (slots.context(1), slots.context(2), slots.meter.read) == (19, 0, 18)
+  with pytest.raises(ValueError, match="slot 1: no tokens to append"):
     slots.extend({1: []})
 
 
@@ -256,13 +260,13 @@ def test_every_program_is_compiled_once_a_bucket(programs: Programs, tiny: Tiny)
   for weights in (tiny.weights, jax.tree.map(lambda x: x * 0.5, tiny.weights)):
     for length in (5, 18, 30, 41):
       work(weights, length)
-    sizes.append([f._cache_size() for f in (programs.extend, programs.decode, programs.fork, programs.empty)])
+    sizes.append([f.count for f in (programs.extend, programs.decode, programs.fork)])
   assert sizes[0] == sizes[1]
-  assert np.all(np.array(sizes[0]) <= [2 * 2, 2, 1, 1]), sizes  # chunks x buckets, buckets, one, one
+  assert np.all(np.array(sizes[0]) <= [2 * 2, 2, 2]), sizes  # rows x blocks, blocks, blocks
 
 
 def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny, eight_devices: Mesh) -> None:
-  spread = Programs(tiny.graph, tiny.config, eight_devices, slots=4, length=64, bucket=32, stop=STOP)
+  spread = Programs(tiny.graph, tiny.config, eight_devices, slots=4, length=64, block=32, stops=Stops((STOP,)))
   placed = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
   results = []
   for slots in (Slots(programs, tiny.weights, SHAPES), Slots(spread, placed, SHAPES)):
@@ -271,12 +275,12 @@ def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny,
     slots.extend({slot: some(12 + slot, seed=30 + slot) for slot in range(4)})
     results.append(slots.decode(dict.fromkeys(range(4), 8)))
   for slot in range(4):
-    (expected, expected_logp), (found, found_logp) = (result[slot] for result in results)
-    assert found == expected
-    np.testing.assert_allclose(found_logp, expected_logp, rtol=0, atol=1e-5)
+    expected, found = (result[slot] for result in results)
+    assert found.tokens == expected.tokens
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, rtol=0, atol=1e-5)
 
 
 def test_slots_that_cannot_be_split_are_refused(tiny: Tiny, eight_devices: Mesh) -> None:
-  programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, bucket=32, stop=STOP)
+  programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, block=32, stops=Stops((STOP,)))
   with pytest.raises(UserError, match=r"sampler\.slots = 6 cannot be split .* \(2 x 2\); choose a multiple"):
     Slots(programs, tiny.weights, SHAPES)
