@@ -11,15 +11,16 @@ the seed alone, never on the schedule (sampler/programs.py).
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import ran
-from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
 from score_jax.sampler.meter import Meter
 from score_jax.sampler.programs import Programs
+from score_jax.sampler.sampler import DrawnTurn, Sampler
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
 from score_jax.tasks.grade import Grader
 from score_jax.tools.outcome import Outcome
@@ -28,8 +29,6 @@ from score_jax.trajectory import Author, Ledger, Question, Status, Step, Traject
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds
 PATIENCE_S = 0.03
-#: a decode call ends early when one in so many slots stands idle while there is work for it
-IDLE = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +50,16 @@ class Request:
 
 @dataclasses.dataclass
 class Episode:
-  """One trajectory at work in one slot."""
+  """One trajectory at work."""
 
   request: Request
-  name: str
+  place: tuple[int, int]  # (request, copy)
   steps: list[Step]
-  budget: int  # tokens left for the turn at hand
-  tokens: list[int] = dataclasses.field(default_factory=list)
-  logprobs: list[float] = dataclasses.field(default_factory=list)
-  turn: Turn | None = None  # parsed, waiting for its tool
-  writing: bool = True  # its turn is not finished
+  drawn: DrawnTurn | None = None  # finished, waiting for its tool
+  parsed: Turn | None = None
+  context: int = 0  # tokens of it
   read: int = 0
-  drawn: int = 0
+  generated: int = 0
   flops: float = 0.0
   tool_calls: int = 0
 
@@ -117,121 +114,88 @@ class _Rollout:
   def __init__(
     self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int], None] | None
   ):
-    self.agent, self.requests, self.progress = agent, requests, progress
-    self.slots = Slots(agent.programs, weights, agent.shapes, agent.meter)
-    most = max((r.copies for r in requests), default=0)
-    if most > self.slots.count:
-      raise UserError(f"a group of {most} rollouts needs as many slots; sampler.slots is {self.slots.count}")
-    self.waiting = deque(enumerate(requests))
-    self.free = list(range(self.slots.count))[::-1]
-    self.episodes: dict[int, Episode] = {}
-    self.place: dict[int, tuple[int, int]] = {}  # slot -> (request, copy)
+    self.agent, self.progress = agent, progress
+    self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
+    self.episodes: dict[str, Episode] = {}
     self.done: list[list[Trajectory | None]] = [[None] * r.copies for r in requests]
+    for index, request in enumerate(requests):
+      self._submit(index, request)
 
   def run(self) -> list[list[Trajectory]]:
-    while self.waiting or self.episodes:
-      self._admit()
-      self._launch()
-      ended = self._collect()
-      if not self.waiting and all(self.episodes[slot].steps for slot in ended):
-        self._launch()  # acts alone: nothing is to be appended before their tools answer
-      self._end_turns(ended)
+    while self.episodes:
+      self.sampler.launch()
+      turns = self.sampler.collect()
+      if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
+        self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
+      self._end_turns({str(name): turn for name, turn in turns.items()})
       self._observe()
     return [[t for t in group if t is not None] for group in self.done]
 
-  def _admit(self) -> None:
-    """Fills free slots; a group's first copy is prefilled and the others are forked from it."""
-    fresh: dict[int, tuple[int, ...]] = {}
-    copies: list[tuple[int, int]] = []
-    while self.waiting and self.waiting[0][1].copies <= len(self.free):
-      index, request = self.waiting.popleft()
-      context = request.start.context() or self.agent.protocol.prompt(request.question.text)
-      taken = [self.free.pop() for _ in range(request.copies)]
-      for copy, slot in enumerate(taken):
-        name = f"{request.name}/{copy}"
-        self.episodes[slot] = Episode(request, name, list(request.start.steps), budget=self.agent.turn_tokens)
-        self.place[slot] = (index, copy)
-        self.slots.clear(slot)
-        self.slots.assign(slot, request_key(self.agent.seed, name), self.agent.decoding)
-      submitted = request.start.steps[-1].answer if request.start.steps else None
-      if submitted is not None or len(context) + 1 > self.slots.capacity:
-        for slot in taken:
-          self._finish(slot, "context_full" if submitted is None else "answered", submitted)
-        continue
-      fresh[taken[0]] = context
-      self._read(self.episodes[taken[0]], 0, len(context))
-      copies += [(taken[0], slot) for slot in taken[1:]]
-    if fresh:
-      self.slots.extend(fresh)
-      self.slots.fork(copies)
+  def _submit(self, index: int, request: Request) -> None:
+    """Asks for a context for each copy of a request; one that has ended already, or has no room, needs none."""
+    context = request.start.context() or self.agent.protocol.prompt(request.question.text)
+    names = [f"{request.name}/{copy}" for copy in range(request.copies)]
+    for copy, name in enumerate(names):
+      self.episodes[name] = Episode(request, (index, copy), list(request.start.steps))
+    submitted = request.start.steps[-1].answer if request.start.steps else None
+    if submitted is not None or len(context) + 1 > self.sampler.slots.capacity:
+      for name in names:
+        self._finish(name, "context_full" if submitted is None else "answered", submitted)
+      return
+    keys: dict[Hashable, np.ndarray] = {name: request_key(self.agent.seed, name) for name in names}
+    self.sampler.submit(keys, context, self.agent.decoding, self.agent.turn_tokens)
+    for name in names:
+      self.episodes[name].context = len(context)
+    self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
 
   def _read(self, episode: Episode, start: int, count: int) -> None:
     """Books tokens that were prefilled after `start` others."""
     episode.read += count
     episode.flops += count * self.agent.programs.config.flops_per_token(start + count // 2)
 
-  def _launch(self) -> None:
-    """Has the device draw for every slot whose turn is not finished."""
-    budgets = {slot: e.budget - len(e.tokens) for slot, e in self.episodes.items() if e.writing}
-    if not budgets or self.slots.flying:
-      return
-    enough = max(1, self.slots.count // IDLE) if self.waiting else None
-    held = len(self.episodes) - len(budgets) if self.waiting else None
-    self.slots.launch(budgets, enough=enough, held=held)
-
-  def _collect(self) -> list[int]:
-    """Books what was drawn; gives the slots whose turns have ended."""
-    ended: list[int] = []
+  def _end_turns(self, turns: Mapping[str, DrawnTurn]) -> None:
+    """Books finished turns and sends them on."""
+    planned: dict[str, Step] = {}
     flops = self.agent.programs.config.flops_per_token
-    for slot, written in (self.slots.collect() if self.slots.flying else {}).items():
-      episode, size, last = self.episodes[slot], len(written.tokens), self.slots.context(slot)
-      episode.tokens += written.tokens
-      episode.logprobs += written.logprobs
-      episode.drawn += size
-      episode.flops += size * (flops(last - size + 1) + flops(last)) / 2  # exact, however a turn is cut into calls
-      if written.stopped:
-        episode.writing = False
-        ended.append(slot)
-    return ended
-
-  def _end_turns(self, ended: Sequence[int]) -> None:
-    """Sends finished turns on."""
-    planned: dict[int, Step] = {}
-    for slot in ended:
-      episode = self.episodes[slot]
-      if episode.tokens[-1] == self.agent.protocol.stop:
-        planned |= self._end_turn(slot, episode)
-      elif len(episode.tokens) >= episode.budget:
-        self._break_off(slot, "bad_format")
+    for name, turn in turns.items():
+      episode, size = self.episodes[name], len(turn.tokens)
+      first, last = episode.context + 1, episode.context + size
+      episode.drawn, episode.context = turn, last
+      episode.generated += size
+      episode.flops += size * (flops(first) + flops(last)) / 2
+      if turn.tokens[-1] == self.agent.protocol.stop:
+        planned |= self._end_turn(name, episode)
       else:
-        self._break_off(slot, "context_full")
+        self._break_off(name, "bad_format" if size >= self.agent.turn_tokens else "context_full")
     self._go_on(planned)
 
-  def _end_turn(self, slot: int, episode: Episode) -> dict[int, Step]:
-    """An act goes to the tool; a first thought, which needs none, is given back as the slot's step."""
+  def _end_turn(self, name: str, episode: Episode) -> dict[str, Step]:
+    """An act goes to the tool; a first thought, which needs none, is given back as the episode's step."""
+    assert episode.drawn is not None
     kind = "act" if episode.steps else "first_thought"
-    episode.turn = self.agent.protocol.parse(episode.tokens, kind)
-    if episode.turn is None:
-      self._break_off(slot, "bad_format")
+    episode.parsed = self.agent.protocol.parse(episode.drawn.tokens, kind)
+    if episode.parsed is None:
+      self._break_off(name, "bad_format")
       return {}
     if kind == "first_thought":
-      return {slot: self._append(episode, None)}
+      return {name: self._append(episode, None)}
     episode.tool_calls += 1
-    self.agent.tool.submit(str(slot), episode.turn.code, ran(episode.steps))
+    self.agent.tool.submit(name, episode.parsed.code, ran(episode.steps))
     return {}
 
-  def _break_off(self, slot: int, status: Status) -> None:
+  def _break_off(self, name: str, status: Status) -> None:
     """Ends an episode in the turn at hand, which stays on record and in what the policy gradient sees."""
-    episode = self.episodes[slot]
-    text = self.agent.protocol.decode(episode.tokens)
-    drawn = (tuple(episode.tokens), tuple(episode.logprobs))
-    episode.steps.append(Step("malformed", text, author=self.agent.author, tokens=drawn[0], logprobs=drawn[1]))
-    self._finish(slot, status)
+    episode = self.episodes[name]
+    assert episode.drawn is not None
+    text = self.agent.protocol.decode(episode.drawn.tokens)
+    drawn = {"tokens": tuple(episode.drawn.tokens), "logprobs": tuple(episode.drawn.logprobs)}
+    episode.steps.append(Step("malformed", text, author=self.agent.author, **drawn))
+    self._finish(name, status)
 
   def _append(self, episode: Episode, outcome: Outcome | None) -> Step:
     """Makes the finished turn a step of the episode."""
-    turn, protocol = episode.turn, self.agent.protocol
-    assert turn is not None
+    turn, drawn, protocol = episode.parsed, episode.drawn, self.agent.protocol
+    assert turn is not None and drawn is not None
     step = Step(
       kind=turn.kind,
       thought=turn.thought,
@@ -240,57 +204,61 @@ class _Rollout:
       reason=outcome.reason if outcome else "",
       answer=outcome.answer if outcome else None,
       author=self.agent.author,
-      tokens=tuple(episode.tokens),
-      logprobs=tuple(episode.logprobs),
+      tokens=tuple(drawn.tokens),
+      logprobs=tuple(drawn.logprobs),
       observation_tokens=protocol.observation(outcome.observation if outcome else None),
     )
     episode.steps.append(step)
-    episode.turn, episode.tokens, episode.logprobs = None, [], []
+    episode.parsed = episode.drawn = None
     return step
 
   def _observe(self) -> None:
     """Takes what the tools have answered; waits for them when nothing else can be done."""
-    idle = not any(e.writing for e in self.episodes.values())
-    steps: dict[int, Step] = {}
-    while any(e.turn for e in self.episodes.values()):
-      with self.slots.meter.timed("tool_wait_s"):
-        results = self.agent.tool.wait(60.0 if idle and not steps else 0.0 if self.slots.flying else PATIENCE_S)
-      for session, outcome in results:
-        slot = int(session)
-        episode = self.episodes[slot]
-        if outcome.reason in ("host_failure", "replay_mismatch"):
-          self._finish(slot, "tool_failure" if outcome.reason == "host_failure" else "replay_mismatch")
-          continue
-        step = self._append(episode, outcome)
-        if outcome.answer is not None:
-          self._finish(slot, "answered", outcome.answer)
-        elif episode.acts >= episode.request.acts:
-          self._finish(slot, "step_limit")
-        else:
-          steps[slot] = step
-      if not results and (steps or not idle):
+    steps: dict[str, Step] = {}
+    out = sum(e.parsed is not None for e in self.episodes.values())
+    while out:
+      idle = not self.sampler.drawing and not steps
+      with self.agent.meter.timed("tool_wait_s"):
+        results = self.agent.tool.wait(60.0 if idle else 0.0 if self.sampler.slots.flying else PATIENCE_S)
+      out -= len(results)
+      for name, outcome in results:
+        self._take(name, outcome, steps)
+      if not results and not idle:
         break
     self._go_on(steps)
 
-  def _go_on(self, steps: dict[int, Step]) -> None:
-    """Appends what follows the last turn and lets the slots write their next."""
-    fitting: dict[int, tuple[int, ...]] = {}
-    for slot, step in steps.items():
-      if self.slots.context(slot) + len(step.observation_tokens) + 1 > self.slots.capacity:
-        self._finish(slot, "context_full")
-        continue
-      fitting[slot] = step.observation_tokens
-      self.episodes[slot].writing = True
-      self._read(self.episodes[slot], self.slots.context(slot), len(step.observation_tokens))
-    if fitting:
-      self.slots.extend(fitting)
+  def _take(self, name: str, outcome: Outcome, steps: dict[str, Step]) -> None:
+    """Ends an episode that a tool's answer ends; otherwise adds its step to `steps`."""
+    if outcome.reason in ("host_failure", "replay_mismatch"):
+      self._finish(name, "tool_failure" if outcome.reason == "host_failure" else "replay_mismatch")
+      return
+    episode = self.episodes[name]
+    step = self._append(episode, outcome)
+    if outcome.answer is not None:
+      self._finish(name, "answered", outcome.answer)
+    elif episode.acts >= episode.request.acts:
+      self._finish(name, "step_limit")
+    else:
+      steps[name] = step
 
-  def _finish(self, slot: int, status: Status, answer: str | None = None) -> None:
+  def _go_on(self, steps: Mapping[str, Step]) -> None:
+    """Appends what follows the last turn and lets the contexts write their next."""
+    for name, step in steps.items():
+      tokens, episode = step.observation_tokens, self.episodes[name]
+      if len(tokens) + 1 > self.sampler.room(name):
+        self._finish(name, "context_full")
+        continue
+      self._read(episode, episode.context, len(tokens))
+      episode.context += len(tokens)
+      self.sampler.append(name, tokens, self.agent.turn_tokens)
+
+  def _finish(self, name: str, status: Status, answer: str | None = None) -> None:
     """Grades the episode, files its trajectory, frees its slot."""
-    episode = self.episodes.pop(slot)
-    index, copy = self.place.pop(slot)
-    request = episode.request
-    self.agent.tool.close(str(slot))
+    episode = self.episodes.pop(name)
+    request, (index, copy) = episode.request, episode.place
+    self.agent.tool.close(name)
+    if episode.generated:
+      self.sampler.release(name)
     grade, reason, calls = None, "", 0
     if status == "answered":
       grade, reason = self.agent.grader(request.question, answer or "")
@@ -298,7 +266,7 @@ class _Rollout:
     elif status not in ("tool_failure", "replay_mismatch"):
       grade, reason = 0.0, status
     start = request.start
-    usage = Usage(generated=episode.drawn, read=episode.read, flops=episode.flops)
+    usage = Usage(generated=episode.generated, read=episode.read, flops=episode.flops)
     self.done[index][copy] = dataclasses.replace(
       start,
       prompt_tokens=start.prompt_tokens or self.agent.protocol.prompt(request.question.text),
@@ -307,11 +275,10 @@ class _Rollout:
       answer=answer,
       grade=grade,
       grade_reason=reason,
-      name=episode.name,
+      name=name,
       prefix_steps=len(start.steps),
       ledger=Ledger({self.agent.model: usage}, calls, episode.tool_calls),
     )
-    self.free.append(slot)
     if self.progress is not None:
       self.progress(1)
 

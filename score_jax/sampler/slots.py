@@ -151,18 +151,11 @@ class Slots:
       self._pending[slot], self._matched[slot] = tokens[-1], 0
       self.length[slot] += len(fed)
       self.meter.read += len(fed)
-    self._settle()
     with self.meter.timed("extend_s"):
       for rows, queue in queues.items():
         while queue:
           self._extend_once([queue.popleft() for _ in range(min(rows, len(queue)))], rows)
       jax.block_until_ready(self._state.seen)
-
-  def _settle(self) -> None:
-    """Books what the device still draws as such, before other work stands behind it."""
-    if self._flying is not None:
-      with self.meter.timed("decode_s"):
-        jax.block_until_ready(self._flying.steps)
 
   def _extend_once(self, pieces: Sequence[Piece], rows: int) -> None:
     tokens = np.zeros((rows, self._shapes.piece), np.int32)
@@ -183,7 +176,6 @@ class Slots:
     """Copies contexts, (source, target) each."""
     pairs = list(copies)
     size = self._shapes.rows[-1]
-    self._settle()
     with self.meter.timed("extend_s"):
       for i in range(0, len(pairs), size):
         part = pairs[i : i + size]
