@@ -35,18 +35,18 @@ def attend(
 ) -> jax.Array:
   """Grouped-query attention with an explicit mask; returns [B, T, N, H].
 
-  Keys and values come in blocks [B, K, s, H] of the S places. The products of blocks are added from the left: what a
-  query gets has the same bits however many blocks of one size stand after those that it sees.
+  Keys and values come in blocks of the S places, [B, K, H, s] and [B, K, s, H]. The products of blocks are added from
+  the left: what a query gets has the same bits however many blocks of one size stand after those that it sees.
   """
   b, t, n, h = q_BxTxNxH.shape
   kv = keys[0].shape[1]
   group = n // kv  # the queries that share a key are rows of one matrix product
   q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
-  ends = itertools.accumulate(block.shape[2] for block in keys)
+  ends = itertools.accumulate(block.shape[3] for block in keys)
 
-  def score(k_BxKxsxH: jax.Array, end: int) -> jax.Array:
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k_BxKxsxH, preferred_element_type=jnp.float32) * h**-0.5
-    visible = visible_BxTxS[:, None, None, :, end - k_BxKxsxH.shape[2] : end]
+  def score(k_BxKxHxs: jax.Array, end: int) -> jax.Array:
+    scores = jnp.einsum("bkqh,bkhs->bkqs", q, k_BxKxHxs, preferred_element_type=jnp.float32) * h**-0.5
+    visible = visible_BxTxS[:, None, None, :, end - k_BxKxHxs.shape[3] : end]
     return jnp.where(visible, scores.reshape(b, kv, group, t, -1), MASKED).reshape(b, kv, group * t, -1)
 
   def mix(weights: jax.Array, v_BxKxsxH: jax.Array) -> jax.Array:
@@ -86,7 +86,9 @@ def blocks(q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, seg
     end = min(start + QUERY_BLOCK, t)
     causal = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
     visible = causal[None] & (segments_BxT[:, start:end, None] == segments_BxT[:, None, :end])
-    mixed.append(attend(q_BxTxNxH[:, start:end], [k_BxKxTxH[:, :, :end]], [v_BxKxTxH[:, :, :end]], visible))
+    mixed.append(
+      attend(q_BxTxNxH[:, start:end], [k_BxKxTxH[:, :, :end].swapaxes(2, 3)], [v_BxKxTxH[:, :, :end]], visible)
+    )
   return jnp.concatenate(mixed, axis=1)
 
 

@@ -7,8 +7,9 @@ Two ways to run it, which give the same numbers:
 Layers lie each by itself, or stacked with a leading axis [L] that programs loop
 over: compiled once, whatever their number. A cache lies like them: one (keys,
 values) pair a layer, or a single pair with that axis. Keys are blocks of places,
-[B, K, s, H] each, and values alike: a program that looks at the first few blocks
-takes these arrays as they are, where it would have to copy a part of one.
+[B, K, H, s] each, and values [B, K, s, H]: the order in which a decode step reads
+them. A program that looks at the first few blocks takes these arrays as they are,
+where it would have to copy a part of one.
 Softmax, norms and logits are float32 whatever the weights are.
 """
 
@@ -165,19 +166,19 @@ class Block(nnx.Module):
     """
     q, k, v = self.attention.project(self.attention_norm(x), rotation)
     to = jnp.arange(x.shape[0]) if slots is None else slots
-    size = pair[0][0].shape[-2]
+    size = pair[1][0].shape[-2]
 
-    def write(whole: Blocks, new: jax.Array) -> Blocks:
-      return (*(put(block, i * size, new) for i, block in enumerate(whole[:blocks])), *whole[blocks:])
+    def write(whole: Blocks, new: jax.Array, *heads: slice) -> Blocks:
+      return (*(put(block, i * size, new, heads) for i, block in enumerate(whole[:blocks])), *whole[blocks:])
 
-    def put(block: jax.Array, begin: int, new: jax.Array) -> jax.Array:
-      place = jnp.where(positions < begin, block.shape[-2], positions - begin)[:, None, :]  # outside: dropped
-      return block.at[(*layer, to[:, None, None], jnp.arange(new.shape[1])[:, None], place)].set(new, mode="drop")
+    def put(block: jax.Array, begin: int, new: jax.Array, before: tuple[slice, ...]) -> jax.Array:
+      place = jnp.where(positions < begin, size, positions - begin)  # one outside is dropped
+      return block.at[(*layer, to[:, None], slice(None), *before, place)].set(new, mode="drop")
 
-    keys, values = write(pair[0], k), write(pair[1], v)
+    keys, values = write(pair[0], k.transpose(0, 2, 1, 3), slice(None)), write(pair[1], v.transpose(0, 2, 1, 3))
     look = (*layer, slice(None) if slots is None else slots)
     seen_keys, seen_values = ([block[look] for block in whole[:blocks]] for whole in (keys, values))
-    visible = jnp.arange(sum(block.shape[2] for block in seen_keys))[None, None] <= positions[..., None]
+    visible = jnp.arange(sum(block.shape[2] for block in seen_values))[None, None] <= positions[..., None]
     x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible))
     return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
 
@@ -289,10 +290,12 @@ class Decoder(nnx.Module):
     sizes = [min(block, length - begin) for begin in range(0, length, block)]
     layers = (c.layers,) if c.stacked else ()
 
-    def zeros() -> Blocks:
-      return tuple(jnp.zeros((*layers, slots, c.kv_heads, size, c.head_width), dtype) for size in sizes)
+    def pair() -> tuple[Blocks, Blocks]:
+      axes = (*layers, slots, c.kv_heads)
+      keys = tuple(jnp.zeros((*axes, c.head_width, size), dtype) for size in sizes)
+      return keys, tuple(jnp.zeros((*axes, size, c.head_width), dtype) for size in sizes)
 
-    return tuple((zeros(), zeros()) for _ in range(1 if c.stacked else c.layers))
+    return tuple(pair() for _ in range(1 if c.stacked else c.layers))
 
 
 def _stack(config: DecoderConfig, rngs: nnx.Rngs) -> Block:

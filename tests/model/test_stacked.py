@@ -59,7 +59,7 @@ def test_cached_steps_are_those_of_layers_by_themselves(tiny: Tiny, stack: Tiny)
     for at in (0, 6):
       x, cache = step(one.weights, TOKENS[:, at : at + 6], POSITIONS[:, at : at + 6], cache, slots)
       found.append(np.asarray(x))
-    of_layers = [np.concatenate(keys, axis=-2) for keys, _ in cache]
+    of_layers = [np.concatenate(keys, axis=-1) for keys, _ in cache]
     keys = np.stack(of_layers) if one is tiny else of_layers[0]
     assert not keys[:, 1].any()
     found.append(keys)
