@@ -225,7 +225,7 @@ def step_seconds(slots: Slots, filled: int, turns: int) -> float:
   for slot in range(count):
     slots.clear(slot)
     slots.assign(slot, request_key(0, str(slot)), PLAIN)
-  slots.extend(dict.fromkeys(range(count), [5] * filled))
+  slots.extend({slot: [5] * filled for slot in range(count)})
   times: list[float] = []
   for _ in range(turns + 1):
     start = time.perf_counter()

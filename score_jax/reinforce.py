@@ -122,13 +122,16 @@ class _Reinforce:
         if number < done:
           continue
         start = time.perf_counter()
+        self.agent.meter.take()
         scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
         seconds = time.perf_counter() - start
+        sampling = self.agent.meter.take()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
         state, numbers = self._update(number, state, scored)
         numbers |= self._numbers(scored)
         numbers["tokens_per_s"] = numbers["generated_tokens"] / seconds
+        numbers |= sampling
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
@@ -136,7 +139,8 @@ class _Reinforce:
         metrics.write(number, numbers)
         if keep:
           checkpoints.save(state)
-        progress(1, f"reward {numbers['reward_mean']:.3f}")
+        speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
+        progress(1, f"reward {numbers['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
     metrics.close()
     checkpoints.close()
     return Trained(self.trainer.whole(state), int(state.step), ledger + self._training_cost())

@@ -93,14 +93,14 @@ class Agent:
   meter: Meter = dataclasses.field(default_factory=Meter)
 
   def rollout(
-    self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int], None] | None = None
+    self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int, str], None] | None = None
   ) -> list[list[Trajectory]]:
     """Runs all requests to their ends; a list of trajectories for each, in order.
 
     Args:
       weights: of the model that the programs were made for.
       requests: with different names.
-      progress: told of every trajectory that ended (called with 1).
+      progress: told of every trajectory that ended: called with 1, and with how sampling goes.
 
     Raises:
       UserError: a group has more copies than the sampler has slots.
@@ -112,7 +112,7 @@ class _Rollout:
   """The state of one call of `Agent.rollout`."""
 
   def __init__(
-    self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int], None] | None
+    self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int, str], None] | None
   ):
     self.agent, self.progress = agent, progress
     self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
@@ -280,7 +280,7 @@ class _Rollout:
       ledger=Ledger({self.agent.model: usage}, calls, episode.tool_calls),
     )
     if self.progress is not None:
-      self.progress(1)
+      self.progress(1, str(self.agent.meter))
 
 
 def at_question(question: Question) -> Trajectory:

@@ -49,6 +49,12 @@ class Meter:
     yield
     setattr(self, name, getattr(self, name) + time.perf_counter() - start)
 
+  def take(self) -> dict[str, float]:
+    """The numbers so far; the sums begin again."""
+    numbers = self.numbers()
+    vars(self).update(vars(Meter()))
+    return numbers
+
   def numbers(self) -> dict[str, float]:
     """For a stage's metrics."""
     return {

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, KeysView, Mapping, Sequence
 
 import numpy as np
 
@@ -64,6 +64,11 @@ class Sampler:
     return bool(self._waiting)
 
   @property
+  def names(self) -> KeysView[Hashable]:
+    """The contexts that have a slot."""
+    return self._slot.keys()
+
+  @property
   def drawing(self) -> bool:
     """Whether a context draws or could."""
     return bool(self._turns) or bool(self._waiting and len(self._waiting[0].keys) <= len(self._free))
@@ -93,7 +98,11 @@ class Sampler:
     self._appended[slot], self._turns[slot], self._limits[slot] = tokens, DrawnTurn(), limit
 
   def release(self, name: Hashable) -> None:
-    """Ends a context, whatever it is at."""
+    """Ends a context, whatever it is at, or takes back the request for one."""
+    if name not in self._slot:
+      groups = (dataclasses.replace(g, keys={n: k for n, k in g.keys.items() if n != name}) for g in self._waiting)
+      self._waiting = deque(group for group in groups if group.keys)
+      return
     slot = self._slot.pop(name)
     for of in (self._name, self._turns, self._limits, self._appended):
       of.pop(slot, None)
@@ -137,7 +146,7 @@ class Sampler:
     """Waits for the device; the turns that have ended, none where nothing was launched."""
     ended: dict[Hashable, DrawnTurn] = {}
     for slot, written in (self.slots.collect() if self.slots.flying else {}).items():
-      if slot not in self._turns or slot in self._appended:
+      if slot not in self._turns:
         continue  # released while it drew
       turn = self._turns[slot]
       turn.tokens.extend(written.tokens)

@@ -279,7 +279,7 @@ def test_more_requests_than_slots_come_back_in_order(stage: Stage) -> None:
   requests = asked(*names, copies=2)
   requests.insert(3, dataclasses.replace(asked("q7")[0], copies=3))
   ended: list[int] = []
-  groups = stage.agent(slots=3).rollout(stage.weights(says), requests, progress=ended.append)
+  groups = stage.agent(slots=3).rollout(stage.weights(says), requests, progress=lambda count, _: ended.append(count))
   assert [[t.answer for t in group] for group in groups] == [
     [f"{r.name}/{i}" for i in range(r.copies)] for r in requests
   ]

@@ -69,3 +69,16 @@ def test_moving_is_compiled_once_for_each_place_that_weights_come_from(
       programs.take(weights)
       counts.append(sum(record.getMessage().startswith("Compiling") for record in caplog.records))
   assert min(counts[:2]) > 0 and counts[2:] == [0] * 4
+
+
+def test_a_program_that_is_compiled_again_says_for_what(tiny: Tiny, one_device: Mesh) -> None:
+  """Weights of another dtype than before are such a case."""
+  programs = sampler(tiny, one_device)
+  rows = (np.zeros(2, np.int32), np.ones((2, 8), np.int32), np.zeros(2, np.int32), np.full(2, 8, np.int32))
+  for _ in range(2):
+    state = programs.extend(programs.empty(tiny.weights), tiny.weights, *rows, blocks=1)
+    programs.extend(state, tiny.weights, *rows, blocks=2)
+  assert programs.extend.count == 2
+  half = jax.tree.map(lambda x: x.astype("bfloat16"), tiny.weights)
+  with pytest.warns(UserWarning, match=r"sampler: extend was compiled again for .*'blocks': 1.*\(2, 8\)"):
+    programs.extend(programs.empty(half), half, *rows, blocks=1)
