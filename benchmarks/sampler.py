@@ -202,7 +202,7 @@ def fork(model: Model, args: argparse.Namespace, say: Callable[..., None]) -> It
 
   seconds: dict[str, list[float]] = {"forked": [], "prefilled": []}
   drawn: dict[str, Any] = {}
-  ways = {"forked": forked, "prefilled": lambda: slots.extend(dict.fromkeys(range(GROUP), prefix))}
+  ways = {"forked": forked, "prefilled": lambda: slots.extend({slot: prefix for slot in range(GROUP)})}
   for number in range(args.turns + 1):
     for way, do in ways.items():
       begin()
@@ -303,8 +303,8 @@ def main() -> None:
   )
   parser.add_argument("--only", type=lambda s: s.split(","), default=list("abcde"), help="such as a,c")
   parser.add_argument("--requests", type=int, default=64, help="of a and b")
-  parser.add_argument("--batches", type=lambda s: [int(x) for x in s.split(",")], default=[16, 32, 64], help="of peers")
-  parser.add_argument("--slots", type=lambda s: [int(x) for x in s.split(",")], default=[32, 64], help="of ours")
+  parser.add_argument("--batches", type=lambda s: [int(x) for x in s.split(",")], default=[8, 16, 32], help="of peers")
+  parser.add_argument("--slots", type=lambda s: [int(x) for x in s.split(",")], default=[16, 32], help="of ours")
   parser.add_argument("--piece", type=int, default=32)
   parser.add_argument("--rows", type=lambda s: [int(x) for x in s.split(",")], default=[2, 8])
   parser.add_argument("--decode", type=int, default=32)
