@@ -24,7 +24,7 @@ from score_jax.sampler.sampler import DrawnTurn, Sampler
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
 from score_jax.tasks.grade import Grader
 from score_jax.tools.outcome import Outcome
-from score_jax.tools.python import PythonTool
+from score_jax.tools.shared import Tool
 from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds
@@ -85,7 +85,7 @@ class Agent:
   programs: Programs
   shapes: Shapes
   protocol: Protocol
-  tool: PythonTool
+  tool: Tool
   grader: Grader
   decoding: Decoding
   turn_tokens: int
