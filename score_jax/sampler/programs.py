@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
+from score_jax.mesh.sharding import RULES, abstract, sharding, spec, traced_for, weight_shardings
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Cache, Decoder, Weights
 from score_jax.sampler.compiled import Compiled
@@ -29,6 +29,7 @@ from score_jax.sampler.draw import Settings, draw
 from score_jax.sampler.stops import Stops
 
 Array = Any  # of numpy where the host calls, of jax inside the programs
+ROWS: Any = RULES["rows"]  # mesh axes that slots are split over
 
 
 @jax.tree_util.register_dataclass
@@ -162,21 +163,27 @@ class Programs:
     return DeviceState(cache, seen.at[slots_R[:, None], fed].set(True, mode="drop"))
 
   def _fork(self, state: DeviceState, source_R: jax.Array, target_R: jax.Array, *, blocks: int) -> DeviceState:
-    """Copies the first blocks of slots, one slot after the other; a target of `slots` is padding."""
-    slot = (slice(None),) if self.config.stacked else ()  # the axes before the one of slots
-    used = [[part[:blocks] for part in pair] for pair in state.cache]
+    """Copies the first blocks of slots, one slot after the other; a target of `slots` is padding.
 
-    def one(row: jax.Array, all: Any) -> Any:
-      cache, seen = all
-      source, target = source_R[row], target_R[row]
-      cache = jax.tree.map(lambda x: x.at[*slot, target].set(x[*slot, source], mode="drop"), cache)
-      return cache, seen.at[target].set(seen[source], mode="drop")
+    Each device copies within its own slots, and what comes from another's is summed up over all, of which one has it.
+    (Left to itself, XLA gathers the whole cache.)
+    """
 
-    copied, seen = jax.lax.fori_loop(0, len(source_R), one, (used, state.seen))
-    cache = tuple(
-      tuple((*new, *old[blocks:]) for new, old in zip(pair, before, strict=True))
-      for pair, before in zip(copied, state.cache, strict=True)
-    )
+    def used(of: DeviceState) -> list[Any]:
+      return [of.seen, *(part for pair in of.cache for parts in pair for part in parts[:blocks])]
+
+    def local(parts: list[jax.Array], source_R: jax.Array, target_R: jax.Array) -> list[jax.Array]:
+      def one(row: jax.Array, parts: list[jax.Array]) -> list[jax.Array]:
+        axes = [0, *[int(self.config.stacked)] * (len(parts) - 1)]
+        return [_copied(x, source_R[row], target_R[row], axis) for x, axis in zip(parts, axes, strict=True)]
+
+      return jax.lax.fori_loop(0, len(source_R), one, parts)
+
+    specs = [place.spec for place in used(self._places)]
+    copying = jax.shard_map(local, mesh=self.mesh, in_specs=(specs, spec(), spec()), out_specs=specs, check_vma=False)
+    seen, *parts = copying(used(state), source_R, target_R)
+    new = iter(parts)
+    cache = tuple(tuple((*(next(new) for _ in part[:blocks]), *part[blocks:]) for part in pair) for pair in state.cache)
     return DeviceState(cache, seen)  # pyright: ignore[reportArgumentType]
 
   def _decode(
@@ -232,3 +239,16 @@ class Programs:
     if self._stops.move is None or self._stops.ends is None:
       return matched_B, jnp.zeros_like(matched_B)
     return jnp.array(self._stops.move)[matched_B, tokens_B], jnp.array(self._stops.ends)[matched_B, tokens_B]
+
+
+def _copied(x: jax.Array, source: jax.Array, target: jax.Array, axis: int) -> jax.Array:
+  """One device's slots, `axis` of x, with slot `source` of all devices at `target` where that is one of them."""
+  mine, size = jax.lax.axis_index(ROWS), x.shape[axis]
+
+  def at(slot: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, slot % size, axis)
+
+  summed = at(source).astype(jnp.int8 if x.dtype == bool else x.dtype)
+  found = jax.lax.psum(jnp.where(source // size == mine, summed, jnp.zeros_like(summed)), ROWS).astype(x.dtype)
+  kept = jnp.where(target // size == mine, found, at(target))
+  return jax.lax.dynamic_update_index_in_dim(x, kept, target % size, axis)

@@ -1,4 +1,6 @@
-"""One of several processes that roll out together, printing what came of it: python -m tests.agent.hosts PORT COUNT INDEX
+"""One of several processes that roll out together, printing what came of it.
+
+    python -m tests.agent.hosts PORT COUNT INDEX
 
 With COUNT 1 the same on as many devices of one process.
 """
