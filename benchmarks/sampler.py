@@ -258,7 +258,8 @@ def plot(found: dict[str, list[tuple[int, float]]], file: str) -> None:
   labels = {"length": "tokens of each of 8 contexts", "slots": "slots, 192 tokens each"}
   for axis, (by, points) in zip(axes, found.items(), strict=True):
     axis.plot(*zip(*((x, 1e3 * s) for x, s in points), strict=True), marker="o")
-    axis.set(xlabel=labels[by], ylabel="ms a decode step", xscale="log", ylim=0)
+    axis.set(xlabel=labels[by], ylabel="ms a decode step", xscale="log")
+  axes[0].set_ylim(0, 1.1e3 * max(seconds for points in found.values() for _, seconds in points))
   figure.tight_layout()
   figure.savefig(file, dpi=150)
 
