@@ -84,19 +84,15 @@ class Model:
     found = source.open(path)
     self.config, self.dtype = found.config, dtype
     self.weights = found.weights(found.config, dtype=dtype)
+    self._made: dict[tuple[int, int, int], Programs] = {}  # by slots, length and block
 
   def slots(self, *, count: int, length: int, shapes: Shapes, block: int = 256, meter: Meter | None = None) -> Slots:
     key = (count, length, block)
-    programs = self._programs(*key)
-    return Slots(programs, self.weights, shapes, meter)
-
-  def _programs(self, count: int, length: int, block: int) -> Programs:
-    made = self.__dict__.setdefault("_made", {})
-    if (count, length, block) not in made:
+    if key not in self._made:
       graph, mesh = structure(self.config)[0], make_mesh((1, 1, 1), devices=jax.devices()[:1])
       sizes = {"slots": count, "length": length, "block": block}
-      made[count, length, block] = Programs(graph, self.config, mesh, **sizes, stops=Stops((-1,)), dtype=self.dtype)
-    return made[count, length, block]
+      self._made[key] = Programs(graph, self.config, mesh, **sizes, stops=Stops((-1,)), dtype=self.dtype)
+    return Slots(self._made[key], self.weights, shapes, meter)
 
 
 def run(sampler: Sampler, work: Work) -> int:

@@ -34,7 +34,7 @@ class Program:
   Attributes:
     moments: at which it runs (resident.py).
     lower: gives what is to be compiled.
-    flops: of one call over all devices, by the analytic count.
+    flops: of one call over all devices, by the analytic count; of an update, with all its micro-batches filled.
     tokens: that one call works on.
     reads: bytes that a device reads at least in one call; with `flops` the roofline.
     temporary: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 
 import jax
 
-_compiled = {"seconds": 0.0, "listening": 0.0}
+_compilations: list[float] = []  # seconds of each, since this module was imported
 
 
 def _book(event: str, duration_secs: float, **_: str | int) -> None:
   if event == "/jax/core/compile/backend_compile_duration":
-    _compiled["seconds"] += duration_secs
+    _compilations.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(_book)
 
 
 def compile_seconds() -> float:
-  """Seconds that this process has compiled since it first asked."""
-  if not _compiled["listening"]:
-    jax.monitoring.register_event_duration_secs_listener(_book)
-    _compiled["listening"] = 1.0
-  return _compiled["seconds"]
+  """Seconds that this process has compiled so far."""
+  return sum(_compilations)
 
 
 @dataclasses.dataclass

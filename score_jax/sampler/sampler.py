@@ -53,7 +53,6 @@ class Sampler:
     self._waiting: deque[Group] = deque()
     self._free = list(range(slots.count))[::-1]
     self._slot: dict[Hashable, int] = {}
-    self._name: dict[int, Hashable] = {}
     self._turns: dict[int, DrawnTurn] = {}  # of the slots that draw, or will once what is appended was read
     self._limits: dict[int, int] = {}
     self._appended: dict[int, Sequence[int]] = {}
@@ -104,7 +103,7 @@ class Sampler:
       self._waiting = deque(group for group in groups if group.keys)
       return
     slot = self._slot.pop(name)
-    for of in (self._name, self._turns, self._limits, self._appended):
+    for of in (self._turns, self._limits, self._appended):
       of.pop(slot, None)
     self._free.append(slot)
 
@@ -134,7 +133,7 @@ class Sampler:
       group = self._waiting.popleft()
       slots = [self._free.pop() for _ in group.keys]
       for slot, (name, key) in zip(slots, group.keys.items(), strict=True):
-        self._slot[name], self._name[slot] = slot, name
+        self._slot[name] = slot
         self._turns[slot], self._limits[slot] = DrawnTurn(), group.limit
         self.slots.clear(slot)
         self.slots.assign(slot, key, group.decoding)
@@ -145,13 +144,14 @@ class Sampler:
   def collect(self) -> dict[Hashable, DrawnTurn]:
     """Waits for the device; the turns that have ended, none where nothing was launched."""
     ended: dict[Hashable, DrawnTurn] = {}
-    for slot, written in (self.slots.collect() if self.slots.flying else {}).items():
-      if slot not in self._turns:
-        continue  # released while it drew
-      turn = self._turns[slot]
+    found = self.slots.collect() if self.slots.flying else {}
+    for name, slot in self._slot.items():  # one that was released while it drew is not among them
+      if slot not in found:
+        continue
+      written, turn = found[slot], self._turns[slot]
       turn.tokens.extend(written.tokens)
       turn.logprobs.extend(written.logprobs)
       turn.plain.extend(written.plain)
       if written.stopped:
-        ended[self._name[slot]] = dataclasses.replace(self._turns.pop(slot), ends=written.ends)
+        ended[name] = dataclasses.replace(self._turns.pop(slot), ends=written.ends)
     return ended
