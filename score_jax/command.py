@@ -18,8 +18,11 @@ from score_jax.errors import UsageError, UserError
 from score_jax.mesh.allocator import keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
-#: where compiled programs are kept for later runs, unless JAX_COMPILATION_CACHE_DIR says otherwise
-COMPILED = pathlib.Path.home() / ".cache" / "score_jax" / "compiled"
+#: compiled programs are kept for later runs, unless the environment says otherwise
+COMPILED = {
+  "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path.home() / ".cache" / "score_jax" / "compiled"),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://; default runs/<name of the config>")
 
 
@@ -27,7 +30,8 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage."""
 
   keep_freed_memory()
-  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))  # before jax reads it
+  for name, value in COMPILED.items():
+    os.environ.setdefault(name, value)  # before jax reads it
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)

@@ -10,7 +10,6 @@ Started again in the same workdir it goes on where it was. Exit status: 0 done,
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 from importlib import metadata
@@ -34,7 +33,6 @@ def run_recipe(config: ConfigDict, root: str) -> None:
 
   workdir = Workdir(root)
   claim(workdir, config)
-  use_compilation_cache()
   with Run(config, workdir) as run:
     finished = workdir.read_json("results.json") is not None
     walk(run)
@@ -72,16 +70,6 @@ def commit() -> str | None:
   here = pathlib.Path(__file__).parent
   found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
   return found.stdout.strip() or None
-
-
-def use_compilation_cache() -> None:
-  """Compiled programs are kept between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-  import jax
-
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "score_jax"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

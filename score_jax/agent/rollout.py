@@ -11,6 +11,7 @@ the seed alone, never on the schedule (sampler/programs.py).
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -104,6 +105,7 @@ class Agent:
 
     Raises:
       UserError: a group has more copies than the sampler has slots.
+      ValueError: two requests have one name.
     """
     return _Rollout(self, weights, list(requests), progress).run()
 
@@ -118,18 +120,27 @@ class _Rollout:
     self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
     self.episodes: dict[str, Episode] = {}
     self.done: list[list[Trajectory | None]] = [[None] * r.copies for r in requests]
+    if twice := [name for name, count in Counter(r.name for r in requests).items() if count > 1]:
+      raise ValueError(f"two requests are named {twice[0]!r}: their draws would be the same")
     for index, request in enumerate(requests):
       self._submit(index, request)
 
   def run(self) -> list[list[Trajectory]]:
-    while self.episodes:
-      self.sampler.launch()
-      turns = self.sampler.collect()
-      if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
-        self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
-      self._end_turns({str(name): turn for name, turn in turns.items()})
-      self._observe()
+    try:
+      while self.episodes:
+        self._round()
+    finally:  # where it was broken off, nothing of it answers in the next one
+      for name in self.episodes:
+        self.agent.tool.close(name)
     return [[t for t in group if t is not None] for group in self.done]
+
+  def _round(self) -> None:
+    self.sampler.launch()
+    turns = self.sampler.collect()
+    if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
+      self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
+    self._end_turns({str(name): turn for name, turn in turns.items()})
+    self._observe()
 
   def _submit(self, index: int, request: Request) -> None:
     """Asks for a context for each copy of a request; one that has ended already, or has no room, needs none."""

@@ -10,7 +10,9 @@ step of those continuations from before the error that ended right.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
 
@@ -66,14 +68,18 @@ class CounterfactualTeacher:
     for question, start in starts:
       context = start.context()
       if context not in self._values and context not in requests:
-        label = f"{name}/{question.id}/{len(start.steps)}"
-        requests[context] = Request(label, question, start, self._acts, self._continuations)
+        requests[context] = self._request(name, question, start)
     agent, weights = self._judge
     costs: dict[tuple[int, ...], Ledger] = {}
     for context, group in zip(requests, agent.rollout(weights, requests.values()), strict=True):
       self._values[context] = _value(group)
       costs[context] = total(t.ledger for t in group)
     return [(self._values[c], costs.pop(c, Ledger())) for c in (start.context() for _, start in starts)]
+
+  def _request(self, name: str, question: Question, start: Trajectory) -> Request:
+    """Continuations of a prefix; another prefix of the same question has another name, and so draws of its own."""
+    digest = hashlib.sha256(json.dumps(start.context()).encode()).hexdigest()[:12]
+    return Request(f"{name}/{question.id}/{digest}", question, start, self._acts, self._continuations)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
     counts = [len(t.steps) + (t.status == "step_limit") for _, t in failed]
@@ -107,10 +113,7 @@ class CounterfactualTeacher:
     """The commonest first step of the teacher's right continuations; the student's own are no correction."""
     if self._judge[0].author == "teacher":
       return [Proposal(next(iter(f.candidates), None)) for _, _, f in located]
-    requests = [
-      Request(f"correct/{q.id}/{len(t.context())}/{f.step}", q, t.prefix(f.step), self._acts, self._continuations)
-      for q, t, f in located
-    ]
+    requests = [self._request("correct", q, t.prefix(f.step)) for q, t, f in located]
     groups = self._agent.rollout(self._weights, requests)
     return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from score_jax.agent.protocol import Protocol
+from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import weight_shardings
@@ -289,6 +289,25 @@ def test_more_requests_than_slots_come_back_in_order(stage: Stage) -> None:
 def test_a_group_that_can_never_fit_is_refused(stage: Stage) -> None:
   with pytest.raises(UserError, match=r"a group of 4 .* sampler\.slots is 3"):
     stage.agent(slots=3).rollout(stage.in_turn(plan()), asked("q", copies=4))
+
+
+def test_two_requests_of_one_name_are_refused(stage: Stage) -> None:
+  with pytest.raises(ValueError, match="two requests are named 'test/q'"):
+    stage.agent().rollout(stage.in_turn(plan()), asked("q", "q"))
+
+
+def test_a_rollout_that_broke_off_leaves_nothing_to_the_next(stage: Stage) -> None:
+  def breaks(name: str, text: str) -> Turn:
+    if said(text) == 2:
+      raise RuntimeError("the device is gone")
+    return plan() if not said(text) else COUNT if "/fast/" in name else act("import time\ntime.sleep(1)")
+
+  slow, fast = asked("slow", "fast")
+  with pytest.raises(RuntimeError, match="the device is gone"):
+    stage.agent(turn_tokens=128).rollout(
+      stage.weights(breaks), [slow, fast]
+    )  # as the fast one goes on, while the other's tool works
+  assert one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), slow).right
 
 
 def test_nothing_asked_nothing_done(stage: Stage) -> None:
