@@ -231,7 +231,7 @@ def test_the_students_tokens_stand_before_the_continuations(stage: Stage) -> Non
   [finding] = teacher(stage, says).locate([case], name="mps/1")
   _, trajectory = case
   begun = {name: text for name, text in reversed(seen)}  # what each continuation first had before it
-  assert set(begun.values()) == {stage.protocol.decode(trajectory.context(k)) for k in range(3)}
+  assert set(begun.values()) == {stage.protocol.decode(trajectory.context(k)) for k in range(4)}
   prefixes = sum(len(trajectory.context(k)) for k in range(3))
   assert finding.ledger.of("teacher").read > prefixes
   assert finding.ledger.grader_calls == 12  # all are right before TAKE, none submits after it
