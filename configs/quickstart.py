@@ -52,10 +52,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks.distractors = 1  # sentences about somebody else, at most
 
   c.tools = ConfigDict()
-  c.tools.isolation = "process"
-  c.tools.workers = 2
+  c.tools.isolation = "bubblewrap"  # bubblewrap: by the kernel; process: WEAK, see score_jax/tools/isolation.py
+  c.tools.workers = 2  # pieces of code that run at once
+  c.tools.sessions = 128  # whose processes are kept for their next steps
   c.tools.timeout_s = 10.0  # of one piece of code
-  c.tools.memory_mb = 512  # of one worker, MiB
+  c.tools.memory_mb = 512  # of one session, MiB
+  c.tools.files_mb = 64  # of one session's files, MiB
   c.tools.output_chars = 4096  # of one observation
   c.tools.search_results = 2
 

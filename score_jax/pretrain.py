@@ -54,8 +54,10 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
     with PythonTool(
       isolation="process",
       workers=2,
+      sessions=64,
       timeout_s=10.0,
       memory_mb=512,
+      files_mb=64,
       output_chars=4096,
       search=Search(world.documents(), top_k=results),
     ) as tool:

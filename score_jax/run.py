@@ -103,8 +103,10 @@ class Run:
     tool = PythonTool(
       isolation=c.isolation,
       workers=c.workers,
+      sessions=c.sessions,
       timeout_s=c.timeout_s,
       memory_mb=c.memory_mb,
+      files_mb=c.files_mb,
       output_chars=c.output_chars,
       search=search,
     )

@@ -19,7 +19,9 @@ Reason = Literal[
   "host_failure",  # the tool failed, not the code
 ]
 
-EFFECTS = frozenset({"ok", "exception", "output_limit"})  # after any other reason the state is as before the code
+EFFECTS = frozenset(
+  {"ok", "exception", "denied", "output_limit"}
+)  # after any other reason the state is as before the code
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _ADDRESS = re.compile(" at 0x[0-9a-fA-F]{6,}")

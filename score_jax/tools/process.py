@@ -1,37 +1,38 @@
-"""One worker process as its parent sees it: how it is started, spoken to and ended."""
+"""The processes of the tool as their parent sees them: the zygote, and the sessions that are forked from it."""
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import queue
+import select
 import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import score_jax
+from score_jax.tools import isolation
 from score_jax.tools.channel import Frames, pack
+from score_jax.tools.jail import NOBODY
 from score_jax.tools.outcome import Outcome, Ran
+from score_jax.tools.zygote import NUMBER
 
-_LONGEST = 16 << 20  # bytes of a message that a worker may send
 _RECEIVE = 1 << 18  # bytes taken at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What a worker is started with."""
+  """What the tool is started with."""
 
   isolation: str
   timeout_s: float  # wall clock of one step
-  memory_mb: int  # what code may use beyond what is loaded at the start
+  memory_mb: int  # what a session's code may use beyond what is loaded at the start
+  files_mb: int  # room for a session's files
   output_chars: int  # the most characters of an observation
   search: bool  # whether web_search is available
 
@@ -44,15 +45,15 @@ class Task:
   code: str
   state: tuple[Ran, ...]  # the effective steps before it
   finished: queue.SimpleQueue[tuple[Task, Outcome]]  # where its outcome goes
-  id: int = 0
+  id: str = ""
   replay: int = 0  # how many of `state` have to be run again
   replayed: int = 0  # how many of them have been
   answer: str | None = None
   closed: bool = False  # its session was closed: nobody waits for it
 
 
-class Process:
-  """A worker, the tasks that were given to it (the first one runs), and the bytes on their way to it."""
+class Zygote:
+  """The process that sessions are forked from."""
 
   def __init__(self, settings: Settings, folder: pathlib.Path):
     """Starts it, with `folder` as its own; it is ready when it says so.
@@ -61,41 +62,106 @@ class Process:
       OSError: the process cannot be started.
     """
     folder.mkdir()
-    self._folder = folder
+    self._settings, self._folder = settings, folder
+    self._log = folder / "log"  # what it says while it loads
+    self._forked = 0
+    self._frames = Frames(longest=1 << 10)
     self.ready = False
-    self.lost = False
-    self.served = 0  # tasks that came to their end
-    self.tasks: collections.deque[Task] = collections.deque()
-    self.since = time.monotonic()  # when it began with what it does now
-    self._out = bytearray()
-    self._frames = Frames(longest=_LONGEST)
-    self._log = folder.with_suffix(".log")  # what it says while it loads
     self.socket, theirs = socket.socketpair()
-    self.socket.setblocking(False)
     try:
       with theirs, self._log.open("wb") as log:
-        values = {**dataclasses.asdict(settings), "channel": theirs.fileno()}
         self._popen = subprocess.Popen(
-          [sys.executable, "-P", "-m", "score_jax.tools.worker", json.dumps(values)],
+          [*isolation.command(settings.isolation, folder), "-m", "score_jax.tools.zygote", self._told(theirs.fileno())],
           stdin=subprocess.DEVNULL,
           stdout=subprocess.DEVNULL,
           stderr=log,
           cwd=folder,
-          env=_environment(folder),
+          env=isolation.environment(settings.isolation, folder),
           pass_fds=[theirs.fileno()],
           start_new_session=True,
         )
     except OSError:
       self.socket.close()
       raise
-    self.pid = self._popen.pid
+
+  def _told(self, channel: int) -> str:
+    s = self._settings
+    user = None if os.geteuid() == 0 else (NOBODY, NOBODY)
+    jail = {"namespaces": s.isolation == "bubblewrap", "user": user, "memory_mb": s.memory_mb, "files_mb": s.files_mb}
+    worker = {"timeout_s": s.timeout_s, "output_chars": s.output_chars, "search": s.search}
+    return json.dumps({**worker, "jail": jail, "channel": channel})
+
+  def heard(self) -> None:
+    """Reads what it has sent, which is that it is ready.
+
+    Raises:
+      EOFError: it has ended.
+    """
+    data = self.socket.recv(_RECEIVE)
+    if not data:
+      raise EOFError
+    self.ready = any(message.get("ready") for message in self._frames.feed(data)) or self.ready
+
+  def fork(self) -> Session:
+    """A new session, on its way.
+
+    Raises:
+      OSError: the zygote is gone.
+    """
+    self._forked += 1
+    ours, theirs = socket.socketpair()
+    with theirs:
+      try:
+        socket.send_fds(self.socket, [NUMBER.pack(self._forked)], [theirs.fileno()])
+      except OSError:
+        ours.close()
+        raise
+    # An escaped character takes twelve bytes at most, and an observation is not all that a message has.
+    return Session(ours, self._folder / str(self._forked), longest=12 * self._settings.output_chars + (1 << 18))
+
+  def kill(self) -> None:
+    """Ends it and what it started, and removes its folder."""
+    os.killpg(self._popen.pid, signal.SIGKILL)  # its leader is not waited for yet, so the group is still its own
+    self._popen.wait()
+    self.socket.close()
+
+  def cause(self) -> str:
+    """Why it did not get ready, once it was killed."""
+    lines = self._log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it ended with status {self._popen.returncode} while loading"
+
+  def remove(self) -> None:
+    shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Session:
+  """The process of a session. It is busy while it has a task.
+
+  Attributes:
+    live: the effective steps that made what it holds; None: nothing may go on from that.
+    failed: why it could not be shut in, if it could not.
+  """
+
+  def __init__(self, ours: socket.socket, folder: pathlib.Path, *, longest: int):
+    self.socket = ours
+    self.socket.setblocking(False)
+    self.pidfd = -1  # until the zygote has told it
+    self._locked = False
+    self.task: Task | None = None
+    self.live: tuple[Ran, ...] | None = ()
+    self.since = 0.0  # when it began with what it does now
+    self.searches = False  # whether it waits for a search: its time does not run then
+    self.failed = ""
+    self._folder = folder
+    self._frames = Frames(longest=longest)
+    self._out = bytearray()
 
   def send(self, message: dict[str, Any]) -> None:
     """Puts a message on its way; `flush` sends it."""
     self._out += pack(message)
 
   def flush(self) -> bool:
-    """Sends what the socket takes now; whether all is sent. A dead worker shows when read from."""
+    """Sends what the socket takes now; whether all is sent. A dead process shows when read from."""
     try:
       while self._out:
         del self._out[: self.socket.send(self._out)]
@@ -106,49 +172,64 @@ class Process:
     return True
 
   def receive(self) -> Iterator[dict[str, Any]]:
-    """The messages that have come.
+    """The messages that have come; whether it started, or could not, is noted here.
 
     Raises:
-      EOFError: the worker has ended.
+      EOFError: the process has ended.
       Garbled: it sent what is no message.
     """
+    fds: list[int] = []
     try:
-      data = self.socket.recv(_RECEIVE)
+      if not self.started:
+        data, fds, _, _ = socket.recv_fds(self.socket, _RECEIVE, 1)
+      else:
+        data = self.socket.recv(_RECEIVE)
     except BlockingIOError:
       return
     except OSError:
       data = b""
     if not data:
       raise EOFError
+    if not self.started:
+      self._start(data, fds)
+      return
     yield from self._frames.feed(data)
 
+  def _start(self, data: bytes, fds: list[int]) -> None:
+    """Takes what the zygote and the process itself tell before its first task: its pidfd, and that it is shut in."""
+    if fds:
+      self.pidfd = fds[0]
+    for message in self._frames.feed(data):
+      if "failed" in message:
+        self.failed = str(message["failed"])
+        raise EOFError
+      self._locked = self._locked or "locked" in message
+
+  @property
+  def started(self) -> bool:
+    return self._locked and self.pidfd >= 0
+
+  @property
+  def ended(self) -> bool:
+    """Whether its process has."""
+    return self.pidfd >= 0 and bool(select.select([self.pidfd], [], [], 0)[0])
+
+  @property
+  def pid(self) -> int:
+    """Its process id here; 0 where it has not started, -1 when it has ended."""
+    if self.pidfd < 0:
+      return 0
+    lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+
   def kill(self) -> None:
-    """Ends it and what it started, and removes its folder; once."""
-    self.lost = True
-    os.killpg(self.pid, signal.SIGKILL)  # its leader is not waited for yet, so the group is still its own
-    self._popen.wait()
+    """Ends it, and removes its folder."""
+    self.live = None
+    if self.pidfd >= 0:
+      with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+      os.close(self.pidfd)
+      self.pidfd = -1
     self.socket.close()
-    shutil.rmtree(self._folder, ignore_errors=True)
-
-  def cause(self) -> str:
-    """Why it did not get ready, once it was killed."""
-    lines = self._log.read_text(errors="replace").strip().splitlines()
-    status = self._popen.returncode
-    return f"worker ended with status {status} while loading" + (f": {lines[-1]}" if lines else "")
-
-
-def _environment(folder: pathlib.Path) -> dict[str, str]:
-  """What the worker sees of the environment: enough to load, no keys or tokens."""
-  kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
-  package = str(pathlib.Path(score_jax.__file__).parent.parent)
-  threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-  return {
-    **kept,
-    **threads,
-    "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-    "PYTHONHASHSEED": "0",
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "LANG": "C.UTF-8",
-    "HOME": str(folder),
-    "TMPDIR": str(folder),
-  }
+    if self._folder.exists():
+      shutil.rmtree(self._folder, ignore_errors=True)

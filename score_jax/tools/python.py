@@ -1,24 +1,29 @@
-"""The Python that an agent's code runs in: a pool of worker processes that run code beside the main program.
+"""The Python that an agent's code runs in: sessions in processes of their own, beside the main program.
 
-    with PythonTool(isolation="process", workers=2, timeout_s=9, memory_mb=512, output_chars=4096, search=None) as tool:
+    with PythonTool(isolation="bubblewrap", workers=2, sessions=64, timeout_s=9, memory_mb=512, files_mb=64,
+                    output_chars=4096, search=None) as tool:
       tool.submit("a", "x = 6 * 7", ())
       [(session, outcome)] = tool.wait(20.0)
       state = (Ran("x = 6 * 7", outcome.observation, outcome.reason),)
       tool.submit("a", "print(x)", state)
 
-Every submit brings the whole history of its session, so nothing depends on what a worker still holds: where the
-live namespace is just what that history leaves it is used, otherwise it is built anew by re-running the history,
-each step of which must give what it gave before.
+Every submit brings the whole history of its session, so nothing depends on what a process still holds: where a
+session's process holds just what that history leaves it is used, otherwise the state is built anew by re-running
+the history, each step of which must give what it gave before.
 
-What isolation="process" covers: wall-clock time, address space, size of files, number of open files, amount of
-output, a crash or exit of the process, and text that tries to pass for an answer or an error. What it does not:
-the code runs as the same user, reads and writes that user's files, uses the network, may (as root) start
-processes, can read the worker's own memory, and can change modules that the sessions of a worker share.
+As a command it runs code from standard input, for anyone's tests:
+
+    echo '{"session": "a", "code": "print(6 * 7)"}' | python -m score_jax.tools.python --isolation=bubblewrap
+    {"session": "a", "reason": "ok", "observation": "42", "answer": null}
+
+What keeps the code in stands in isolation.py, and tests/tools/test_hostile.py tries to get out.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import json
 import os
 import pathlib
 import queue
@@ -29,11 +34,11 @@ from collections.abc import Callable
 from typing import Self
 
 from score_jax.errors import UserError
+from score_jax.tools import isolation
 from score_jax.tools.outcome import Outcome, Ran, effective
 from score_jax.tools.process import Settings, Task
 from score_jax.tools.supervisor import Supervisor
 
-ISOLATIONS = ("process",)
 _FEWEST_CHARS = 100
 
 
@@ -48,28 +53,32 @@ class PythonTool:
     *,
     isolation: str,
     workers: int,
+    sessions: int,
     timeout_s: float,
     memory_mb: int,
+    files_mb: int,
     output_chars: int,
     search: Callable[[str], str] | None,
   ):
-    """Starts the workers and waits until one is ready.
+    """Starts what sessions are forked from, and waits until it is ready.
 
     Args:
-      isolation: what keeps the code in; only "process" by now.
-      workers: how many processes run code at the same time.
+      isolation: what keeps the code in: "bubblewrap", or "process", which is weak (isolation.py).
+      workers: how many pieces of code run at the same time.
+      sessions: how many sessions' processes are kept for their next steps.
       timeout_s: wall-clock seconds that one step may take.
-      memory_mb: MiB that code may use beyond what a worker takes once loaded, all its sessions together; a step
-        that finds too little is run again in a new worker before it is told so.
+      memory_mb: MiB that a session's code may use beyond what is loaded at the start.
+      files_mb: MiB of files that a session may have, in memory; only with isolation="bubblewrap".
       output_chars: the most characters of an observation, and of an answer.
-      search: what `web_search` in the code calls; it is called in a thread of the tool, once a query. Whatever it
-        raises ends the code with reason "host_failure". None: no search.
+      search: what `web_search` in the code calls, from some threads at once. Whatever it raises ends the code with
+        reason "host_failure". None: no search.
 
     Raises:
-      UserError: a value is not allowed, or no worker can be started.
+      UserError: a value is not allowed, or code cannot be isolated here: says why, what mends it, and what to set
+        to run it all the same.
     """
-    self._settings = Settings(isolation, timeout_s, memory_mb, output_chars, search is not None)
-    _check(self._settings, workers)
+    self._settings = Settings(isolation, timeout_s, memory_mb, files_mb, output_chars, search is not None)
+    _check(self._settings, workers, sessions)
     self.calls = 0  # pieces of code submitted
     self._workers = workers
     self._finished: queue.SimpleQueue[tuple[Task, Outcome]] = queue.SimpleQueue()
@@ -77,7 +86,7 @@ class PythonTool:
     self._throwaway = itertools.count()
     self._folder = tempfile.TemporaryDirectory(prefix="score_jax_tools_", ignore_cleanup_errors=True)
     folder = pathlib.Path(self._folder.name)
-    self._supervisor = Supervisor(self._settings, workers=workers, search=search, folder=folder)
+    self._supervisor = Supervisor(self._settings, workers=workers, sessions=sessions, search=search, folder=folder)
     try:
       self._supervisor.loaded.result()
     except BaseException:
@@ -98,21 +107,24 @@ class PythonTool:
 
   @property
   def busy_s(self) -> float:
-    """Seconds that the workers had code to run, added up."""
+    """Seconds that code ran, added up."""
     return self._supervisor.busy_s
 
   @property
   def pids(self) -> list[int]:
-    """The process ids of the workers."""
+    """The process ids of the sessions that there are."""
     return self._supervisor.pids()
 
   def describe(self) -> str:
     """One line on what keeps the code in."""
-    limits = f"{self._settings.timeout_s:g} s and {self._settings.memory_mb} MiB a step"
-    return (
-      f"python tool: {self._workers} workers, {limits}; isolation={self._settings.isolation!r} is WEAK: resource limits"
-      f" only, what a model writes runs as this user (uid {os.getuid()}) with its files and its network"
-    )
+    s = self._settings
+    limits = f"{self._workers} at once, {s.timeout_s:g} s and {s.memory_mb} MiB a step"
+    if s.isolation == "process":
+      return (
+        f"python tool: {limits}; isolation='process' is WEAK: limits and a filter of system calls only, what a model"
+        f" writes runs as this user (uid {os.getuid()}) and reads and writes its files"
+      )
+    return f"python tool: {limits}; isolated by the kernel ({isolation.bubblewrap()})"
 
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None:
     """Has `code` run in the Python state that `state`, all that ran before in this session, leaves.
@@ -172,14 +184,41 @@ class PythonTool:
       outcomes.append((task.session, outcome))
 
 
-def _check(settings: Settings, workers: int) -> None:
-  if settings.isolation not in ISOLATIONS:
-    allowed = ", ".join(map(repr, ISOLATIONS))
+def _check(settings: Settings, workers: int, sessions: int) -> None:
+  if settings.isolation not in isolation.ISOLATIONS:
+    allowed = ", ".join(map(repr, isolation.ISOLATIONS))
     raise UserError(f"tools.isolation={settings.isolation!r} is not known: give one of {allowed}")
   if sys.platform != "linux":
     raise UserError(f"the python tool does not run on {sys.platform!r}: use a Linux machine")
   if settings.output_chars < _FEWEST_CHARS:
     raise UserError(f"tools.output_chars={settings.output_chars} is too few: give at least {_FEWEST_CHARS}")
-  for name, value in (("workers", workers), ("timeout_s", settings.timeout_s), ("memory_mb", settings.memory_mb)):
+  values = {"workers": workers, "sessions": sessions, "timeout_s": settings.timeout_s}
+  for name, value in (values | {"memory_mb": settings.memory_mb, "files_mb": settings.files_mb}).items():
     if value <= 0:
       raise UserError(f"tools.{name}={value} must be more than 0")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--isolation", default="bubblewrap", choices=isolation.ISOLATIONS)
+  parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pieces of code that run at once")
+  parser.add_argument("--sessions", type=int, default=64, help="sessions whose processes are kept")
+  parser.add_argument("--timeout_s", type=float, default=10.0, help="of one piece of code")
+  parser.add_argument("--memory_mb", type=int, default=512, help="of a session, MiB")
+  parser.add_argument("--files_mb", type=int, default=64, help="of a session's files, MiB")
+  parser.add_argument("--output_chars", type=int, default=4096, help="of an observation")
+  options = vars(parser.parse_args())
+  from score_jax.tools.lines import answers
+
+  try:
+    with PythonTool(**options, search=None) as tool:
+      print(tool.describe(), file=sys.stderr)
+      for answer in answers(tool, sys.stdin):
+        print(json.dumps(answer), flush=True)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,93 +1,94 @@
-"""The thread between the main program and the workers: it does all input and output with them.
+"""The thread between the main program and the sessions: it does all input and output with them.
 
-It gives tasks to workers, watches the clock, answers searches and replaces workers that were lost, so that
-code runs on while the main thread is inside a jitted program. A session stays with one worker, whose namespace
-of it the next task continues. When a worker is lost, only the task that it was at is ended by that: the tasks
-behind it go to another worker, which rebuilds their namespaces by re-running the steps that each task brings.
+It has sessions forked, gives them code, watches the clock and ends what has to end, so that code runs on while the
+main thread is inside a jitted program. So many pieces of code run at once; the others wait for their turn. A
+session's process is kept for its next step. Where there are too many the one that was idle longest is ended, and
+its next step begins in a new one with the earlier steps run again, as it does after a step that was broken off.
 """
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
-import dataclasses
+import functools
 import pathlib
+import secrets
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, get_args
 
 from score_jax.errors import UserError
+from score_jax.tools import isolation
 from score_jax.tools.channel import Garbled
 from score_jax.tools.outcome import EFFECTS, Outcome, Ran, Reason, observe
-from score_jax.tools.process import Process, Settings, Task
+from score_jax.tools.process import Session, Settings, Task, Zygote
 
-_START_S = 120.0  # a worker that has not loaded by then has failed
-_STARTS = 3  # failures in a row after which a worker's place stays empty for a while
+_START_S = 120.0  # a zygote that has not loaded by then has failed
+_STARTS = 3  # failures in a row after which nothing is started for a while
 _DOWN_S = 1.0  # that while
+_SPARE = 4  # sessions that are forked ahead, at most
+_SEARCHES = 8  # searches at once
 _REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
 
-
-@dataclasses.dataclass(eq=False)
-class _Session:
-  process: Process
-  live: tuple[Ran, ...] | None = None  # the effective steps that made its namespace there; None: there is none
-
-
-@dataclasses.dataclass(eq=False)
-class _Place:
-  """Where one worker process after another runs."""
-
-  process: Process | None = None
-  failures: int = 0  # starts that failed, in a row
-  retry: float = 0.0  # when an empty place is worth another try
+Message = Callable[[], None] | Task | str | None
 
 
 class Supervisor:
-  """Runs from its making on; `loaded` resolves when a worker is ready, or raises UserError when none can be."""
+  """Runs from its making on; `loaded` resolves when code can be run, or raises UserError when none can be."""
 
-  def __init__(self, settings: Settings, *, workers: int, search: Callable[[str], str] | None, folder: pathlib.Path):
+  def __init__(
+    self,
+    settings: Settings,
+    *,
+    workers: int,
+    sessions: int,
+    search: Callable[[str], str] | None,
+    folder: pathlib.Path,
+  ):
     self.loaded: concurrent.futures.Future[None] = concurrent.futures.Future()
     self.replays = 0  # steps run again
-    self.busy_s = 0.0  # seconds that workers had a task, added up
-    self._settings = settings
+    self.busy_s = 0.0  # seconds that code ran, added up
+    self._settings, self._workers, self._most = settings, workers, max(sessions, workers)
     self._search = search
+    self._searchers = concurrent.futures.ThreadPoolExecutor(_SEARCHES, thread_name_prefix="score_jax search")
     self._folder = folder
-    self._found: dict[str, str] = {}  # results of searches by query
-    self._inbox: collections.deque[Task | str | None] = collections.deque()
+    self._inbox: collections.deque[Message] = collections.deque()
     self._woken = False
     self._wake, self._waker = socket.socketpair()
     self._selector = selectors.DefaultSelector()
-    self._selector.register(self._wake, selectors.EVENT_READ)
-    self._places = [_Place() for _ in range(workers)]
-    self._sessions: dict[str, _Session] = {}
-    self._open: set[Task] = set()  # taken and not ended
+    self._selector.register(self._wake, selectors.EVENT_READ, self._take)
+    self._zygote: Zygote | None = None
+    self._since = 0.0  # when the zygote was started, or is to be tried again
+    self._starts = self._failures = 0  # of zygotes: all, and the last in a row that failed
+    self._spare: list[Session] = []
+    self._sessions: collections.OrderedDict[str, Session] = collections.OrderedDict()  # idle longest first
+    self._busy: set[Session] = set()
+    self._waiting: collections.deque[Task] = collections.deque()
     self._done: list[tuple[Task, Outcome]] = []  # ended and not published
-    self._tasks = 0  # taken so far
-    self._starts = 0
-    self._cause = ""  # why no worker could be started, the last time
+    self._cause = ""  # why nothing can be run, the last time
     self._closing = False
     self._thread = threading.Thread(target=self._run, name="score_jax tools", daemon=True)
     self._thread.start()
 
-  def tell(self, message: Task | str | None) -> None:
-    """From any thread: runs a task, or forgets a session (given its name); None ends it all."""
+  def tell(self, message: Message) -> None:
+    """From any thread: runs a task, forgets a session (given its name), calls a function; None ends it all."""
     self._inbox.append(message)
     if not self._woken:
       self._woken = True
       self._waker.send(b"\0")
 
   def pids(self) -> list[int]:
-    """The process ids of the workers that are there now."""
-    return [place.process.pid for place in self._places if place.process is not None]
+    """The process ids of the sessions that have started."""
+    return [pid for session in [*self._sessions.values(), *self._spare] if (pid := session.pid) > 0]
 
   def close(self) -> None:
-    """Ends the workers; what is still in flight ends with reason "host_failure"."""
+    """Ends all processes; what is still in flight ends with reason "host_failure"."""
     self.tell(None)
     self._thread.join()
+    self._searchers.shutdown(cancel_futures=True)
 
   def _run(self) -> None:
     try:
@@ -96,9 +97,7 @@ class Supervisor:
       self._cause = "the tool was closed"
     except Exception as error:  # a fault in here: whoever waits for a task must hear of it
       self._fail(f"{type(error).__name__} in the tool's supervisor: {error}")
-    for place in self._places:
-      if place.process is not None:
-        self._stop(place)
+    self._end_zygote()
     self._refuse()
     while not self._closing:
       self._wake.recv(1 << 12)
@@ -108,42 +107,34 @@ class Supervisor:
 
   def _turn(self) -> None:
     """Waits until there is something to do, and does it."""
-    for place in self._places:
-      if place.process is None and place.retry <= time.monotonic():
-        self._start(place)
+    if self._zygote is None and self._since <= time.monotonic():
+      self._start_zygote()
+    self._give_out()
     for key, _ in self._selector.select(self._patience()):
-      if key.fileobj is self._wake:
-        self._take()
-      elif key.data.process is not None and key.data.process.socket is key.fileobj:
-        self._read(key.data)
+      key.data()
     self._check_clock()
-    self._flush()
     self._publish()
 
   def _patience(self) -> float | None:
     """Seconds until the clock has to be looked at."""
-    end = min(place.retry if place.process is None else self._end(place.process) for place in self._places)
-    return max(0.0, end - time.monotonic()) if end < float("inf") else None
+    ends = [self._end(session) for session in self._busy if not session.searches]
+    if self._zygote is None:
+      ends.append(self._since)
+    elif not self._zygote.ready:
+      ends.append(self._since + _START_S)
+    return max(0.0, min(ends) - time.monotonic()) if ends else None
 
-  def _end(self, process: Process) -> float:
-    """When the patience with a worker ends."""
-    if not process.ready:
-      return process.since + _START_S
-    return process.since + self._settings.timeout_s if process.tasks else float("inf")
+  def _end(self, session: Session) -> float:
+    """When the patience with a session ends; one that has yet to start is given as long as a zygote."""
+    return session.since + (self._settings.timeout_s if session.started else _START_S)
 
   def _check_clock(self) -> None:
-    for place in self._places:
-      if place.process is None or self._end(place.process) > time.monotonic():
-        continue
-      self._read(place)  # this thread may have been kept waiting while the answer came
-      if place.process is not None and self._end(place.process) <= time.monotonic():
-        self._lose(place, "timeout")
-
-  def _flush(self) -> None:
-    for place in self._places:
-      if place.process is not None:
-        writing = 0 if place.process.flush() else selectors.EVENT_WRITE
-        self._selector.modify(place.process.socket, selectors.EVENT_READ | writing, place)
+    for session in [s for s in self._busy if not s.searches and self._end(s) <= time.monotonic()]:
+      self._read(session)  # this thread may have been kept waiting while the answer came
+      if session in self._busy and not session.searches and self._end(session) <= time.monotonic():
+        self._lose(session, "timeout")
+    if self._zygote and not self._zygote.ready and self._since + _START_S <= time.monotonic():
+      self._lose_zygote()
 
   def _publish(self) -> None:
     for task, outcome in self._done:
@@ -151,18 +142,18 @@ class Supervisor:
     self._done.clear()
 
   def _refuse(self) -> None:
-    """Ends all that waits, when there is no worker left."""
+    """Ends all that waits, when nothing can be run any longer."""
     self._woken = False
     while self._inbox:
       message = self._inbox.popleft()
       self._closing = self._closing or message is None
       if isinstance(message, Task):
-        self._open.add(message)
-    for task in list(self._open):
-      self._conclude(task, Outcome("host_failure", self._cause))
+        self._waiting.append(message)
+    while self._waiting:
+      self._done.append((self._waiting.popleft(), Outcome("host_failure", self._cause)))
     self._publish()
 
-  # What the main thread tells.
+  # What others tell.
 
   def _take(self) -> None:
     self._wake.recv(1 << 12)
@@ -172,97 +163,139 @@ class Supervisor:
       if message is None:
         self._closing = True
       elif isinstance(message, Task):
-        self._open.add(message)
-        self._assign(message, None)
-      else:
+        self._waiting.append(message)
+      elif isinstance(message, str):
         self._forget(message)
-
-  def _assign(self, task: Task, place: _Place | None) -> None:
-    """Gives a task to the worker that has its session, else to the one in `place`, else to the least busy one."""
-    session = self._sessions.get(task.session)
-    if session is None or session.process.lost:
-      process = place.process if place is not None and place.process is not None else self._least_busy()
-      if process is None:
-        self._conclude(task, Outcome("host_failure", self._cause))
-        return
-      session = self._sessions[task.session] = _Session(process)
-    live = session.live == task.state
-    self._tasks += 1
-    task.id, task.replayed, task.replay = self._tasks, 0, 0 if live else len(task.state)
-    replay = None if live else [[ran.code, ran.observation, ran.reason] for ran in task.state]
-    session.process.send({"id": task.id, "session": task.session, "code": task.code, "replay": replay})
-    if session.process.ready and not session.process.tasks:
-      session.process.since = time.monotonic()
-    session.process.tasks.append(task)
-
-  def _least_busy(self) -> Process | None:
-    processes = [place.process for place in self._places if place.process is not None]
-    return min(processes, key=lambda process: (len(process.tasks), not process.ready), default=None)
+      else:
+        message()
 
   def _forget(self, name: str) -> None:
+    self._waiting = collections.deque(task for task in self._waiting if not (task.closed and task.session == name))
     session = self._sessions.pop(name, None)
-    if session is not None and not session.process.lost:
-      session.process.send({"close": name})
+    if session is not None:
+      self._end_session(session)
 
-  # What a worker tells.
+  # Code goes out.
 
-  def _read(self, place: _Place) -> None:
-    process = place.process
-    assert process is not None
-    try:
-      for message in process.receive():
-        self._handle(place, process, message)
-        if process.lost:
-          return
-    except (EOFError, Garbled):
-      self._lose(place, "killed")
-
-  def _handle(self, place: _Place, process: Process, message: dict[str, Any]) -> None:
-    """Acts on a message; Garbled if it is not what the worker may say now."""
-    now = time.monotonic()
-    if not process.ready:
-      process.ready, process.since, place.failures = True, now, 0
-      if not self.loaded.done():
-        self.loaded.set_result(None)
+  def _give_out(self) -> None:
+    """Gives waiting tasks to sessions as long as fewer run than may, and forks some ahead."""
+    zygote = self._zygote
+    if zygote is None or not zygote.ready:
       return
-    if not process.tasks or message.get("id") != process.tasks[0].id:
-      raise Garbled("not from the task that runs")
-    task = process.tasks[0]
+    try:
+      while self._waiting and len(self._busy) < self._workers:
+        self._assign(self._waiting[0], zygote)
+        self._waiting.popleft()
+      while len(self._spare) < min(self._workers, _SPARE):
+        self._spare.append(self._fork(zygote))
+    except OSError:
+      self._lose_zygote()
+
+  def _assign(self, task: Task, zygote: Zygote) -> None:
+    """Gives a task to its session where that holds what came before, else to a new one."""
+    session = self._sessions.pop(task.session, None)
+    if session is not None and (session.live != task.state or session.ended):
+      self._end_session(session)
+      session = None
+    if session is None:
+      session = next((spare for spare in self._spare if not spare.ended), None) or self._fork(zygote)
+      self._spare = [spare for spare in self._spare if spare is not session]
+      self._make_room()
+    task.id = secrets.token_hex(8)
+    task.replayed, task.replay = 0, len(task.state) if session.live != task.state else 0
+    replay = [[ran.code, ran.observation, ran.reason] for ran in task.state[: task.replay]]
+    self._sessions[task.session] = session
+    session.task, session.since = task, time.monotonic()
+    self._busy.add(session)
+    session.send({"id": task.id, "code": task.code, "replay": replay})
+    self._flush(session)
+
+  def _make_room(self) -> None:
+    """Ends the session that was idle longest where one too many is kept."""
+    if len(self._sessions) >= self._most:
+      name = next((name for name, session in self._sessions.items() if session.task is None), None)
+      if name is not None:
+        self._end_session(self._sessions.pop(name))
+
+  def _fork(self, zygote: Zygote) -> Session:
+    session = zygote.fork()
+    session.since = time.monotonic()
+    self._selector.register(session.socket, selectors.EVENT_READ, functools.partial(self._serve, session))
+    return session
+
+  def _serve(self, session: Session) -> None:
+    """Its socket has something to read, or room for what is to be sent."""
+    if session.socket.fileno() >= 0:  # not ended a moment ago
+      self._read(session)
+    if session.socket.fileno() >= 0:
+      self._flush(session)
+
+  def _flush(self, session: Session) -> None:
+    """Sends what its socket takes; nothing before it has started, or its answer could overtake that it has."""
+    if not session.started:
+      return
+    writing = 0 if session.flush() else selectors.EVENT_WRITE
+    key = self._selector.get_key(session.socket)
+    if key.events != selectors.EVENT_READ | writing:
+      self._selector.modify(session.socket, selectors.EVENT_READ | writing, key.data)
+
+  # What a session tells.
+
+  def _read(self, session: Session) -> None:
+    started = session.started
+    try:
+      for message in session.receive():
+        if session.task is None or message.get("id") != session.task.id:
+          raise Garbled("not from the task that runs")
+        self._handle(session, session.task, message)
+    except (EOFError, Garbled):
+      self._lose(session, "killed")
+    if not started and session.started:
+      session.since = time.monotonic()  # its time runs from here
+      self._flush(session)
+
+  def _handle(self, session: Session, task: Task, message: dict[str, Any]) -> None:
+    """Acts on a message; Garbled if it is not what the session may say now."""
     if "search" in message:
-      process.send(self._reply(_text(message, "search")))
-      process.since += time.monotonic() - now  # the code's time does not run while it waits for this
+      self._ask(session, task, _text(message, "search"))
     elif "answer" in message:
-      task.answer = observe(_text(message, "answer"), chars=self._settings.output_chars)
+      if task.answer is None:
+        task.answer = observe(_text(message, "answer"), chars=self._settings.output_chars)
     elif "at" in message:
-      if message["at"] != task.replayed + 1:
+      if message["at"] != task.replayed + 1 or message["at"] > task.replay:
         raise Garbled("not the step that comes next")
-      self.busy_s += now - process.since
-      task.replayed, process.since = task.replayed + 1, now
+      now = time.monotonic()
+      self.busy_s += now - session.since
+      task.replayed, session.since = task.replayed + 1, now
       self.replays += 1
     else:
-      self._result(place, process, task, message)
+      said, observation = _text(message, "reason"), _text(message, "observation")
+      if said not in _REASONS:
+        raise Garbled(f"no reason: {said}")
+      self._finish(session, self._verdict(task, _REASONS[said], observation))
 
-  def _reply(self, query: str) -> dict[str, str]:
-    if self._search is None:
+  def _ask(self, session: Session, task: Task, query: str) -> None:
+    """Has a query answered in another thread, and the answer sent."""
+    if self._search is None or session.searches:
       raise Garbled("a search where there is none")
-    if query not in self._found:
-      try:
-        self._found[query] = self._search(query)
-      except Exception as error:  # whatever a search backend raises is the host's failure, not the code's
-        return {"failed": f"web_search failed: {type(error).__name__}: {error}"}
-    return {"found": self._found[query]}
+    session.searches, asked = True, time.monotonic()
+    search = self._search
 
-  def _result(self, place: _Place, process: Process, task: Task, message: dict[str, Any]) -> None:
-    said, observation = _text(message, "reason"), _text(message, "observation")
-    reason = _REASONS.get(said)
-    if reason is None:
-      raise Garbled(f"no reason: {said}")
-    if reason == "memory" and process.served:
-      self._lose(place, None)  # what others left there may have taken the room: once more, first in a new worker
-      return
-    self._finish(process, self._verdict(task, reason, observation))
-    if message.get("retire"):
-      self._lose(place, None)
+    def work() -> None:
+      try:
+        reply = {"found": search(query)}
+      except Exception as error:  # whatever a search backend raises is the host's failure, not the code's
+        reply = {"failed": f"web_search failed: {type(error).__name__}: {error}"}
+      self.tell(lambda: answer(reply))
+
+    def answer(reply: dict[str, str]) -> None:
+      if session.task is task:
+        session.searches = False
+        session.since += time.monotonic() - asked
+        session.send(reply)
+        self._flush(session)
+
+    self._searchers.submit(work)
 
   def _verdict(self, task: Task, reason: Reason, observation: str) -> Outcome:
     """The outcome of a task for that reason; a step that ended well before must do so when it is run again."""
@@ -271,71 +304,102 @@ class Supervisor:
     text = observe(observation, chars=self._settings.output_chars)
     return Outcome(reason, text, task.answer, task.replay > 0)
 
-  def _finish(self, process: Process, outcome: Outcome) -> None:
-    """Ends the task that the worker was at."""
-    task = process.tasks.popleft()
-    now = time.monotonic()
-    self.busy_s += now - process.since
-    process.since = now
-    process.served += 1
-    session = self._sessions.get(task.session)
-    if session is not None and not task.closed:
-      ran = Ran(task.code, outcome.observation, outcome.reason)
-      session.live = (*task.state, ran) if outcome.reason in EFFECTS else None
-    self._conclude(task, outcome)
-
-  def _conclude(self, task: Task, outcome: Outcome) -> None:
-    self._open.discard(task)
+  def _finish(self, session: Session, outcome: Outcome) -> None:
+    """Ends the task that the session was at."""
+    task = session.task
+    assert task is not None
+    self.busy_s += time.monotonic() - session.since
+    session.task, session.searches = None, False
+    self._busy.discard(session)
     self._done.append((task, outcome))
+    if outcome.reason in EFFECTS and self._sessions.get(task.session) is session:
+      session.live = (*task.state, Ran(task.code, outcome.observation, outcome.reason))
+      self._sessions.move_to_end(task.session)
+    else:
+      self._remove(session)
 
-  # Workers come and go.
+  # Processes come and go.
 
-  def _start(self, place: _Place) -> None:
-    """Starts a worker; after some failures in a row the place stays empty for a while."""
-    while place.process is None and place.failures < _STARTS:
-      self._starts += 1
-      try:
-        place.process = Process(self._settings, self._folder / str(self._starts))
-        self._selector.register(place.process.socket, selectors.EVENT_READ, place)
-      except OSError as error:
-        self._cause = f"no worker can be started: {error}"
-        place.failures += 1
-    if place.process is None:
-      place.failures, place.retry = 0, time.monotonic() + _DOWN_S
-      self._fail(self._cause)
+  def _lose(self, session: Session, reason: Reason) -> None:
+    """Ends a session that cannot go on; the task that it was at ends for `reason`."""
+    if session.failed:
+      self._fail(isolation.explained(f"{isolation.JAIL} {session.failed}"))
+    if session.task is None:
+      self._remove(session)
+    elif not session.started:  # the code has not begun
+      self._finish(session, Outcome("host_failure", self._cause or "a session could not be started"))
+    else:
+      self._finish(session, self._verdict(session.task, reason, self._words(reason)))
+
+  def _remove(self, session: Session) -> None:
+    """Ends a session and forgets it."""
+    for name in [name for name, other in self._sessions.items() if other is session]:
+      del self._sessions[name]
+    if session in self._spare:
+      self._spare.remove(session)
+    self._end_session(session)
+
+  def _end_session(self, session: Session) -> None:
+    """Ends its process. A task that it is at has been closed, and nobody waits for it."""
+    self._busy.discard(session)
+    if session.socket.fileno() >= 0:
+      self._selector.unregister(session.socket)
+      session.kill()
+
+  def _start_zygote(self) -> None:
+    self._starts += 1
+    try:
+      self._zygote = Zygote(self._settings, self._folder / str(self._starts))
+      self._since = time.monotonic()
+      self._selector.register(self._zygote.socket, selectors.EVENT_READ, self._hear)
+    except OSError as error:
+      self._note_failure(str(error))
+
+  def _hear(self) -> None:
+    zygote = self._zygote
+    assert zygote is not None
+    try:
+      zygote.heard()
+    except (EOFError, Garbled, OSError):
+      self._lose_zygote()
+      return
+    self._failures = 0
+    if not self.loaded.done():
+      self.loaded.set_result(None)
+
+  def _lose_zygote(self) -> None:
+    """Ends the zygote, and with it the sessions: their tasks begin anew in those of another."""
+    zygote = self._zygote
+    assert zygote is not None
+    self._end_zygote()
+    if not zygote.ready:
+      self._note_failure(isolation.explained(zygote.cause()))
+
+  def _end_zygote(self) -> None:
+    """Ends all processes; the tasks that they were at wait again."""
+    self._waiting.extendleft(session.task for session in self._busy if session.task is not None)
+    for session in [*self._sessions.values(), *self._spare]:
+      self._end_session(session)
+    self._sessions.clear()
+    self._spare.clear()
+    if self._zygote is not None:
+      self._selector.unregister(self._zygote.socket)
+      self._zygote.kill()
+      self._zygote = None
+
+  def _note_failure(self, cause: str) -> None:
+    """A zygote could not be started; after some such in a row, what waits is refused and it rests for a while."""
+    self._failures += 1
+    if self._failures >= _STARTS:
+      self._failures, self._since = 0, time.monotonic() + _DOWN_S
+      self._fail(cause)
+      while self._waiting:
+        self._done.append((self._waiting.popleft(), Outcome("host_failure", cause)))
 
   def _fail(self, cause: str) -> None:
     self._cause = cause
     if not self.loaded.done():
-      self.loaded.set_exception(
-        UserError(
-          f"the python tool cannot start ({cause}): install score_jax with its dependencies for {sys.executable}"
-        )
-      )
-
-  def _stop(self, place: _Place) -> None:
-    """Ends the worker in a place."""
-    process, place.process = place.process, None
-    assert process is not None
-    self._selector.unregister(process.socket)
-    process.kill()
-
-  def _lose(self, place: _Place, reason: Reason | None) -> None:
-    """Replaces a worker. The task that it was at ends for `reason` if there is one; the others begin anew."""
-    process = place.process
-    assert process is not None
-    if reason is not None and process.ready and process.tasks:
-      self._finish(process, self._verdict(process.tasks[0], reason, self._words(reason)))
-    self._stop(place)
-    if not process.ready:
-      self._cause = process.cause()
-      place.failures += 1
-    self._start(place)
-    for task in process.tasks:
-      if task.closed:
-        self._open.discard(task)
-      else:
-        self._assign(task, place)
+      self.loaded.set_exception(UserError(f"the python tool cannot start: {cause}"))
 
   def _words(self, reason: Reason) -> str:
     if reason == "timeout":

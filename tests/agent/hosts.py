@@ -47,7 +47,7 @@ def main() -> None:
   with contextlib.ExitStack() as stack:
     tool = None
     if index == 0:
-      limits = {"timeout_s": 20.0, "memory_mb": 512, "output_chars": 400}
+      limits = {"sessions": 64, "timeout_s": 20.0, "memory_mb": 512, "files_mb": 64, "output_chars": 400}
       tool = stack.enter_context(PythonTool(isolation="process", workers=2, search=None, **limits))
     agent = Agent(
       model="student",

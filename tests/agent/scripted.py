@@ -185,7 +185,14 @@ def protocol(tokenizer: PreTrainedTokenizerFast) -> Protocol:
 @pytest.fixture(scope="session")
 def tool() -> Iterator[PythonTool]:
   with PythonTool(
-    isolation="process", workers=2, timeout_s=20.0, memory_mb=512, output_chars=400, search=search
+    isolation="process",
+    workers=2,
+    sessions=64,
+    timeout_s=20.0,
+    memory_mb=512,
+    files_mb=64,
+    output_chars=400,
+    search=search,
   ) as tool:
     yield tool
 

@@ -25,7 +25,14 @@ def shop() -> Iterator[PythonTool]:
   """A tool that can look up the facts of the world."""
   search = Search(WORLD.documents(), top_k=2)
   with PythonTool(
-    isolation="process", workers=2, timeout_s=20.0, memory_mb=512, output_chars=400, search=search
+    isolation="process",
+    workers=2,
+    sessions=64,
+    timeout_s=20.0,
+    memory_mb=512,
+    files_mb=64,
+    output_chars=400,
+    search=search,
   ) as tool:
     yield tool
 

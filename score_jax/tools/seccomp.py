@@ -1,0 +1,125 @@
+"""The system calls that code in a session may not make, as a seccomp filter.
+
+Nothing that the method's code does needs them: they start processes and threads, reach the network or other
+processes, change what the kernel isolates, or hold memory that no limit counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+#: of each system call its number on x86_64 and on aarch64 (None: there is none)
+_STARTS = {"clone": (56, 220), "fork": (57, None), "vfork": (58, None)}
+_NEWER = {"clone3": (435, 435)}  # told that there is no such call, a C library falls back on clone
+_REFUSED = {
+  "execve": (59, 221),
+  "execveat": (322, 281),
+  "socket": (41, 198),
+  "unshare": (272, 97),
+  "setns": (308, 268),
+  "mount": (165, 40),
+  "umount2": (166, 39),
+  "pivot_root": (155, 41),
+  "chroot": (161, 51),
+  "open_tree": (428, 428),
+  "move_mount": (429, 429),
+  "fsopen": (430, 430),
+  "fsconfig": (431, 431),
+  "fsmount": (432, 432),
+  "fspick": (433, 433),
+  "mount_setattr": (442, 442),
+  "ptrace": (101, 117),
+  "process_vm_readv": (310, 270),
+  "process_vm_writev": (311, 271),
+  "process_madvise": (440, 440),
+  "kcmp": (312, 272),
+  "pidfd_open": (434, 434),
+  "pidfd_getfd": (438, 438),
+  "bpf": (321, 280),
+  "perf_event_open": (298, 241),
+  "userfaultfd": (323, 282),
+  "io_uring_setup": (425, 425),
+  "keyctl": (250, 219),
+  "add_key": (248, 217),
+  "request_key": (249, 218),
+  "memfd_create": (319, 279),
+  "memfd_secret": (447, 447),
+  "shmget": (29, 194),
+  "shmat": (30, 196),
+  "msgget": (68, 186),
+  "semget": (64, 190),
+  "mq_open": (240, 180),
+  "init_module": (175, 105),
+  "finit_module": (313, 273),
+  "delete_module": (176, 106),
+  "kexec_load": (246, 104),
+  "reboot": (169, 142),
+  "swapon": (167, 224),
+  "acct": (163, 89),
+  "settimeofday": (164, 170),
+  "clock_settime": (227, 112),
+  "adjtimex": (159, 171),
+  "clock_adjtime": (305, 266),
+  "sethostname": (170, 161),
+  "quotactl": (179, 60),
+  "open_by_handle_at": (304, 265),
+  "name_to_handle_at": (303, 264),
+  "personality": (135, 92),
+  "fanotify_init": (300, 262),
+  "syslog": (103, 116),
+  "ioperm": (173, None),
+  "iopl": (172, None),
+  "modify_ldt": (154, None),
+}
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
+
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
+_X32 = 0x40000000  # from here on numbers mean x86_64's other binary interface
+
+_NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2  # of prctl
+
+
+class _Program(ctypes.Structure):
+  _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def program(machine: str) -> bytes:
+  """The filter, instructions of classic BPF of 8 bytes each.
+
+  Raises:
+    OSError: no filter is known for this kind of machine.
+  """
+  if machine not in _MACHINES:
+    raise OSError(errno.ENOTSUP, f"no system-call filter for {machine}: use one of {', '.join(_MACHINES)}")
+  column, architecture = _MACHINES[machine]
+  answers = ((_STARTS, errno.EAGAIN), (_NEWER, errno.ENOSYS), (_REFUSED, errno.EPERM))
+  refused = {calls[column]: error for table, error in answers for calls in table.values()}
+  code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
+  if machine == "x86_64":
+    code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+  for number, error in refused.items():
+    if number is not None:
+      code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
+  code.append((_RETURN, 0, 0, _ALLOW))
+  return b"".join(struct.pack("=HBBI", *one) for one in code)
+
+
+def install() -> None:
+  """Puts the filter on this process, for good.
+
+  Raises:
+    OSError: the kernel does not take it.
+  """
+  instructions = program(platform.machine())
+  prctl = ctypes.CDLL(None, use_errno=True).prctl
+  wanted = _Program(len(instructions) // 8, instructions)
+  for call in ((_NO_NEW_PRIVILEGES, 1, 0, 0, 0), (_SET_SECCOMP, _FILTER, ctypes.byref(wanted), 0, 0)):
+    if prctl(*call):
+      number = ctypes.get_errno()
+      raise OSError(number, f"the kernel takes no system-call filter ({os.strerror(number)})")
