@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -123,3 +125,8 @@ def test_how_a_result_is_had_does_not_tell_runs_apart() -> None:
   assert identities(**others) == identities()
   for changed in ({"kind": "none"}, {"top_k": 3}, {"url": "http://a"}, {"sha256": "0"}, {"passage_chars": 99}):
     assert not set(identities(**changed)) & set(identities())
+
+
+def test_a_search_does_not_load_jax() -> None:
+  modules = "score_jax.tools.open_search, score_jax.tools.retriever_server"
+  subprocess.run([sys.executable, "-c", f"import sys, {modules}\nassert 'jax' not in sys.modules"], check=True)
