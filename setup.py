@@ -32,6 +32,7 @@ INSTALL = [
   "tokenizers>=0.22",
   "tqdm>=4.66",
   "transformers>=5.0",
+  "urllib3>=2.3",
 ]
 
 EXTRAS = {

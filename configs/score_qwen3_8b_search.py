@@ -19,5 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
   c.student.path = "Qwen/Qwen3-8B"
   c.mesh.sample = (8, 1, 8)  # eight key/value heads
   c.sampler.slots = 128  # with 256 the fork of the cache takes 16.05 GiB of 15.75
-  c.tools.search_results = 10
+  c.tools.search.top_k = 10
+  c.tools.search.passage_chars = 400  # ten of them fit into one observation
   return c

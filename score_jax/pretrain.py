@@ -41,6 +41,7 @@ from score_jax.trajectory import Question, Trajectory
 from score_jax.workdir import Workdir
 
 ROLES = ("student", "teacher")
+PASSAGE_CHARS = 1000  # of a search result, at most; more than any passage of a world has
 
 
 def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Trajectory]:
@@ -59,7 +60,7 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
       memory_mb=512,
       files_mb=64,
       output_chars=4096,
-      search=Search(world.documents(), top_k=results),
+      search=Search.of(world.documents(), top_k=results, passage_chars=PASSAGE_CHARS),
     ) as tool:
       played += play(scripts, tool)
   return played

@@ -28,8 +28,8 @@ from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.sampler.stops import Stops
 from score_jax.tasks.source import Tasks, load
+from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
-from score_jax.tools.search import Search
 from score_jax.train import supervised
 from score_jax.train.steps import Passes
 from score_jax.trajectory import Author
@@ -98,8 +98,8 @@ class Run:
 
   @cached_property
   def tool(self) -> PythonTool:
-    c, documents = self.config.tools, self.tasks.documents
-    search = Search(documents, top_k=c.search_results) if documents else None
+    c = self.config.tools
+    search = self._open.enter_context(open_search(c.search, self.tasks.documents, self.workdir.root))
     tool = PythonTool(
       isolation=c.isolation,
       workers=c.workers,

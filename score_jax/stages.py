@@ -18,6 +18,7 @@ from score_jax.errors import UserError
 from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
+from score_jax.tools.open_search import MEANS
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.trajectory import Ledger, Usage, total
 
@@ -45,6 +46,7 @@ SHARED = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
 def identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
   data = json.loads(config.to_json_best_effort())
+  data["tools"]["search"] = {name: value for name, value in data["tools"]["search"].items() if name not in MEANS}
   own = {name: data[name] for name in (*SHARED, *READS[stage])}
   inputs = [identity(config, s) for s in BUILDS_ON[stage]]
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]

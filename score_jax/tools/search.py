@@ -1,40 +1,17 @@
-"""Search over a collection of documents, by BM25."""
+"""Search over passages: what the code of an agent gets for a query, as text."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import re
-import sys
-import types
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
 
 from score_jax.errors import UserError
+from score_jax.tools.bm25 import Index
+from score_jax.tools.outcome import plain
 
-_WORD = re.compile(r"\w+")
-
-
-def _import_bm25s() -> types.ModuleType:
-  """bm25s, imported as if there were no JAX.
-
-  It would run a JAX program when imported, which takes the accelerators before `jax.distributed` is set up and
-  starts JAX in processes that never need it; only its `retrieve` uses that, which we do not.
-  """
-  lax = sys.modules.get("jax.lax")
-  sys.modules["jax.lax"] = None  # pyright: ignore[reportArgumentType]
-  try:
-    import bm25s
-  finally:
-    del sys.modules["jax.lax"]
-    if lax is not None:
-      sys.modules["jax.lax"] = lax
-  return bm25s
-
-
-_bm25s = _import_bm25s()
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it reports every index it builds
+NOTHING = "no results"
+_FEWEST_CHARS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +21,89 @@ class Document:
   title: str
   text: str
 
+  @classmethod
+  def of_contents(cls, contents: str) -> Self:
+    """A document from one text whose first line is its title, in quotes or not."""
+    title, _, text = contents.partition("\n")
+    title = title.strip()
+    quoted = len(title) > 1 and title[0] == title[-1] == '"'
+    return cls(title[1:-1] if quoted else title, text)
+
+  @property
+  def contents(self) -> str:
+    """The text that `of_contents` reads."""
+    return f'"{" ".join(self.title.split())}"\n{self.text}'
+
+
+class Passages(Protocol):
+  """Documents by number: a list, or a corpus on the disk."""
+
+  def __getitem__(self, number: int, /) -> Document: ...
+
+
+class SearchFailed(Exception):
+  """No answer could be had, through no fault of the query. It ends the code that asked with reason host_failure."""
+
 
 class Search:
-  """Finds the documents that share the rarest words with a query.
+  """Finds the documents that share the rarest words with a query; titles and texts count alike.
 
-  Titles and texts count alike; a word is a run of letters and digits in lower case, none is left out or cut to
-  its stem (k1 = 0.9, b = 0.4: the usual setting for passages, as in Anserini).
+  May be called from several threads at once. What it gives hangs on the documents, the query and its settings alone.
   """
 
-  def __init__(self, documents: Sequence[Document], *, top_k: int):
-    """Indexes the documents; a search gives at most `top_k` of them.
+  def __init__(self, index: Index, passages: Passages, *, top_k: int, passage_chars: int):
+    """A search gives at most `top_k` of the passages, and at most `passage_chars` characters of one, title included.
 
     Raises:
-      UserError: there is no document, or top_k is less than 1.
+      UserError: a setting makes no sense.
     """
-    if top_k < 1:
-      raise UserError(f"search.top_k={top_k} finds nothing: give at least 1")
-    words = [_words(f"{document.title} {document.text}") for document in documents]
-    if not any(words):
-      raise UserError(f"search has {len(words)} documents and no word in them: give it some text")
-    self._lines = [" ".join(f"{document.title}: {document.text}".split()) for document in documents]
-    self._top_k = top_k
-    self._index = _bm25s.BM25(k1=0.9, b=0.4)
-    self._index.index(words, show_progress=False)
+    check(top_k=top_k, passage_chars=passage_chars)
+    self._index, self._passages, self._top_k, self._passage_chars = index, passages, top_k, passage_chars
+
+  @classmethod
+  def of(cls, documents: Sequence[Document], *, top_k: int, passage_chars: int) -> Self:
+    """Indexes documents in memory.
+
+    Raises:
+      UserError: there is no word in them, or a setting makes no sense.
+    """
+    index = Index.build(indexed(document) for document in documents)
+    return cls(index, documents, top_k=top_k, passage_chars=passage_chars)
 
   def __call__(self, query: str) -> str:
     """The best documents, best first, one a line as "title: text"; equally good ones in the order given."""
-    known = self._index.get_tokens_ids(_words(query))
-    if not known:
-      return "no results"
-    scores = self._index.get_scores_from_ids(known)
-    found = np.flatnonzero(scores > 0)
-    best = found[np.argsort(-scores[found], kind="stable")[: self._top_k]]
-    return "\n".join([self._lines[i] for i in best]) or "no results"
+    found = find(self._index, self._passages, query, self._top_k)
+    return shown([document for document, _ in found], chars=self._passage_chars)
 
 
-def _words(text: str) -> list[str]:
-  return _WORD.findall(text.lower())
+def find(index: Index, passages: Passages, query: str, count: int) -> list[tuple[Document, float]]:
+  """At most `count` passages with their scores, best first."""
+  return [(passages[number], score) for number, score in index.best(query, count)]
+
+
+def indexed(document: Document) -> str:
+  """The text that a document is found by."""
+  return f"{document.title} {document.text}"
+
+
+def shown(documents: Iterable[Document], *, chars: int) -> str:
+  """Documents as an agent sees them: a line each, cut to `chars` characters."""
+  lines = [canonical(f"{document.title}: {document.text}") for document in documents]
+  cut = [line if len(line) <= chars else line[: chars - 1].rstrip() + "…" for line in lines]
+  return "\n".join(cut) or NOTHING
+
+
+def canonical(text: str) -> str:
+  """Text as it is sent, shown and remembered: plain, on one line, with single spaces."""
+  return plain(" ".join(text.split()))
+
+
+def check(*, top_k: int, passage_chars: int) -> None:
+  """
+  Raises:
+    UserError: a setting of what a search gives makes no sense.
+  """
+  if top_k < 1:
+    raise UserError(f"tools.search.top_k={top_k} finds nothing: give at least 1")
+  if passage_chars < _FEWEST_CHARS:
+    raise UserError(f"tools.search.passage_chars={passage_chars} is too few: give at least {_FEWEST_CHARS}")

@@ -23,7 +23,7 @@ ASKED = questions(WORLD, Difficulty((3, 9)), seed=5, count=200)
 @pytest.fixture(scope="module")
 def shop() -> Iterator[PythonTool]:
   """A tool that can look up the facts of the world."""
-  search = Search(WORLD.documents(), top_k=2)
+  search = Search.of(WORLD.documents(), top_k=2, passage_chars=1000)
   with PythonTool(
     isolation="process",
     workers=2,
