@@ -23,7 +23,7 @@ from score_jax.tools.jail import NOBODY
 ISOLATIONS = ("bubblewrap", "process")
 OVERRIDE = "--config.tools.isolation=process runs the code WITHOUT it, as this user, for code that you trust"
 JAIL = "jail:"  # begins what jail.py has to tell
-_PACKAGES = ("numpy", "sympy", "mpmath")
+_PACKAGES = ("numpy", "sympy", "mpmath", "scipy")
 _INSIDE = "/sandbox"  # where the package's own modules are in it
 _UNSHARED = ("pid", "net", "ipc", "uts")
 _SYSTEM = pathlib.Path("/usr/bin/bwrap")

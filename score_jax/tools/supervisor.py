@@ -88,7 +88,7 @@ class Supervisor:
     """Ends all processes; what is still in flight ends with reason "host_failure"."""
     self.tell(None)
     self._thread.join()
-    self._searchers.shutdown(cancel_futures=True)
+    self._searchers.shutdown(wait=False, cancel_futures=True)
 
   def _run(self) -> None:
     try:

@@ -1,0 +1,142 @@
+"""Trajectories of the method's reference release, read into ours.
+
+Its files of mentored problem solving (`*_mps_trajectories.jsonl`) hold a record a line: the steps, the teacher's
+corrections with the mistakes they replace, and the verdict. What is put right on the way in:
+
+  - labels that the release left in its texts ("First Thought:", "Thought:") are not part of a thought;
+  - a first thought is one by its place, whatever it is called, and has no observation;
+  - what the release printed for `final_answer_print` is the answer, not an observation;
+  - entries of its own server's errors are no steps: such a trajectory failed, the student did not.
+
+Tokens are made from the text by `agent.written.tokenised`, once a tokenizer is chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from score_jax.errors import UserError
+from score_jax.tools.outcome import Outcome, Ran, plain
+from score_jax.tools.shared import Tool
+from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
+
+_LABEL = re.compile(r"^\s*(First Thought|Thought)\s*:\s*")
+_PLACE = re.compile(r" \(<string>, line \d+\)$")  # where an error of syntax stood
+_SILENT = ("", "None", "Execution successful, no output.")  # what the release noted of code that prints nothing
+
+
+def read(path: str) -> Iterator[tuple[Question, Trajectory]]:
+  """The question and the trajectory of each record.
+
+  Raises:
+    UserError: the file cannot be read, or a line is no such record.
+  """
+  file = epath.Path(path)
+  if not file.exists():
+    raise UserError(f"{path} does not exist; give a *_mps_trajectories.jsonl of the reference release")
+  for number, line in enumerate(file.read_text().splitlines(), start=1):
+    if not line.strip():
+      continue
+    try:
+      yield record(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      raise UserError(
+        f"{path}:{number}: no record of mentored problem solving ({type(error).__name__}: {error})"
+      ) from error
+
+
+def record(data: Mapping[str, Any]) -> tuple[Question, Trajectory]:
+  """One record."""
+  task = data["original_task_info"]
+  question = Question(task["id"], task["question"], task["true_answer"].strip())
+  entries = [entry for entry in data["steps"] if "thought" in entry]
+  corrections = tuple(_correction(one) for one in data["repair_steps"])
+  replaced = {c.step for c in corrections}
+  steps = tuple(_step(e, i, "teacher" if i in replaced else "student") for i, e in enumerate(entries))
+  right = bool(data["evaluation_result"].get("is_correct"))
+  answer = steps[-1].answer if steps else None
+  status: Status = "answered" if answer is not None else "step_limit"
+  if len(entries) < len(data["steps"]):
+    status = "tool_failure"
+  return question, Trajectory(
+    question_id=question.id,
+    question=question.text,
+    prompt_tokens=(),
+    steps=steps,
+    status=status,
+    answer=answer,
+    grade=None if status == "tool_failure" else float(right),
+    grade_reason="the release's verdict",
+    corrections=corrections,
+  )
+
+
+def _step(entry: Mapping[str, Any], index: int, author: Author) -> Step:
+  thought, code = _LABEL.sub("", entry["thought"]), entry["code"]
+  if index == 0:
+    return Step("first_thought", thought, author=author)
+  said = plain(entry["observation"]).rstrip("\n")
+  if entry.get("is_finished", "final_answer_print" in code):
+    return Step("act", thought, code, answer=said, author=author)
+  return Step("act", thought, code, said, author=author)
+
+
+def _correction(one: Mapping[str, Any]) -> Correction:
+  index = int(one["mistake_step_index"])
+  return Correction(
+    step=index,
+    mistakes=tuple(_step(entry, index, "student") for entry in one["student_mistake"]),
+    replacement=_step(one["teacher_guided_step"], index, "teacher"),
+    diagnosis=one["correction_suggestion"],
+    verified="recorded" if one["is_valid"] else "",
+  )
+
+
+def difference(recorded: Step, outcome: Outcome) -> str:
+  """How what the code of a recorded step gives here differs from what the release noted; empty where it does not.
+
+  The release noted an exception as "Error: " and its message, without its kind.
+  """
+  if recorded.answer is not None:
+    if outcome.answer is None:
+      return f"no answer: {outcome.reason}"
+    said = "\n".join(filter(None, (outcome.observation, outcome.answer)))
+    return "" if said.split() == recorded.answer.split() else "another answer"
+  if recorded.observation.startswith("Error:"):
+    message = _PLACE.sub("", recorded.observation.removeprefix("Error:").strip())
+    if outcome.reason == "ok":
+      return "an error there, none here"
+    return "" if message in outcome.observation else f"another error: {outcome.reason}"
+  if outcome.reason != "ok":
+    return f"{outcome.reason} here"
+  if not outcome.observation and recorded.observation in _SILENT:
+    return ""
+  return "" if outcome.observation.split() == recorded.observation.split() else "another observation"
+
+
+def rerun(trajectories: Sequence[Trajectory], tool: Tool) -> Iterator[tuple[int, int, Outcome]]:
+  """Runs the acts of each trajectory, one after the other: (trajectory, step, outcome), as they end."""
+  left = {str(i): deque(k for k, s in enumerate(t.steps) if s.kind == "act") for i, t in enumerate(trajectories)}
+  state: dict[str, tuple[Ran, ...]] = {name: () for name in left}
+
+  def go_on(name: str) -> None:
+    if left[name]:
+      tool.submit(name, trajectories[int(name)].steps[left[name][0]].code, state[name])
+    else:
+      tool.close(name)
+
+  for name in left:
+    go_on(name)
+  while ended := tool.wait(60.0):
+    for name, outcome in ended:
+      place = left[name].popleft()
+      code = trajectories[int(name)].steps[place].code
+      state[name] += (Ran(code, outcome.observation, outcome.reason),)
+      yield int(name), place, outcome
+      go_on(name)
