@@ -43,13 +43,14 @@ def read(path: str, *, split: str, knob: str) -> Rows:
   """
   place = epath.Path(path)
   if path.startswith("tfds:"):
-    return _tfds(path.removeprefix("tfds:"), split, knob)
+    return _tfds(path, split, knob)
   if place.is_dir():
     return _folder(place, split, knob)
   if place.exists():
     return _file(place, knob)
   if HUB.fullmatch(path) and not path.endswith(SUFFIXES):
-    return _hub(path, split, knob)
+    repository, _, part = path.partition(":")
+    return _loaded(repository, part or None, split, knob, "cannot be fetched")
   raise UserError(
     f"{knob} = {path!r}: there is no such file or folder; give one, or ORG/NAME of the Hugging Face hub, or tfds:NAME"
   )
@@ -64,7 +65,7 @@ def _folder(folder: epath.Path, split: str, knob: str) -> Rows:
   if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
     return _saved(folder, split, knob)
   if any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet")):
-    return _hub(str(folder), split, knob)
+    return _loaded(str(folder), None, split, knob, "cannot be read")
   raise UserError(
     f"{folder / f'{split}.jsonl'} does not exist; set {knob} to a folder with that file, or of Hugging Face datasets "
     "(save_to_disk, parquet), or of one version of a set of tensorflow_datasets"
@@ -148,20 +149,19 @@ def _saved(folder: epath.Path, split: str, knob: str) -> Rows:
   yield from _numbered(found, f"{folder} {split}")
 
 
-def _hub(name: str, split: str, knob: str) -> Rows:
+def _loaded(repository: str, part: str | None, split: str, knob: str, failed: str) -> Rows:
   """A data set on the hub, or a folder of parquet files, which is laid out like one."""
   import datasets
   from datasets.exceptions import DatasetsError
 
-  repository, _, part = name.partition(":")
   try:
-    found = datasets.load_dataset(repository, part or None, split=split)
+    found = datasets.load_dataset(repository, part, split=split)
   except (OSError, ValueError, DatasetsError) as error:  # being offline is an OSError
     if "gated" in str(error).lower():
       raise UserError(f"{repository} is gated: {steps_to_access(repository)}, or set {knob} to a file") from error
     remedy = f"set {knob} to a file or folder, or {_other_split(knob)}"
-    raise UserError(f"data set {repository} cannot be fetched ({_line(error)}); {remedy}") from error
-  yield from _numbered(found, f"{name} {split}")
+    raise UserError(f"data set {repository} {failed} ({_line(error)}); {remedy}") from error
+  yield from _numbered(found, f"{repository} {part or ''} {split}".replace("  ", " "))
 
 
 def steps_to_access(repository: str) -> str:
@@ -183,18 +183,18 @@ def _numbered(rows: Any, where: str) -> Rows:
 
 
 def _tfds(place: str | epath.Path, split: str, knob: str) -> Rows:
-  """A folder of one version of a set, or a name."""
+  """A folder of one version of a set, or tfds: and a name."""
   import tensorflow_datasets
 
   tfds: Any = tensorflow_datasets  # its names come late, and unknown to type checkers
   try:
     if isinstance(place, str):
-      rows = tfds.data_source(place, split=split)
+      rows = tfds.data_source(place.removeprefix("tfds:"), split=split)
     else:
       rows = tfds.builder_from_directory(place).as_data_source(split)
   except (OSError, ValueError, NotImplementedError, ImportError) as error:
     raise UserError(
-      f"{place} of tensorflow_datasets cannot be read ({_line(error)}); set {knob} to the folder of one version, "
+      f"{place}: tensorflow_datasets cannot read it ({_line(error)}); set {knob} to the folder of one version, "
       f"prepared with file_format='array_record', or {_other_split(knob)}"
     ) from error
   yield from _decoded(rows, f"{place} {split}")

@@ -15,8 +15,10 @@ that it has, does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -113,14 +115,15 @@ def _read(config: ConfigDict, part: Literal["train", "test"], seed: int, notes: 
     )
   else:
     found = benchmarks.read(kind, path, knob=knob)
-    notes += benchmarks.notes(kind, path, len(found), config.test)
+    if part == "test" or not config.test_kind:
+      notes += benchmarks.notes(kind, path, len(found), config.test)
   return sorted(found, key=lambda q: (share(q, f"{seed}/order"), q.id))
 
 
 def _check_names(config: ConfigDict) -> None:
   """
   Raises:
-    UserError: a kind is none, or no grader is named for questions of the user's own.
+    UserError: a kind is none, no grader is named for questions of the user's own, or a path is of no kind.
   """
   kinds = {"kind": ("word_problems", *READ, *BENCHMARKS), "test_kind": (*READ, *BENCHMARKS, "")}
   if "questions" in (config.kind, config.test_kind):
@@ -130,6 +133,10 @@ def _check_names(config: ConfigDict) -> None:
       nearest = difflib.get_close_matches(config[name], known, n=1)
       meant = f"did you mean {nearest[0]}? " if nearest else ""
       raise UserError(f"tasks.{name} = {config[name]!r}; {meant}choose from {', '.join(filter(None, known))}")
+  if config.test_path and not config.test_kind:
+    raise UserError(
+      f"tasks.test_path = {config.test_path!r} without tasks.test_kind; name the kind, such as 'questions'"
+    )
 
 
 def _check_parts(config: ConfigDict, train: list[Question], validation: list[Question], test: list[Question]) -> None:
@@ -153,8 +160,19 @@ def _check_parts(config: ConfigDict, train: list[Question], validation: list[Que
 def _grader(config: ConfigDict, test: list[Question]) -> Grader:
   """The grader of the training questions, and of the test questions where they have another one."""
   names = [config.grader if kind == "questions" else kind for kind in (config.kind, config.test_kind or config.kind)]
-  of_training, *others = [grader(name) for name in dict.fromkeys(names)]
-  if not others:
-    return of_training
-  ids = {q.id for q in test}
-  return lambda question, answer: (others[0] if question.id in ids else of_training)(question, answer)
+  graders = [grader(name) for name in dict.fromkeys(names)]
+  return graders[0] if len(graders) == 1 else EachItsOwn(*graders, test=test)
+
+
+class EachItsOwn(contextlib.ExitStack):
+  """Grades test questions by one grader and all others by another; left, it leaves those that are context managers."""
+
+  def __init__(self, of_training: Grader, of_test: Grader, *, test: Iterable[Question]):
+    super().__init__()
+    self._graders, self._ids = (of_training, of_test), {q.id for q in test}
+    for one in self._graders:
+      if isinstance(one, contextlib.AbstractContextManager):
+        self.push(one)
+
+  def __call__(self, question: Question, answer: str) -> tuple[float | None, str]:
+    return self._graders[question.id in self._ids](question, answer)
