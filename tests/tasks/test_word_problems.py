@@ -173,6 +173,7 @@ def config(train: int, validation: int, test: int) -> ConfigDict:
       "operations": tuple(COST),
       "distractors": 1,
       "test_kind": "",
+      "test_path": "",
     }
   )
 
