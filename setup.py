@@ -16,6 +16,7 @@ INSTALL = [
   "etils[epath]>=1.12",
   "flax>=0.12",
   "huggingface-hub>=1.0",
+  "importlib-resources>=6.0",  # tensorflow-datasets needs it to prepare a set by name and does not install it
   "jax>=0.10",
   "jinja2>=3.1",  # transformers needs it for chat templates and does not install it
   "markupsafe>=2.1",

@@ -13,7 +13,7 @@ def get_config(arg: str = "") -> ConfigDict:
   no_argument(__file__, arg)
   c = config_beside(__file__, "quickstart")
   c.tasks.kind = "gsm8k"
-  c.tasks.train, c.tasks.validation, c.tasks.test = 6973, 500, 1319
+  c.tasks.train, c.tasks.validation, c.tasks.test = 6200, 500, 1319  # of 6,757 whose worked solution plays
 
   for model in (c.student, c.teacher):
     model.dtype, model.layer_scan = "bfloat16", True

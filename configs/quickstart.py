@@ -42,8 +42,14 @@ def get_config(arg: str = "") -> ConfigDict:
   c.student.repetition_penalty = 1.0
 
   c.tasks = ConfigDict()
-  c.tasks.kind = "word_problems"
-  c.tasks.path = ""
+  c.tasks.kind = "word_problems"  # or gsm8k, questions (your own), a benchmark: score_jax/tasks/source.py
+  c.tasks.path = ""  # file, folder, ORG/NAME of the hub, tfds:NAME (score_jax/tasks/rows.py); "": the kind's own place
+  c.tasks.split = "train"  # of your own questions, where they have splits
+  c.tasks.fields = ConfigDict({"question": "question", "answer": "answer", "id": "", "aliases": ""})  # of your own
+  c.tasks.grader = ""  # the benchmark whose grader takes your own
+  c.tasks.test_kind = ""  # of the test questions; "": a part of the others, or GSM8K's test questions
+  c.tasks.test_path = ""
+  c.tasks.test_split = "test"
   c.tasks.train = 280  # questions
   c.tasks.validation = 100
   c.tasks.test = 300

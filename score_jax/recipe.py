@@ -12,6 +12,7 @@ Then every model is evaluated (evaluate.py). A stage that is done is skipped (st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -71,6 +72,18 @@ def _write_split(run: Run) -> None:
   warm, mentored = warm_questions(run), mentored_questions(run)
   parts = {"warm_start": warm, "mps": mentored, "validation": run.tasks.validation, "test": run.tasks.test}
   run.workdir.write_json("split.json", {name: [q.id for q in part] for name, part in parts.items()})
+  _write_overlap(run)
+
+
+def _write_overlap(run: Run) -> None:
+  """Lists the questions that are not used, and says how many they are."""
+  dropped = [dataclasses.asdict(d) for d in run.tasks.dropped]
+  run.workdir.write_json("overlap.json", {"schema": 1, "words": run.tasks.words, "dropped": dropped})
+  reasons = _counts(d.why for d in run.tasks.dropped)
+  told = ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none"
+  run.say(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
+  for note in run.tasks.notes:
+    run.say(f"tasks: {note}")
 
 
 def warm_questions(run: Run) -> list[Question]:

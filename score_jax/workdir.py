@@ -2,6 +2,7 @@
 
 config.json                      resolved configuration, versions, commit
 split.json                       which question is in which part
+overlap.json                     which questions are not used, and why
 stages/<stage>.json              written when a stage is done: identity, cost, findings
 trajectories/<stage>/part-*.jsonl
 checkpoints/<stage>/<step>/      orbax

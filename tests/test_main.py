@@ -97,6 +97,11 @@ def test_the_parts_of_the_questions_are_disjoint(finished: pathlib.Path) -> None
   assert len(everything) == len(set(everything))
 
 
+def test_what_was_dropped_is_listed(finished: pathlib.Path) -> None:
+  """Of generated questions, whose texts all differ, nothing."""
+  assert json.loads((finished / "overlap.json").read_text()) == {"schema": 1, "words": 0, "dropped": []}
+
+
 def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
   before = {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
   main.run_recipe(smoke_config(), str(finished))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
+from score_jax.errors import UserError
 from score_jax.trajectory import Question
 
 #: (question, submitted answer) -> (grade in [0, 1], or None when the grader failed; reason)
@@ -34,3 +35,18 @@ def numeric(question: Question, answer: str) -> tuple[float | None, str]:
   if given is None:
     return 0.0, f"{answer[:40]!r} is not a number"
   return (1.0, "equal") if given == gold else (0.0, f"{given} is not {gold}")
+
+
+#: benchmarks whose answers are numbers
+NUMERIC = ("word_problems", "gsm8k", "gsm_hard", "aime24", "aime25")
+
+
+def grader(benchmark: str) -> Grader:
+  """The grader of a benchmark.
+
+  Raises:
+    UserError: there is none yet.
+  """
+  if benchmark not in NUMERIC:
+    raise UserError(f"answers of {benchmark} cannot be graded yet; choose from {', '.join(NUMERIC)}")
+  return numeric

@@ -3,60 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
-
-from etils import epath
+from typing import Literal
 
 from score_jax.errors import UserError
+from score_jax.tasks import rows
 from score_jax.tasks.annotations import number, script
+from score_jax.tasks.rows import Row
 from score_jax.tasks.split import normalised
 from score_jax.trajectory import Question
 
 Split = Literal["train", "test"]
 
+HUB = "openai/gsm8k:main"
 
-def read(path: str, split: Split) -> list[Question]:
+
+def read(path: str, split: Split, *, knob: str = "tasks.path") -> list[Question]:
   """All questions of a split, in the given order.
 
   Args:
-    path: a folder with train.jsonl and test.jsonl, whose lines have `question` and `answer`; "" fetches the
-      dataset openai/gsm8k from the Hugging Face Hub.
+    path: a folder with train.jsonl and test.jsonl, or what else tasks/rows.py reads, whose rows have `question` and
+      `answer`; "" fetches the dataset openai/gsm8k from the Hugging Face Hub.
     split: which part.
+    knob: the config's key that holds the path.
 
   Raises:
     UserError: there is no such file, a row is not of this form, or the Hub cannot be reached.
   """
-  rows = _fetched(split) if path == "" else _stored(epath.Path(path) / f"{split}.jsonl")
-  return [_question(row, where) for where, row in rows]
+  return [_question(row, where) for where, row in rows.read(path or HUB, split=split, knob=knob)]
 
 
-def _stored(file: epath.Path) -> Iterator[tuple[str, Any]]:
-  if not file.exists():
-    raise UserError(f"{file} does not exist; set tasks.path to a folder with train.jsonl and test.jsonl")
-  for index, line in enumerate(file.read_text().splitlines(), start=1):
-    where = f"{file}:{index}"
-    try:
-      yield where, json.loads(line)
-    except json.JSONDecodeError as error:
-      raise UserError(f"{where}: {line[:40]!r} is no JSON ({error}); fetch the file again") from error
-
-
-def _fetched(split: Split) -> Iterable[tuple[str, Any]]:
-  try:
-    import datasets
-  except ImportError as error:
-    raise UserError("tasks.path='' needs the package datasets; install it or set tasks.path to a folder") from error
-  try:
-    rows = datasets.load_dataset("openai/gsm8k", "main", split=split)
-  except OSError as error:  # what datasets raises when it is offline is one
-    remedy = "set tasks.path to a folder with train.jsonl and test.jsonl"
-    raise UserError(f"dataset openai/gsm8k cannot be fetched ({error}); {remedy}") from error
-  return ((f"openai/gsm8k {split} row {i}", row) for i, row in enumerate(rows))
-
-
-def _question(row: Mapping[str, str], where: str) -> Question:
+def _question(row: Row, where: str) -> Question:
   try:
     text, (worked, marked, final) = row["question"], row["answer"].rpartition("####")
   except (KeyError, TypeError, AttributeError) as error:

@@ -1,30 +1,56 @@
-"""The questions of a run by the name of their kind: train, validation and test, disjoint by normalised text."""
+"""The questions of a run: train, validation and test, disjoint, without what overlaps the test questions.
+
+`tasks.kind` names where training and validation questions come from, `tasks.test_kind` where the test questions do:
+
+    word_problems   generated (tasks/word_problems.py); test questions of this kind come with training ones of it
+    gsm8k           with worked solutions; it has training and test questions of its own
+    questions       the user's own: tasks.path, tasks.fields, and tasks.grader, a benchmark graded like them
+    BENCHMARK       a key of tasks/benchmarks.py
+
+Without a test kind, test questions are of the kind of the others: GSM8K's own,
+or else a part of what there is. Which questions fall into which part is
+decided by a seeded hash of their text, so their order in a file, or the format
+that it has, does not matter.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 from collections.abc import Iterable
+from typing import Literal
 
 from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
-from score_jax.tasks import gsm8k, word_problems
-from score_jax.tasks.grade import Grader, numeric
-from score_jax.tasks.split import normalised, share
+from score_jax.tasks import benchmarks, gsm8k, rows, word_problems
+from score_jax.tasks.benchmarks import BENCHMARKS
+from score_jax.tasks.fields import Fields
+from score_jax.tasks.fields import questions as asked
+from score_jax.tasks.grade import Grader, grader
+from score_jax.tasks.overlap import WORDS, Dropped, distinct, without_overlap
+from score_jax.tasks.split import share
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
+
+#: what is read from somewhere, beside the benchmarks
+READ = ("gsm8k", "questions")
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
   """What a run works on."""
 
-  benchmark: str
+  benchmark: str  # where the test questions come from
   train: list[Question]
   validation: list[Question]
   test: list[Question]
   documents: list[Document]  # what web_search answers from; none: no search
   grader: Grader
+  dropped: tuple[Dropped, ...] = ()  # questions that are not used, and why
+  words: int = WORDS  # how many words in a row make an overlap; 0: only equal texts were looked for
+  notes: tuple[str, ...] = ()  # what a user should know of them
 
 
 def difficulty(config: ConfigDict) -> word_problems.Difficulty:
@@ -36,30 +62,117 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
   """The questions that `config.tasks` asks for.
 
   Raises:
-    UserError: the kind is unknown, a file is missing, or there are too few questions.
+    UserError: a kind is unknown, a file is missing or damaged, or there are too few questions.
   """
-  counts = (config.train, config.validation, config.test)
+  _check_names(config)
+  notes: list[str] = []
   if config.kind == "word_problems":
-    world = word_problems.World.generate(seed)
-    pool = word_problems.questions(world, difficulty(config), seed=seed, count=sum(counts))
-    train, known = counts[0], counts[0] + counts[1]
-    return Tasks("word_problems", pool[:train], pool[train:known], pool[known:], world.documents(), numeric)
-  if config.kind == "gsm8k":
-    pool = sorted(gsm8k.read(config.path, "train"), key=lambda q: share(q, f"{seed}/order"))
-    solved = [q for q in pool if q.solution]
-    others = sorted(gsm8k.read(config.path, "test"), key=lambda q: share(q, f"{seed}/order"))
-    train, validation = solved[: counts[0]], solved[counts[0] : counts[0] + counts[1]]
-    test = _without(others, solved)[: counts[2]]
-    for name, wanted, part in zip(("train", "validation", "test"), counts, (train, validation, test), strict=True):
-      if len(part) < wanted:
-        raise UserError(
-          f"tasks.{name} = {wanted}, but {config.path or 'gsm8k'} has {len(part)} such questions; ask for fewer"
-        )
-    return Tasks("gsm8k", train, validation, test, [], numeric)
-  raise UserError(f"tasks.kind = {config.kind!r}; choose word_problems or gsm8k")
+    pool, documents = _generated(config, seed)
+  else:
+    pool, documents = _read(config, "train", seed, notes), []
+  pool, dropped = distinct(pool)
+  if config.test_kind or config.kind == "gsm8k":
+    test, repeated = distinct(_read(config, "test", seed, notes))
+    dropped += repeated
+  else:
+    cut = max(0, len(pool) - config.test)
+    pool, test = pool[:cut], pool[cut:]
+  test = test[: config.test]
+  # Generated questions share runs of words by their templates: of 380, one or two with some of 300 others.
+  words = 0 if config.kind == "word_problems" and not config.test_kind else WORDS
+  pool, overlapping = without_overlap(pool, test, words=words)
+  train, validation = pool[: config.train], pool[config.train : config.train + config.validation]
+  _check_parts(config, train, validation, test)
+  name = config.test_kind or config.kind
+  return Tasks(
+    name, train, validation, test, documents, _grader(config, test), (*dropped, *overlapping), words, tuple(notes)
+  )
 
 
-def _without(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
-  """The questions whose normalised text stands in none of the others."""
-  seen = {normalised(q.text) for q in others}
-  return [q for q in questions if normalised(q.text) not in seen]
+def _generated(config: ConfigDict, seed: int) -> tuple[list[Question], list[Document]]:
+  """Word problems: to train on, to validate on and, where they are asked for, to test on; and their documents."""
+  world = word_problems.World.generate(seed)
+  count = config.train + config.validation + (0 if config.test_kind else config.test)
+  return word_problems.questions(world, difficulty(config), seed=seed, count=count), world.documents()
+
+
+def _read(config: ConfigDict, part: Literal["train", "test"], seed: int, notes: list[str]) -> list[Question]:
+  """What lies where the training or the test questions come from, in the order in which they are taken.
+
+  `notes` gets what a user should know of it.
+  """
+  kind, path, split, knob = config.kind, config.path, config.split, "tasks.path"
+  if part == "test" and config.test_kind:
+    kind, path, split, knob = config.test_kind, config.test_path, config.test_split, "tasks.test_path"
+  if kind == "gsm8k":
+    found = [q for q in gsm8k.read(path, part, knob=knob) if q.solution or part == "test"]
+  elif kind == "questions":
+    if path == "":
+      raise UserError(f"{knob} = ''; give the file, folder, ORG/NAME of the hub or tfds:NAME of your questions")
+    fields = Fields(**config.fields.to_dict())
+    found = asked(
+      rows.read(path, split=split, knob=knob), lambda _: fields, remedy="set tasks.fields.{kind} to one of them"
+    )
+  else:
+    found = benchmarks.read(kind, path, knob=knob)
+    if part == "test" or not config.test_kind:
+      notes += benchmarks.notes(kind, path, len(found), config.test)
+  return sorted(found, key=lambda q: (share(q, f"{seed}/order"), q.id))
+
+
+def _check_names(config: ConfigDict) -> None:
+  """
+  Raises:
+    UserError: a kind is none, no grader is named for questions of the user's own, or a path is of no kind.
+  """
+  kinds = {"kind": ("word_problems", *READ, *BENCHMARKS), "test_kind": (*READ, *BENCHMARKS, "")}
+  if "questions" in (config.kind, config.test_kind):
+    kinds["grader"] = ("gsm8k", "word_problems", *BENCHMARKS)
+  for name, known in kinds.items():
+    if config[name] not in known:
+      nearest = difflib.get_close_matches(config[name], known, n=1)
+      meant = f"did you mean {nearest[0]}? " if nearest else ""
+      raise UserError(f"tasks.{name} = {config[name]!r}; {meant}choose from {', '.join(filter(None, known))}")
+  if config.test_path and not config.test_kind:
+    raise UserError(
+      f"tasks.test_path = {config.test_path!r} without tasks.test_kind; name the kind, such as 'questions'"
+    )
+
+
+def _check_parts(config: ConfigDict, train: list[Question], validation: list[Question], test: list[Question]) -> None:
+  """
+  Raises:
+    UserError: there are too few questions, or a training and a test question have the same id.
+  """
+  for name, part in (("train", train), ("validation", validation), ("test", test)):
+    if len(part) < config[name]:
+      place = (config.test_path or config.test_kind if name == "test" else "") or config.path or config.kind
+      raise UserError(f"tasks.{name} = {config[name]}, but {place} has {len(part)} such questions; ask for fewer")
+  ids = {q.id for q in test}
+  for question in (*train, *validation):
+    if question.id in ids:
+      raise UserError(
+        f"the id {question.id!r} is of a training and of another test question; set tasks.fields.id = '', then ids "
+        "are made from the text"
+      )
+
+
+def _grader(config: ConfigDict, test: list[Question]) -> Grader:
+  """The grader of the training questions, and of the test questions where they have another one."""
+  names = [config.grader if kind == "questions" else kind for kind in (config.kind, config.test_kind or config.kind)]
+  graders = [grader(name) for name in dict.fromkeys(names)]
+  return graders[0] if len(graders) == 1 else EachItsOwn(*graders, test=test)
+
+
+class EachItsOwn(contextlib.ExitStack):
+  """Grades test questions by one grader and all others by another; left, it leaves those that are context managers."""
+
+  def __init__(self, of_training: Grader, of_test: Grader, *, test: Iterable[Question]):
+    super().__init__()
+    self._graders, self._ids = (of_training, of_test), {q.id for q in test}
+    for one in self._graders:
+      if isinstance(one, contextlib.AbstractContextManager):
+        self.push(one)
+
+  def __call__(self, question: Question, answer: str) -> tuple[float | None, str]:
+    return self._graders[question.id in self._ids](question, answer)

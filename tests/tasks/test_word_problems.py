@@ -172,6 +172,8 @@ def config(train: int, validation: int, test: int) -> ConfigDict:
       "acts": (3, 5),
       "operations": tuple(COST),
       "distractors": 1,
+      "test_kind": "",
+      "test_path": "",
     }
   )
 

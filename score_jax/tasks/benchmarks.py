@@ -1,0 +1,177 @@
+"""The method's 12 benchmarks by name, and GSM-Hard: where their questions lie (GSM8K has its own module).
+
+A file or folder (tasks/rows.py says which) may stand in for the hub. Its rows
+have the hub's fields, or `question` and `answer`, with `id` and `aliases` where
+they know them.
+
+None of the hub's copies could be fetched where this was written: names, parts
+and fields are from public code that reads them. How many questions a copy
+should have is `found`; another number is told when it is read. Three are
+subsets in the paper:
+
+- GAIA: 103 of the text-only validation questions, which other work has chosen by hand. Here those without a file are
+  taken (127) and `tasks.test` says how many; for exactly the 103 give a file of them.
+- HLE: 500 of the questions without a picture, WebWalkerQA: 200 of 680; which ones is not published.
+
+HotpotQA, 2WikiMultihopQA and MuSiQue are 200 of their validation splits. Here
+a seeded hash of the text chooses.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+from score_jax.errors import UserError
+from score_jax.tasks import rows
+from score_jax.tasks.fields import Fields, questions
+from score_jax.tasks.rows import Row
+from score_jax.trajectory import Question
+
+
+def _without_picture(row: Row) -> Row | None:
+  return None if row.get("image") else row
+
+
+def _without_file(row: Row) -> Row | None:
+  return None if row.get("file_name") else row
+
+
+def _answerable(row: Row) -> Row | None:
+  return row if row.get("answerable", True) else None
+
+
+def _deciphered(row: Row) -> Row:
+  """xbench keeps its texts out of crawls: base64 of the bytes, each exclusive-or the next one of `canary`."""
+  key = row.get("canary")
+  if not key:
+    return row
+
+  def plain(text: str) -> str:
+    return bytes(a ^ b for a, b in zip(base64.b64decode(text), itertools.cycle(key.encode()), strict=False)).decode()
+
+  return {**row, **{name: plain(row[name]) for name in ("prompt", "answer") if isinstance(row.get(name), str)}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+  """Where a benchmark lies and how its rows are read."""
+
+  hub: tuple[str, ...]  # ORG/NAME or ORG/NAME:CONFIG, one after the other
+  split: str
+  fields: Fields
+  asked: int  # questions that the paper evaluates
+  found: int | None  # questions that there should be, of those that `opened` keeps; None: not known
+  licence: str  # of the data, as its card or its authors give it
+  gated: bool = False  # the hub asks for a token
+  opened: Callable[[Row], Row | None] = lambda row: row  # a row as it is read; None leaves it out
+
+
+MATH = Fields("problem", "answer")
+QA = Fields("question", "answer", "id")
+
+BENCHMARKS: dict[str, Benchmark] = {
+  "aime24": Benchmark(("HuggingFaceH4/aime_2024",), "train", MATH, 30, 30, "not stated"),
+  "aime25": Benchmark(("math-ai/aime25",), "test", MATH, 30, 30, "not stated"),
+  "math500": Benchmark(("HuggingFaceH4/MATH-500",), "test", Fields("problem", "answer", "unique_id"), 500, 500, "MIT"),
+  "olymmath": Benchmark(
+    ("RUC-AIBOX/OlymMATH:en-easy", "RUC-AIBOX/OlymMATH:en-hard"),
+    "test",
+    Fields("problem", "answer", "unique_id"),
+    200,
+    200,
+    "MIT",
+  ),
+  "hotpotqa": Benchmark(("hotpotqa/hotpot_qa:distractor",), "validation", QA, 200, 7405, "CC BY-SA 4.0"),
+  "2wiki": Benchmark(("framolfese/2WikiMultihopQA",), "validation", QA, 200, 12576, "Apache-2.0"),
+  "musique": Benchmark(
+    ("dgslibisey/MuSiQue",),
+    "validation",
+    Fields("question", "answer", "id", "answer_aliases"),
+    200,
+    2417,
+    "CC BY 4.0",
+    opened=_answerable,
+  ),
+  "bamboogle": Benchmark(("chiayewken/bamboogle",), "test", Fields("Question", "Answer"), 125, 125, "MIT"),
+  "gaia": Benchmark(
+    ("gaia-benchmark/GAIA:2023_all",),
+    "validation",
+    Fields("Question", "Final answer", "task_id"),
+    103,
+    127,
+    "not to be shared in a form that can be crawled",
+    gated=True,
+    opened=_without_file,
+  ),
+  "webwalkerqa": Benchmark(("callanwu/WebWalkerQA",), "main", Fields(), 200, 680, "Apache-2.0"),
+  "hle": Benchmark(("cais/hle",), "test", QA, 500, None, "MIT", gated=True, opened=_without_picture),
+  "xbench": Benchmark(
+    ("xbench/DeepSearch",),
+    "train",
+    Fields("prompt", "answer", "id"),
+    100,
+    100,
+    "MIT; not to be put online in the clear",
+    opened=_deciphered,
+  ),
+  "gsm_hard": Benchmark(("reasoning-machines/gsm-hard",), "train", Fields("input", "target"), 1319, 1319, "MIT"),
+}
+
+
+def read(name: str, path: str, *, knob: str) -> list[Question]:
+  """All questions of a benchmark, their ids with its name before them.
+
+  Args:
+    name: a key of BENCHMARKS.
+    path: a file, folder or place on the hub that stands in for its own; "" for its own.
+    knob: the config's key that the path came from.
+
+  Raises:
+    UserError: it cannot be fetched (the message says how to come to a gated one), or a row is of another form.
+  """
+  benchmark = BENCHMARKS[name]
+  places = (path,) if path else benchmark.hub
+  opened = _opened(name, itertools.chain(*(rows.read(p, split=benchmark.split, knob=knob) for p in places)))
+  own = benchmark.fields
+  remedy = f"{name} has {own.question!r} and {own.answer!r}; give rows with those, or with 'question' and 'answer'"
+  return questions(opened, lambda row: _fields(own, row), remedy=remedy, prefix=f"{name}/")
+
+
+def notes(name: str, path: str, found: int, evaluated: int) -> list[str]:
+  """What a user should know of a benchmark that was read: another number of questions than it should have.
+
+  Args:
+    name: a key of BENCHMARKS.
+    path: what stood in for the hub; "": nothing.
+    found: how many questions there are.
+    evaluated: how many the run tests on.
+  """
+  benchmark, told = BENCHMARKS[name], []
+  if not path and benchmark.found not in (None, found):
+    told.append(f"{name} has {found} questions on the hub, not {benchmark.found}: its copy is another one")
+  if evaluated != benchmark.asked:
+    told.append(f"{name}: {evaluated} of {found} questions; the paper evaluates {benchmark.asked}")
+  return told
+
+
+def _opened(name: str, found: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+  for where, row in found:
+    try:
+      opened = BENCHMARKS[name].opened(row)
+    except ValueError as error:  # what is no base64, or no UTF-8 under the key
+      raise UserError(f"{where} cannot be deciphered ({error}); fetch {name} again") from error
+    if opened is not None:
+      yield where, opened
+
+
+def _fields(own: Fields, row: Row) -> Fields:
+  """The benchmark's own fields, or plain ones where the row has those instead."""
+
+  def known(*names: str) -> str:
+    return next((name for name in names if name in row), "")
+
+  text = own if own.question in row or "question" not in row else Fields()
+  return Fields(text.question, text.answer, known(own.id, "id"), known(own.aliases, "aliases"))

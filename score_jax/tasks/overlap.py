@@ -1,0 +1,75 @@
+"""Questions that are not used: they overlap the evaluation, repeat another, or have no answer to be graded by.
+
+A training question overlaps an evaluation question when their normalised texts
+are equal, or when they have 13 normalised words in a row in common. One of
+fewer than 13 words overlaps by equality alone; so do texts of languages that
+put no spaces between words, mostly. The measure also finds phrases that many
+questions share ("where m and n are relatively prime positive integers find m
+n …"): what is dropped is listed with the words in common.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+from score_jax.tasks.split import normalised
+from score_jax.trajectory import Question
+
+WORDS = 13
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+  """A question that is not used, and why."""
+
+  id: str
+  why: str  # no_answer | duplicate | same_text | same_words
+  other: str = ""  # id of the question that it repeats or overlaps
+  shared: str = ""  # the words that both have
+
+
+def distinct(questions: Iterable[Question]) -> tuple[list[Question], list[Dropped]]:
+  """The questions that have an answer, the first of each normalised text; and the others."""
+  kept: dict[str, Question] = {}
+  dropped: list[Dropped] = []
+  for question in questions:
+    if not question.answer:
+      dropped.append(Dropped(question.id, "no_answer"))
+      continue
+    first = kept.setdefault(normalised(question.text), question)
+    if first is not question:
+      dropped.append(Dropped(question.id, "duplicate", first.id, normalised(question.text)))
+  return list(kept.values()), dropped
+
+
+def without_overlap(
+  training: Iterable[Question], evaluation: Sequence[Question], *, words: int = WORDS
+) -> tuple[list[Question], list[Dropped]]:
+  """The training questions that do not overlap the evaluation, and those that do.
+
+  `words`: how many in a row are too many; 0 compares whole texts only.
+  """
+  texts = {normalised(q.text): q.id for q in evaluation}
+  runs: dict[str, str] = {}
+  for question in evaluation:
+    for run in _runs(question, words):
+      runs.setdefault(run, question.id)
+  kept: list[Question] = []
+  dropped: list[Dropped] = []
+  for question in training:
+    text = normalised(question.text)
+    shared = next((run for run in _runs(question, words) if run in runs), None)
+    if text in texts:
+      dropped.append(Dropped(question.id, "same_text", texts[text], text))
+    elif shared is not None:
+      dropped.append(Dropped(question.id, "same_words", runs[shared], shared))
+    else:
+      kept.append(question)
+  return kept, dropped
+
+
+def _runs(question: Question, words: int) -> Iterator[str]:
+  """Every `words` words in a row."""
+  text = normalised(question.text).split()
+  return (" ".join(text[i : i + words]) for i in range(len(text) - words + 1 if words else 0))
