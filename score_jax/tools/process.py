@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import queue
+import resource
 import select
 import shutil
 import signal
@@ -117,7 +118,9 @@ class Zygote:
         ours.close()
         raise
     # An escaped character takes twelve bytes at most, and an observation is not all that a message has.
-    return Session(ours, self._folder / str(self._forked), longest=12 * self._settings.output_chars + (1 << 18))
+    longest = 12 * self._settings.output_chars + (1 << 18)
+    own_files = self._settings.isolation == "bubblewrap"
+    return Session(ours, self._folder / str(self._forked), longest=longest, own_files=own_files)
 
   def kill(self) -> None:
     """Ends it and what it started, and removes its folder."""
@@ -142,7 +145,7 @@ class Session:
     failed: why it could not be shut in, if it could not.
   """
 
-  def __init__(self, ours: socket.socket, folder: pathlib.Path, *, longest: int):
+  def __init__(self, ours: socket.socket, folder: pathlib.Path, *, longest: int, own_files: bool):
     self.socket = ours
     self.socket.setblocking(False)
     self.pidfd = -1  # until the zygote has told it
@@ -151,8 +154,10 @@ class Session:
     self.live: tuple[Ran, ...] | None = ()
     self.since = 0.0  # when it began with what it does now
     self.searches = False  # whether it waits for a search: its time does not run then
+    self.holds = 0  # bytes that its last step left it with, as far as they are its own
+    self._inherited = 0  # pages that it began with
     self.failed = ""
-    self._folder = folder
+    self._folder, self._own_files = folder, own_files
     self._frames = Frames(longest=longest)
     self._out = bytearray()
 
@@ -204,6 +209,18 @@ class Session:
         self.failed = str(message["failed"])
         raise EOFError
       self._locked = self._locked or "locked" in message
+
+  def weigh(self) -> None:
+    """Notes what it holds, which at its start is what it shares with the zygote."""
+    try:
+      resident = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+      files = os.statvfs(f"/proc/{self.pid}/root/tmp") if self._own_files else None
+    except OSError:  # it has ended
+      return
+    self._inherited = self._inherited or resident
+    self.holds = (resident - self._inherited) * resource.getpagesize()
+    if files is not None:
+      self.holds += (files.f_blocks - files.f_bfree) * files.f_frsize
 
   @property
   def started(self) -> bool:

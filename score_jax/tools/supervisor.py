@@ -2,8 +2,9 @@
 
 It has sessions forked, gives them code, watches the clock and ends what has to end, so that code runs on while the
 main thread is inside a jitted program. So many pieces of code run at once; the others wait for their turn. A
-session's process is kept for its next step. Where there are too many the one that was idle longest is ended, and
-its next step begins in a new one with the earlier steps run again, as it does after a step that was broken off.
+session's process is kept for its next step. Where there are too many, or they hold too much memory, the one that
+was idle longest is ended, and its next step begins in a new one with the earlier steps run again, as it does after
+a step that was broken off.
 """
 
 from __future__ import annotations
@@ -211,11 +212,15 @@ class Supervisor:
     self._flush(session)
 
   def _make_room(self) -> None:
-    """Ends the session that was idle longest where one too many is kept."""
-    if len(self._sessions) >= self._most:
-      name = next((name for name, session in self._sessions.items() if session.task is None), None)
-      if name is not None:
-        self._end_session(self._sessions.pop(name))
+    """Ends sessions that have been idle longest, where too many are kept or all hold more than may run at once."""
+    room = self._workers * (self._settings.memory_mb << 20)
+    idle = {name: session for name, session in self._sessions.items() if session.task is None}
+    for name, session in idle.items():
+      held = sum(other.holds for other in self._sessions.values())
+      if len(self._sessions) < self._most and held <= room:
+        return
+      del self._sessions[name]
+      self._end_session(session)
 
   def _fork(self, zygote: Zygote) -> Session:
     session = zygote.fork()
@@ -251,6 +256,7 @@ class Supervisor:
     except (EOFError, Garbled):
       self._lose(session, "killed")
     if not started and session.started:
+      session.weigh()
       session.since = time.monotonic()  # its time runs from here
       self._flush(session)
 
@@ -315,6 +321,7 @@ class Supervisor:
     if outcome.reason in EFFECTS and self._sessions.get(task.session) is session:
       session.live = (*task.state, Ran(task.code, outcome.observation, outcome.reason))
       self._sessions.move_to_end(task.session)
+      session.weigh()
     else:
       self._remove(session)
 
