@@ -24,7 +24,7 @@ DRESSED = re.compile(
   r"(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|choice|option)\b\s*(?:is\b)?\s*:?\s*", re.IGNORECASE
 )
 WRAPPED = re.compile(r"\\(?:boxed|text|mathrm|mathbf|textbf)\s*\{(.*)\}", re.DOTALL)
-CHOSEN = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:](?:\s.*)?|\s*[-–]\s.*)?", re.DOTALL)
+CHOSEN = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]{1,2}(?:\s.*)?|\s*[-–]\s.*)?", re.DOTALL)
 ELSE = re.compile(r"(?:^|[\s,/&+])[(\[]?(?:[B-HJ-Z]|[A-Z][)\].:])(?![\w'])")
 
 

@@ -102,6 +102,7 @@ class MathGrader:
       self._end()
     if self._child is None:
       self._child = _Child(*self._limits)
+      self._child.load()
     child, end = self._child, time.monotonic() + self._wall_s
     try:
       reply = child.ask({"gold": gold, "answer": answer}, end)
@@ -182,19 +183,25 @@ class _Child:
         self._socket.close()
         raise _Lost(f"the grader's process cannot be started ({error})") from error
     self.pid = self._popen.pid
-    self._ready = False
+
+  def load(self) -> None:
+    """Waits until it has loaded, for LOADING_S at most.
+
+    Raises:
+      _Lost: it has not.
+    """
+    try:
+      self.receive(time.monotonic() + LOADING_S)
+    except _Spent as error:
+      raise _Lost("the grader's process crashed while loading; is the package math-verify installed?") from error
 
   def ask(self, request: dict[str, Any], end: float) -> dict[str, Any]:
-    """The first reply to a request. A child that still loads has LOADING_S for that, whatever `end`.
+    """The first reply to a request.
 
     Raises:
       _Spent: the gold was too much.
       _Lost: the child fell to something else.
     """
-    if not self._ready:
-      started = time.monotonic()
-      self._loaded()
-      end += time.monotonic() - started
     self.served += 1
     try:
       self._socket.settimeout(max(0.1, end - time.monotonic()))
@@ -202,12 +209,6 @@ class _Child:
     except OSError as error:
       raise _Lost(f"the grader's process does not listen ({error})") from error
     return self.receive(end)
-
-  def _loaded(self) -> None:
-    try:
-      self._ready = bool(self.receive(time.monotonic() + LOADING_S)["ready"])
-    except _Spent as error:
-      raise _Lost("the grader's process crashed while loading; is the package math-verify installed?") from error
 
   def receive(self, end: float) -> dict[str, Any]:
     """The next reply.

@@ -206,8 +206,8 @@ def _bracketed(text: str, level: int) -> Form | None:
   items = tuple(read(piece, level=level) for piece in pieces)
   if not items:
     return None
-  spread = tuple(item for form in items for item in _spread(form))
-  return Sequence(spread, left, right) if len(spread) > 1 else spread[0]
+  spread = [item for form in items for item in _spread(form)]
+  return Sequence(tuple(spread), left, right) if len(spread) > 1 else spread[0]
 
 
 def _related(text: str, level: int) -> Form | None:

@@ -99,8 +99,8 @@ def equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
 def understand(text: str) -> None:
   """Does once, to whatever end, what comparing with this gold does each time."""
   found = expression(text) if rational(text) is None else None
-  if found is not None and not found.free_symbols:
-    _number(found, {})
+  if found is not None:
+    _number(found, next(_points(found.free_symbols)))
 
 
 def _scaled(value: Any, scale: Any) -> Any:

@@ -22,7 +22,7 @@ WHOLE = re.compile(r"0*\d{1,3}", re.ASCII)
 #: relative and absolute error that a float gold allows; both must hold
 RELATIVE, ABSOLUTE = Fraction(1, 10**4), Fraction(1, 10**3)
 #: relative error that is rounding of binary floats
-FLOAT_NOISE = Fraction(1, 10**9)
+FLOAT_NOISE = Fraction(1, 10**12)
 
 
 def _number(text: str) -> Decimal | None:
@@ -65,21 +65,28 @@ def number(text: str) -> Fraction | None:
 
 
 def in_words(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right when the answer is the number, whatever it counts: "42 apples", "$42", "the answer is 42", "84/2"."""
-  return _compared(question, answer, lambda gold, given: gold == given)
+  """Right when the answer is the number, whatever it counts: "42 apples", "$42", "the answer is 42", "84/2".
+
+  The rounding of binary floats is allowed, a relative error of 1e-12.
+  """
+  return _compared(question, answer, _equal)
 
 
 def approximate(question: Question, answer: str) -> tuple[float | None, str]:
   """Right when the answer is the number, floats to a relative error of 1e-4 and at most 1e-3.
 
-  A gold that is a whole number allows the rounding of binary floats only, a relative error of 1e-9.
+  A gold that is a whole number allows the rounding of binary floats only, a relative error of 1e-12.
   """
   return _compared(question, answer, _near)
 
 
+def _equal(gold: Fraction, given: Fraction) -> bool:
+  return abs(gold - given) <= abs(gold) * FLOAT_NOISE
+
+
 def _near(gold: Fraction, given: Fraction) -> bool:
   error = abs(gold - given)
-  if error <= abs(gold) * FLOAT_NOISE:
+  if _equal(gold, given):
     return True
   return gold.denominator != 1 and error <= min(abs(gold) * RELATIVE, ABSOLUTE)
 

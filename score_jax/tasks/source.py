@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
 from score_jax.tasks import gsm8k, word_problems
-from score_jax.tasks.grade import Grader, numeric
+from score_jax.tasks.grade import Grader, grader
 from score_jax.tasks.split import normalised, share
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
@@ -43,7 +43,9 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
     world = word_problems.World.generate(seed)
     pool = word_problems.questions(world, difficulty(config), seed=seed, count=sum(counts))
     train, known = counts[0], counts[0] + counts[1]
-    return Tasks("word_problems", pool[:train], pool[train:known], pool[known:], world.documents(), numeric)
+    return Tasks(
+      "word_problems", pool[:train], pool[train:known], pool[known:], world.documents(), grader("word_problems")
+    )
   if config.kind == "gsm8k":
     pool = sorted(gsm8k.read(config.path, "train"), key=lambda q: share(q, f"{seed}/order"))
     solved = [q for q in pool if q.solution]
@@ -55,7 +57,7 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
         raise UserError(
           f"tasks.{name} = {wanted}, but {config.path or 'gsm8k'} has {len(part)} such questions; ask for fewer"
         )
-    return Tasks("gsm8k", train, validation, test, [], numeric)
+    return Tasks("gsm8k", train, validation, test, [], grader("gsm8k"))
   raise UserError(f"tasks.kind = {config.kind!r}; choose word_problems or gsm8k")
 
 

@@ -3,8 +3,6 @@
 Each row is (benchmark, gold, answer).
 """
 
-# ruff: noqa: E501, RUF001
-
 from __future__ import annotations
 
 RIGHT: tuple[tuple[str, str, str], ...] = (
@@ -111,7 +109,11 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
   # matrices
   ("math500", r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}", "Matrix([[-2], [-14], [-7]])"),
   ("math500", r"\begin{pmatrix} -2 \\ -14 \\ -7 \end{pmatrix}", "(-2, -14, -7)"),
-  ("math500", r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}", r"\begin{bmatrix} -\frac13 \\ \frac23 \\ \frac53 \end{bmatrix}"),
+  (
+    "math500",
+    r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}",
+    r"\begin{bmatrix} -\frac13 \\ \frac23 \\ \frac53 \end{bmatrix}",
+  ),
   ("math500", r"\begin{pmatrix} -1 & 0 \\ 0 & -1 \end{pmatrix}", "[[-1, 0], [0, -1]]"),
   # units, money, percent, bases, names
   ("math500", r"864 \mbox{ inches}^2", "864 square inches"),
