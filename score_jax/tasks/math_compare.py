@@ -22,6 +22,7 @@ from fractions import Fraction
 import sympy
 
 from score_jax.tasks import math_values
+from score_jax.tasks.choice import letter
 from score_jax.tasks.math_form import Atom, Equation, Form, Matrix, Named, Sequence, Union, read
 from score_jax.tasks.math_text import FUNCTIONS, GREEK, INVERSE, squeezed, tidy, words
 from score_jax.tasks.math_units import Unit, based, decimal, measured
@@ -143,7 +144,7 @@ def _same_atom(gold: str, answer: str) -> bool:
   if squeezed(gold) == squeezed(answer):
     return True
   if _is_name(measured(gold)[0]):
-    return words(gold) != "" and words(gold) == words(answer)
+    return words(gold) in (words(answer), letter(answer).lower()) and words(gold) != ""
   wanted, given = based(gold), based(answer)
   if wanted is not None:
     return wanted == (given or based(f"{answer}_{wanted[1]}"))
@@ -163,6 +164,9 @@ def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | No
     return _same_share(gold, kinds[0], answer, kinds[1])
   if {"angle", "radian"} & {*kinds}:
     return _same_angle(gold, kinds[0], answer, kinds[1])
+  if "number" in kinds:
+    sizes = [kind.size if kind and kind.dimension == "number" else 1 for kind in (wanted, given)]
+    return math_values.equal(gold, answer, scale=Fraction(sizes[1]) / sizes[0])
   if wanted is None or given is None or "" in kinds:
     return math_values.equal(gold, answer)
   if (wanted.dimension, wanted.power) != (given.dimension, given.power):

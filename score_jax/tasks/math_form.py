@@ -65,10 +65,14 @@ class Named:
 
 Form = Atom | Sequence | Union | Matrix | Equation | Named
 
-NAME = r"[A-Za-z](?:_\{?\w+\}?|')?(?:\s*\(\s*[A-Za-z]\s*\))?|\\(?:theta|alpha|beta|gamma|lambda|phi|omega)"
-ASSIGNED = re.compile(rf"({NAME})\s*(?:=|\\in(?![a-z])|:)\s*(?=\S)")
+LETTER = r"(?:[A-Za-z]|\\(?:theta|alpha|beta|gamma|delta|lambda|mu|rho|sigma|phi|varphi|omega)(?![a-z]))"
+NAME = rf"{LETTER}(?:_\{{?\w+\}}?|')?(?:\s*\(\s*[A-Za-z]\s*\))?"
+SIZE = re.compile(rf"\|\s*({NAME})\s*\|")
+POINT = rf"\(\s*{LETTER}(?:\s*,\s*{LETTER})+\s*\)"
+ASSIGNED = re.compile(rf"({NAME}|{POINT})\s*(?:=|\\in(?![a-z])|:)\s*(?=\S)")
 RELATION = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|<|>")
 MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
+ALL_BUT = re.compile(rf"\\mathbb\{{R\}}\s*(?:\\setminus|\\backslash|-)\s*{SET_LEFT}([^,;{SET_RIGHT}]+){SET_RIGHT}")
 EQUALS = re.compile("=")
 SEMICOLON = re.compile(";")
 LIST = re.compile(r"\s*,?\s+(?:and|or)\s+|,")
@@ -76,7 +80,7 @@ CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<=[)\]⦄}])\s*[uU]\s*(?=[(\[⦃{])|\s+or
 OR, AND = re.compile(r"\s+or\s+"), re.compile(r"\s+and\s+")
 SIGN = re.compile(r"\\pm(?![a-zA-Z])|\\mp(?![a-zA-Z])|\+/-|\+-")
 ENVIRONMENT = re.compile(
-  r"\\begin\s*\{([pbBvV]?(?:small)?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\1\}", re.DOTALL
+  r"([^=]*)\\begin\s*\{([pbBvV]?(?:small)?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\2\}", re.DOTALL
 )
 NAMED_CALL = re.compile(r"([A-Za-z]\w*(?:\.\w+)?)\s*\(")
 INTERVALS = {
@@ -113,9 +117,12 @@ def read(text: str, *, thousands: bool = True, level: int = 0) -> Form:
 
 def _environment(text: str, level: int) -> Form | None:
   found = ENVIRONMENT.fullmatch(text)
-  if found is None or "\\begin" in found[2]:
+  if found is None or "\\begin" in found[1] + found[3]:
     return None
-  rows = [row.split("&") for row in re.split(r"\\\\", found[2]) if row.strip()]
+  factor = found[1].strip()
+  rows = [row.split("&") for row in re.split(r"\\\\", found[3]) if row.strip()]
+  if factor:
+    rows = [[rf"({factor})\cdot ({entry})" for entry in row] for row in rows]
   return Matrix(tuple(tuple(read(entry, level=level) for entry in row) for row in rows))
 
 
@@ -214,6 +221,8 @@ def _related(text: str, level: int) -> Form | None:
   """Assignments, equations, inequalities and both signs of a plus-minus."""
   if text == "\\mathbb{R}" or text.lower() in ("all real numbers", "all reals", "reals"):
     return LINE
+  if found := ALL_BUT.fullmatch(text):
+    return _half_line(found[1], "\\ne")
   if RELATION.search(text):
     return _inequality(text)
   sides = [side.strip() for side in split(text, EQUALS)]
@@ -239,6 +248,8 @@ def _signed(text: str, plus: str, minus: str) -> str:
 def _inequality(text: str) -> Form | None:
   signs, sides = RELATION.findall(text), [side.strip() for side in RELATION.split(text)]
   names = [bool(re.fullmatch(NAME, side)) for side in sides]
+  if len(sides) == 2 and (size := SIZE.fullmatch(sides[0])):
+    return Named(size[1], _within(sides[1], signs[0]))
   if len(sides) == 2 and names[0] != names[1]:
     name, value, sign = (*sides, signs[0]) if names[0] else (sides[1], sides[0], MIRRORED[signs[0]])
     return Named(name, _half_line(value, sign))
@@ -249,6 +260,14 @@ def _inequality(text: str) -> Form | None:
     if {*signs} <= {">", "\\ge"}:
       return Named(name, _interval(high, low, _bracket(signs[1], "(["), _bracket(signs[0], ")]")))
   return None
+
+
+def _within(value: str, sign: str) -> Form:
+  """Where something is at most, or at least, so far from zero."""
+  low = f"-({value})"
+  if sign in ("<", "\\le"):
+    return _interval(low, value, _bracket(sign, "(["), _bracket(sign, ")]"))
+  return Union((_half_line(low, MIRRORED[sign]), _half_line(value, sign)))
 
 
 def _half_line(value: str, sign: str) -> Form:

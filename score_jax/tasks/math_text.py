@@ -76,7 +76,7 @@ SPELLINGS = [
       r"\\(?:operatorname|math(?:rm|bf|it|sf)|text(?:bf|it|rm|normal|sf)|[mh]box|boldsymbol|bm|unit)\s*(?=\{)",
       r"\\text",
     ),
-    (r"\\text\s*\{\s*([A-Za-z])\s*\}", r"\1"),
+    (r"\\text\s*\{\s*([A-Za-z]|\d+)\s*\}", r"\1"),
     (rf"\\text\s*\{{\s*({'|'.join([*FUNCTIONS, *INVERSE])})\s*\}}", r" \1 "),
     (r"\\text\s*\{\s*,?\s*(and|or)\s*\}", r" \1 "),
     (rf"\\leq?(?:slant)?{END}|<=", r"\\le "),
@@ -101,7 +101,7 @@ SPELLINGS = [
 ]
 DRESS = re.compile(
   r"(?:####|(?:so|thus|hence|therefore)?\W{0,3}(?:the|my)?\s*(?:final\s+|correct\s+)?(?:answer|result|solution)\s*"
-  r"(?:(?:is|are|equals)\b\s*:?|:|=)|=)\s*",
+  r"(?:(?:is|are|equals)\b\s*:?|:|=)|(?:it|this|that|the(?:\s+[a-z]+){1,4})\s+(?:is|are)\b|=)\s*",
   re.IGNORECASE,
 )
 PAIRS = (("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"))

@@ -31,6 +31,7 @@ SIZES: dict[str, dict[str, Fraction | int]] = {
   "angle": {"degree deg": 1},
   "radian": {"radian rad": 1},
   "percent": {"percent %": 1},
+  "number": {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
 }
 UNITS = {
   name: (dimension, Fraction(size))

@@ -15,7 +15,7 @@ LONGEST = 64  # characters of a number
 LONGEST_TEXT = 200  # of a number with what stands around it
 LARGEST = 400  # a power of ten beyond all answers
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
-NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 FRACTION = re.compile(r"([+-]?\d+)\s*/\s*(\d+)|([+-]?)\\frac\s*\{(\d+)\}\s*\{(\d+)\}", re.ASCII)
 WHOLE = re.compile(r"0*\d{1,3}", re.ASCII)
 
@@ -53,15 +53,16 @@ def number(text: str) -> Fraction | None:
   """
   if len(text) > LONGEST_TEXT:
     return None
-  bare = joined_thousands(measured(tidy(text))[0])
+  bare, counted = measured(tidy(text))
+  bare, size = joined_thousands(bare), counted.size if counted and counted.dimension == "number" else 1
   bare = re.sub(r"^[A-Za-z]\s*=\s*", "", bare)
   if (found := FRACTION.fullmatch(bare)) is not None:
     over, under = int(found[1] or found[3] + found[4]), int(found[2] or found[5])
-    return Fraction(over, under) if under else None
+    return size * Fraction(over, under) if under else None
   if len(bare) > LONGEST or not NUMERAL.fullmatch(bare):
     return None
   value = Decimal(bare)
-  return Fraction(value) if abs(value.adjusted()) < LARGEST else None
+  return size * Fraction(value) if abs(value.adjusted()) < LARGEST else None
 
 
 def in_words(question: Question, answer: str) -> tuple[float | None, str]:

@@ -6,12 +6,14 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
 from score_jax.errors import UserError
-from score_jax.tasks.grade import BENCHMARKS, grader
+from score_jax.tasks.grade import BENCHMARKS, JUDGED, PLAIN, grader
 from score_jax.trajectory import Question
+from tests.tasks.hostile_answers import answers
 
 
 def test_every_benchmark_has_a_grader_that_knows_its_gold() -> None:
@@ -25,6 +27,18 @@ def test_every_benchmark_has_a_grader_that_knows_its_gold() -> None:
 def test_an_unknown_benchmark_is_refused_with_the_nearest() -> None:
   with pytest.raises(UserError, match=r"'hotpot'.*nearest is hotpotqa"):
     grader("hotpot")
+
+
+@pytest.mark.parametrize("benchmark", [*PLAIN, *JUDGED])
+def test_hostile_answers_are_nothing_to_the_graders_without_a_process(benchmark: str) -> None:
+  found = grader(benchmark)
+  for gold in ("7", "Marie Curie, 7"):
+    for answer in answers("/nowhere"):
+      start = time.process_time()
+      grade, reason = found(Question("q", "?", gold), answer)
+      assert grade is None or grade < 1.0, answer[:80]
+      assert "\n" not in reason
+      assert time.process_time() - start < 1.0
 
 
 def command(benchmark: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[bytes]:

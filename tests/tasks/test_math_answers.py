@@ -85,7 +85,7 @@ def test_two_hundred_hostile_answers_are_survived_and_wrong(tmp_path: pathlib.Pa
   hostile = answers(str(marker))
   assert len(set(hostile)) >= 200
   before = resident()
-  with MathGrader(cpu_s=0.5) as grader:
+  with MathGrader(cpu_s=0.3) as grader:
     for answer in hostile:
       start = time.monotonic()
       grade, reason = graded(grader, "7", answer)
