@@ -105,6 +105,7 @@ DRESS = re.compile(
   re.IGNORECASE,
 )
 PAIRS = (("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"))
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -174,9 +175,10 @@ def tidy(text: str) -> str:
 def _undressed(text: str) -> str:
   """The text without its outermost dress."""
   text = text.strip().rstrip(".,;").strip()
-  boxed = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-  if boxed >= 0 and (end := closing(text, text.index("{", boxed))) > 0:
-    return text[text.index("{", boxed) + 1 : end]
+  boxes = list(BOX.finditer(text))
+  if boxes and (end := closing(text, boxes[0].end() - 1)) > 0:
+    inner = text[boxes[0].end() : end]
+    return inner if len(boxes) == 1 else text[: boxes[0].start()] + inner + text[end + 1 :]
   for left, right in PAIRS:
     inner = text[len(left) : -len(right)]
     if len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inner:

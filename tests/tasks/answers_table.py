@@ -294,6 +294,7 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
   ("gaia", "3", "3"),
   ("gaia", "Paris, London", "paris,london"),
   ("hotpotqa", "no", "No"),
+  ("math500", "-2,1", r"\boxed{-2}, \boxed{1}"),
 )
 
 WRONG: tuple[tuple[str, str, str], ...] = (
@@ -560,4 +561,5 @@ WRONG: tuple[tuple[str, str, str], ...] = (
   ("math500", "5", "5_2"),
   ("math500", "5", "5.5.5"),
   ("math500", "5", "x=5, y=6"),
+  ("math500", "6", r"\boxed{5} or \boxed{6}"),
 )
