@@ -175,10 +175,8 @@ def tidy(text: str) -> str:
 def _undressed(text: str) -> str:
   """The text without its outermost dress."""
   text = text.strip().rstrip(".,;").strip()
-  boxes = list(BOX.finditer(text))
-  if boxes and (end := closing(text, boxes[0].end() - 1)) > 0:
-    inner = text[boxes[0].end() : end]
-    return inner if len(boxes) == 1 else text[: boxes[0].start()] + inner + text[end + 1 :]
+  if boxes := len(BOX.findall(text)):
+    return _unboxed(text, alone=boxes == 1)
   for left, right in PAIRS:
     inner = text[len(left) : -len(right)]
     if len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inner:
@@ -188,6 +186,15 @@ def _undressed(text: str) -> str:
   bare = re.sub(r"\\[()]", " ", text)
   dollars = len(re.findall(r"(?<!\\)\$", bare))
   return re.sub(r"(?<!\\)\$+", " " if dollars % 2 == 0 else r"\\$", bare)
+
+
+def _unboxed(text: str, *, alone: bool) -> str:
+  """What stands in a box that is alone; of several boxes all, with what stands between them."""
+  while found := BOX.search(text):
+    end = closing(text, found.end() - 1)
+    inner = text[found.end() :] if end < 0 else text[found.end() : end]
+    text = inner if alone else text[: found.start()] + inner + (text[end + 1 :] if end >= 0 else "")
+  return text
 
 
 def joined_thousands(text: str) -> str:
