@@ -20,6 +20,7 @@ INSTALL = [
   "jax>=0.10",
   "jinja2>=3.1",  # transformers needs it for chat templates and does not install it
   "markupsafe>=2.1",
+  "math-verify>=0.9",
   "matplotlib>=3.9",
   "ml-collections>=1.1",
   "numpy>=2.0",

@@ -65,7 +65,7 @@ def programs(c: ConfigDict, model: DecoderConfig, mesh: Mesh, *, slots: int, sto
 
 
 class Run:
-  """One run in one workdir. A context manager: it holds the tool's worker processes."""
+  """One run in one workdir. A context manager: it holds the tool's and the grader's processes."""
 
   def __init__(self, config: ConfigDict, workdir: Workdir):
     self.config, self.workdir = config, workdir
@@ -94,7 +94,10 @@ class Run:
 
   @cached_property
   def tasks(self) -> Tasks:
-    return load(self.config.tasks, seed=self.config.seed)
+    tasks = load(self.config.tasks, seed=self.config.seed)
+    if isinstance(tasks.grader, contextlib.AbstractContextManager):
+      self._open.enter_context(tasks.grader)
+    return tasks
 
   @cached_property
   def tool(self) -> PythonTool:

@@ -47,7 +47,7 @@ class Question:
   answer: str
   steps: int = 0  # how many acts the worked solution takes; 0: not known
   solution: tuple[tuple[str, str], ...] = ()  # worked (thought, code) pairs, the first thought's code empty
-  aliases: tuple[str, ...] = ()  # other right answers
+  aliases: tuple[str, ...] = ()  # other texts that are the answer too
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,52 +1,133 @@
-"""Graders: is an answer right? Each says why, and one that fails says so instead of "wrong"."""
+"""Graders: is an answer right? Each says why, and one that fails says so instead of "wrong".
+
+    python -m score_jax.tasks.grade --benchmark=math500
+
+reads lines {"answer": "...", "gold": "..."} on standard input ("question" and a list "aliases" may be added), and
+writes a line {"grade": 1.0, "reason": "equal"} to each as it comes. A grade lies in [0, 1]; null: the grader failed or
+abstains, which is no grade, and such items are counted apart.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+import argparse
+import contextlib
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from score_jax.errors import UserError
+from score_jax.tasks.choice import Judged
+from score_jax.tasks.gaia import gaia
+from score_jax.tasks.judge import Judge
+from score_jax.tasks.math_answers import MathGrader
+from score_jax.tasks.numbers import approximate, in_words, is_aime, numeric
+from score_jax.tasks.qa_answers import hotpotqa, squad
 from score_jax.trajectory import Question
 
-#: (question, submitted answer) -> (grade in [0, 1], or None when the grader failed; reason)
+#: (question, submitted answer) -> (grade in [0, 1], or None when the grader failed; reason); it may be a context
+#: manager, to be left when it is needed no more
 Grader = Callable[[Question, str], tuple[float | None, str]]
 
 
-THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+class AimeGrader(MathGrader):
+  """AIME: whole numbers from 0 to 999, written in any way."""
+
+  def __call__(self, question: Question, answer: str) -> tuple[float | None, str]:
+    if not is_aime(question.answer):
+      return None, f"the reference answer {question.answer[:40]!r} is no whole number from 0 to 999"
+    return super().__call__(question, answer)
 
 
-def _number(text: str) -> Decimal | None:
-  digits = text.strip().removeprefix("$")
-  try:
-    value = Decimal(digits.replace(",", "") if THOUSANDS.fullmatch(digits) else digits)
-  except InvalidOperation:
-    return None
-  return value if value.is_finite() else None
+MATH: dict[str, Callable[[], Grader]] = {
+  "aime24": AimeGrader,
+  "aime25": AimeGrader,
+  "math500": MathGrader,
+  "olymmath": MathGrader,
+}
+PLAIN: dict[str, Grader] = {
+  "word_problems": numeric,
+  "gsm8k": in_words,
+  "gsm_hard": approximate,
+  "hotpotqa": hotpotqa,
+  "2wiki": hotpotqa,
+  "musique": squad,
+  "bamboogle": squad,
+  "gaia": gaia,
+}
+JUDGED = ("webwalkerqa", "hle", "xbench")
+BENCHMARKS = (*MATH, *PLAIN, *JUDGED)
 
 
-def numeric(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right when both are the same decimal number: "42", "42.0", "1,042" are numbers, "42 apples" and "4,2" are not."""
-  if len(answer) > 64:
-    return 0.0, "the answer is too long for a number"
-  gold, given = _number(question.answer), _number(answer)
-  if gold is None:
-    return None, f"the reference answer {question.answer!r} is not a number"
-  if given is None:
-    return 0.0, f"{answer[:40]!r} is not a number"
-  return (1.0, "equal") if given == gold else (0.0, f"{given} is not {gold}")
-
-
-#: benchmarks whose answers are numbers
-NUMERIC = ("word_problems", "gsm8k", "gsm_hard", "aime24", "aime25")
-
-
-def grader(benchmark: str) -> Grader:
+def grader(benchmark: str, judge: Judge | None = None) -> Grader:
   """The grader of a benchmark.
 
+  Args:
+    benchmark: its name.
+    judge: says of answers to webwalkerqa, hle and xbench what comparing texts cannot; without it those get None.
+
   Raises:
-    UserError: there is none yet.
+    UserError: there is no such benchmark.
   """
-  if benchmark not in NUMERIC:
-    raise UserError(f"answers of {benchmark} cannot be graded yet; choose from {', '.join(NUMERIC)}")
-  return numeric
+  if benchmark in MATH:
+    return MATH[benchmark]()
+  if benchmark in PLAIN:
+    return PLAIN[benchmark]
+  if benchmark in JUDGED:
+    return Judged(judge)
+  nearest = difflib.get_close_matches(benchmark, BENCHMARKS, n=1, cutoff=0.0)[0]
+  raise UserError(f"benchmark {benchmark!r} has no grader; the nearest is {nearest} of {', '.join(BENCHMARKS)}")
+
+
+@contextlib.contextmanager
+def opened(benchmark: str, judge: Judge | None = None) -> Iterator[Grader]:
+  """The grader of a benchmark, whose process ends with the block."""
+  found = grader(benchmark, judge)
+  with contextlib.ExitStack() as stack:
+    if isinstance(found, MathGrader):
+      stack.enter_context(found)
+    yield found
+
+
+def replies(lines: Iterable[bytes], graded: Grader) -> Iterator[str]:
+  """The line of output to each line of input that is not blank."""
+  for line in lines:
+    if line.strip():
+      grade, reason = _graded(line, graded)
+      yield json.dumps({"grade": grade, "reason": reason})
+
+
+def _graded(line: bytes, graded: Grader) -> tuple[float | None, str]:
+  try:
+    data = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    return None, f"the line is no JSON ({type(error).__name__})"
+  if not isinstance(data, dict) or not all(isinstance(data.get(name), str) for name in ("answer", "gold")):
+    return None, 'the line is no object with the texts "answer" and "gold"'
+  aliases: Any = data.get("aliases", [])
+  if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+    return None, '"aliases" is no list of texts'
+  question = Question("", str(data.get("question", "")), data["gold"], aliases=tuple(aliases))
+  return graded(question, data["answer"])
+
+
+def main(arguments: list[str]) -> int:
+  """The command; its exit status is 0, or 2 for wrong usage."""
+  parser = argparse.ArgumentParser(
+    prog="python -m score_jax.tasks.grade", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--benchmark", required=True, help=", ".join(BENCHMARKS))
+  chosen = parser.parse_args(arguments).benchmark
+  try:
+    with opened(chosen) as found:
+      for reply in replies(sys.stdin.buffer, found):
+        print(reply, flush=True)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,106 @@
+"""Numeric answers: exact ones, whole ones between 0 and 999, and floats."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+
+from score_jax.tasks.math_text import joined_thousands, tidy
+from score_jax.tasks.math_units import measured
+from score_jax.trajectory import Question
+
+LONGEST = 64  # characters of a number
+LONGEST_TEXT = 200  # of a number with what stands around it
+LARGEST = 400  # a power of ten beyond all answers
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
+NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+FRACTION = re.compile(r"([+-]?\d+)\s*/\s*(\d+)|([+-]?)\\frac\s*\{(\d+)\}\s*\{(\d+)\}", re.ASCII)
+WHOLE = re.compile(r"0*\d{1,3}", re.ASCII)
+
+#: relative and absolute error that a float gold allows; both must hold
+RELATIVE, ABSOLUTE = Fraction(1, 10**4), Fraction(1, 10**3)
+#: relative error that is rounding of binary floats
+FLOAT_NOISE = Fraction(1, 10**12)
+
+
+def _number(text: str) -> Decimal | None:
+  digits = text.strip().removeprefix("$")
+  try:
+    value = Decimal(digits.replace(",", "") if THOUSANDS.fullmatch(digits) else digits)
+  except InvalidOperation:
+    return None
+  return value if value.is_finite() and "_" not in digits else None
+
+
+def numeric(question: Question, answer: str) -> tuple[float | None, str]:
+  """Right when both are the same decimal number: "42", "42.0", "1,042" are numbers, "42 apples" and "4,2" are not."""
+  if len(answer) > LONGEST:
+    return 0.0, "the answer is too long for a number"
+  gold, given = _number(question.answer), _number(answer)
+  if gold is None:
+    return None, f"the reference answer {question.answer!r} is not a number"
+  if given is None:
+    return 0.0, f"{answer[:40]!r} is not a number"
+  return (1.0, "equal") if given == gold else (0.0, f"{given} is not {gold}")
+
+
+def number(text: str) -> Fraction | None:
+  """The one number that a text is once its unit, its dollars or box, and "the answer is" are off; None: it is none.
+
+  Percent signs are taken off like a unit. Fractions of whole numbers count, other arithmetic does not.
+  """
+  if len(text) > LONGEST_TEXT:
+    return None
+  bare, counted = measured(tidy(text))
+  bare, size = joined_thousands(bare), counted.size if counted and counted.dimension == "number" else 1
+  bare = re.sub(r"^[A-Za-z]\s*=\s*", "", bare)
+  if (found := FRACTION.fullmatch(bare)) is not None:
+    over, under = int(found[1] or found[3] + found[4]), int(found[2] or found[5])
+    return size * Fraction(over, under) if under else None
+  if len(bare) > LONGEST or not NUMERAL.fullmatch(bare):
+    return None
+  value = Decimal(bare)
+  return size * Fraction(value) if abs(value.adjusted()) < LARGEST else None
+
+
+def in_words(question: Question, answer: str) -> tuple[float | None, str]:
+  """Right when the answer is the number, whatever it counts: "42 apples", "$42", "the answer is 42", "84/2".
+
+  The rounding of binary floats is allowed, a relative error of 1e-12.
+  """
+  return _compared(question, answer, _equal)
+
+
+def approximate(question: Question, answer: str) -> tuple[float | None, str]:
+  """Right when the answer is the number, floats to a relative error of 1e-4 and at most 1e-3.
+
+  A gold that is a whole number allows the rounding of binary floats only, a relative error of 1e-12.
+  """
+  return _compared(question, answer, _near)
+
+
+def _equal(gold: Fraction, given: Fraction) -> bool:
+  return abs(gold - given) <= abs(gold) * FLOAT_NOISE
+
+
+def _near(gold: Fraction, given: Fraction) -> bool:
+  error = abs(gold - given)
+  if _equal(gold, given):
+    return True
+  return gold.denominator != 1 and error <= min(abs(gold) * RELATIVE, ABSOLUTE)
+
+
+def _compared(question: Question, answer: str, same: Callable[[Fraction, Fraction], bool]) -> tuple[float | None, str]:
+  gold, given = number(question.answer), number(answer)
+  if gold is None:
+    return None, f"the reference answer {question.answer[:40]!r} is not a number"
+  if given is None:
+    return 0.0, f"{answer[:40]!r} is not one number"
+  return (1.0, "equal") if same(gold, given) else (0.0, f"{answer[:40]!r} is not {question.answer[:40]}")
+
+
+def is_aime(gold: str) -> bool:
+  """Whether a gold is what AIME answers are: a whole number from 0 to 999, leading zeros allowed."""
+  return WHOLE.fullmatch(gold.strip()) is not None
