@@ -25,7 +25,7 @@ from score_jax.sampler.sampler import DrawnTurn, Sampler
 from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
 from score_jax.tasks.grade import Grader
 from score_jax.tools.outcome import Outcome
-from score_jax.tools.shared import Tool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds

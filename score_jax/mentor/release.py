@@ -23,7 +23,7 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.tools.outcome import Outcome, Ran, plain
-from score_jax.tools.shared import Tool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
 
 _LABEL = re.compile(r"^\s*(First Thought|Thought)\s*:\s*")

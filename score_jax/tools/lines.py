@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from score_jax.errors import UserError
 from score_jax.tools.outcome import Ran
-from score_jax.tools.shared import Tool
+from score_jax.tools.tool import Tool
 
 _GLANCE_S = 0.005  # between two looks for lines while code runs
 

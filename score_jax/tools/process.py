@@ -214,7 +214,7 @@ class Session:
     """Notes what it holds, which at its start is what it shares with the zygote."""
     try:
       resident = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-      files = os.statvfs(f"/proc/{self.pid}/root/tmp") if self._own_files else None
+      files = os.statvfs(pathlib.Path("/proc", str(self.pid), "root", "tmp")) if self._own_files else None
     except OSError:  # it has ended
       return
     self._inherited = self._inherited or resident

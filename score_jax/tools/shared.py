@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 from score_jax.mesh.hosts import agree
 from score_jax.tools.outcome import Outcome, Ran
 from score_jax.tools.python import PythonTool
-
-
-class Tool(Protocol):
-  """What runs the code of sessions, as tools/python.py says."""
-
-  def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None: ...
-
-  def wait(self, timeout_s: float) -> list[tuple[str, Outcome]]: ...
-
-  def close(self, session: str) -> None: ...
 
 
 class SharedTool:

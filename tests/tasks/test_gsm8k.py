@@ -152,7 +152,8 @@ def test_real_scripts_run_and_end_right_and_tell_no_answer_before_it_is_computed
   solved = [q for q in train if q.solution]
   chosen = random.Random(0).sample(solved, 300)
   chosen += [q for q in solved if any("round(" in code for _, code in q.solution)]
-  settings = {"isolation": "process", "workers": 2, "timeout_s": 30.0, "memory_mb": 256, "output_chars": 400}
+  settings = {"isolation": "process", "workers": 2, "sessions": 64, "timeout_s": 30.0, "memory_mb": 256}
+  settings |= {"files_mb": 16, "output_chars": 400}
   with PythonTool(**settings, search=None) as tool:
     played = play([(q, worked(q)) for q in chosen], tool)
   for question, trajectory in zip(chosen, played, strict=True):

@@ -1,0 +1,17 @@
+"""What a rollout asks of a tool."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from score_jax.tools.outcome import Outcome, Ran
+
+
+class Tool(Protocol):
+  """What runs the code of sessions, as tools/python.py says."""
+
+  def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None: ...
+
+  def wait(self, timeout_s: float) -> list[tuple[str, Outcome]]: ...
+
+  def close(self, session: str) -> None: ...
