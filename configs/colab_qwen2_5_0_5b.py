@@ -16,6 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
   no_argument(__file__, arg)
   c = config_beside(__file__, "score_qwen2_5_0_5b")
   c.tasks.train, c.tasks.validation, c.tasks.test = 500, 50, 200
+  c.tools.isolation = "process"  # WEAK: a notebook's container allows no namespaces; elsewhere take bubblewrap
   c.agent.turn_tokens = 512
   c.sampler.slots, c.sampler.length, c.sampler.block, c.sampler.piece, c.sampler.rows = 32, 2048, 512, 128, (8,)
   c.train.length = c.rl.length = 2048
