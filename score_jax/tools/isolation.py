@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 
 import score_jax
-from score_jax.tools.jail import NOBODY
+from score_jax.tools.jail import DEVICES, NOBODY
 
 ISOLATIONS = ("bubblewrap", "process")
 OVERRIDE = "--config.tools.isolation=process runs the code WITHOUT it, as this user, for code that you trust"
@@ -71,8 +71,9 @@ def command(isolation: str, folder: pathlib.Path) -> list[str]:
     if os.path.islink(f"/{name}"):
       line += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
   line += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc"]
-  for device in ("null", "zero", "random", "urandom"):
-    line += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+  line += ["--perms", "0755", "--dir", "/dev"]
+  for device in DEVICES:
+    line += ["--dev-bind", device, device]
   line += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"]
   for name, value in environment(isolation, folder).items():
     line += ["--setenv", name, value]

@@ -18,9 +18,10 @@ import signal
 from score_jax.tools import seccomp
 
 NOBODY = 65534
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")  # all that there are
 _NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS = 0x00020000, 0x08000000, 0x10000000, 0x20000000  # CLONE_…
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8  # MS_…
-_RECURSIVE, _SLAVE = 1 << 14, 1 << 19
+_REMOUNT, _BIND, _RECURSIVE, _SLAVE = 1 << 5, 1 << 12, 1 << 14, 1 << 19
 _DROP_BOUNDING, _CLEAR_AMBIENT, _AMBIENT = 24, 4, 47  # of prctl
 _CAPABILITIES = 41  # at most, by now
 _VERSION_3 = 0x20080522  # of capset's structures
@@ -95,6 +96,8 @@ def _furnish(jail: Jail) -> None:
   room = f"size={jail.files_mb}m,nr_inodes=4096,mode=1777".encode()
   _call("mount", b"tmpfs", b"/tmp", b"tmpfs", bare, room)
   _call("mount", b"tmpfs", b"/proc", b"tmpfs", bare | _READ_ONLY, b"size=4k")
+  for device in DEVICES:  # the host's own: their modes and times stay as they are, writing to them is no matter
+    _call("mount", b"none", device.encode(), None, _REMOUNT | _BIND | _READ_ONLY | _NO_SUID | _NO_EXEC, None)
   os.chdir("/tmp")
 
 

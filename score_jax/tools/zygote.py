@@ -78,6 +78,9 @@ def _serve(jail: Jail, channel: socket.socket, number: int, loaded: int, setting
   """The session's process: shuts itself in, says so, and serves."""
   try:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A process group reaches across process namespaces: in the zygote's, kill(0, …) would end the other sessions.
+    os.setsid()
+    _detach_standard_streams()
     if not jail.namespaces:
       os.mkdir(str(number))
       os.chdir(str(number))
@@ -88,6 +91,14 @@ def _serve(jail: Jail, channel: socket.socket, number: int, loaded: int, setting
     channel.sendall(pack({"failed": str(error)}))
   finally:
     os._exit(1)
+
+
+def _detach_standard_streams() -> None:
+  """Opens the null device anew: flags and owner of an open file are common to all who inherited it."""
+  null = os.open(os.devnull, os.O_RDWR)
+  for stream in range(3):
+    os.dup2(null, stream)
+  os.close(null)
 
 
 def _address_space() -> int:
