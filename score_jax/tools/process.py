@@ -49,6 +49,8 @@ class Task:
   id: str = ""
   replay: int = 0  # how many of `state` have to be run again
   replayed: int = 0  # how many of them have been
+  searches: int = 0  # asked for in the step that runs
+  failed: bool = False  # whether a search did
   answer: str | None = None
   closed: bool = False  # its session was closed: nobody waits for it
 
@@ -239,12 +241,23 @@ class Session:
     lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
 
+  def freeze(self) -> None:
+    """Stops it, so that code which says it has ended, or waits, does not run on; no process can resist that."""
+    self._signal(signal.SIGSTOP)
+
+  def thaw(self) -> None:
+    """Lets it run, if it was stopped."""
+    self._signal(signal.SIGCONT)
+
+  def _signal(self, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+      signal.pidfd_send_signal(self.pidfd, number)
+
   def kill(self) -> None:
     """Ends it, and removes its folder."""
     self.live = None
     if self.pidfd >= 0:
-      with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+      self._signal(signal.SIGKILL)
       os.close(self.pidfd)
       self.pidfd = -1
     self.socket.close()
