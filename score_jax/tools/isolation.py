@@ -2,9 +2,11 @@
 
   bubblewrap  namespaces of the kernel for users, processes, files, network and messages; no rights; nothing of the
               host's files but the interpreter, numpy and sympy, read-only. Where it cannot be had the tool refuses.
-  process     WEAK: limits and a filter of system calls only; code reads and writes this user's files.
+  process     WEAK: limits and a filter of system calls only; code reads and writes this user's files, and can signal
+              this user's processes and read or change their memory, the parent's and other sessions' among them.
 
-Both forbid processes, threads and the network, and limit memory, time, files and output (jail.py, seccomp.py).
+Both forbid new processes, threads and the network, and limit memory, time, output and the size of a file (jail.py,
+seccomp.py); only bubblewrap limits files in all.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Zygote:
     return Session(ours, self._folder / str(self._forked), longest=longest, own_files=own_files)
 
   def kill(self) -> None:
-    """Ends it and what it started, and removes its folder."""
+    """Ends it and what it started."""
     os.killpg(self._popen.pid, signal.SIGKILL)  # its leader is not waited for yet, so the group is still its own
     self._popen.wait()
     self.socket.close()
@@ -134,9 +134,6 @@ class Zygote:
     """Why it did not get ready, once it was killed."""
     lines = self._log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"it ended with status {self._popen.returncode} while loading"
-
-  def remove(self) -> None:
-    shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Session:
@@ -262,4 +259,12 @@ class Session:
       self.pidfd = -1
     self.socket.close()
     if self._folder.exists():
-      shutil.rmtree(self._folder, ignore_errors=True)
+      remove(self._folder)
+
+
+def remove(folder: pathlib.Path) -> None:
+  """Removes a folder that code has written to, as far as that is possible."""
+  try:
+    shutil.rmtree(folder, ignore_errors=True)
+  except RecursionError:  # folders in folders, a thousand deep
+    subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
