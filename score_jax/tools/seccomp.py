@@ -94,12 +94,12 @@ _REFUSED = {
 }
 _STREAM, _KIND = 1, 0xF  # SOCK_STREAM; the bits of a socket's type that are not flags
 _SET_LEASE, _NOTIFY, _SET_PIPE_SIZE = 1024, 1026, 1031  # of fcntl
-_SET_DUMPABLE = 4  # of prctl
+_SET_PARENT_DEATH_SIGNAL, _SET_DUMPABLE = 1, 4  # of prctl
 #: system calls that are refused for some values of an argument: (numbers, which argument, its bits that count, values)
 _REFUSED_FOR = {
   "socketpair": ((53, 199), 1, _KIND, tuple(kind for kind in range(_KIND + 1) if kind != _STREAM)),
   "fcntl": ((72, 25), 1, 0xFFFFFFFF, (_SET_LEASE, _NOTIFY, _SET_PIPE_SIZE)),
-  "prctl": ((157, 167), 0, 0xFFFFFFFF, (_SET_DUMPABLE,)),
+  "prctl": ((157, 167), 0, 0xFFFFFFFF, (_SET_PARENT_DEATH_SIGNAL, _SET_DUMPABLE)),
 }
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
 

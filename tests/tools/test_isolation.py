@@ -74,7 +74,7 @@ def test_the_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
     assert "hf_secret" not in str(isolation.environment(kind, pathlib.Path("/tmp")))
 
 
-def run(program: bytes, *, architecture: int, number: int, arguments: tuple[int, ...] = (1,) * 6) -> int:
+def run(program: bytes, *, architecture: int, number: int, arguments: tuple[int, ...] = (15, 1)) -> int:
   """What the kernel's machine makes of a filter, for one system call."""
   code = [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)]
   data = {0: number, 4: architecture} | {16 + 8 * i: argument for i, argument in enumerate(arguments)}
