@@ -355,8 +355,9 @@ class Supervisor:
     self._end_session(session)
 
   def _end_session(self, session: Session) -> None:
-    """Ends its process. A task that it is at has been closed, and nobody waits for it."""
+    """Ends its process. A task that it is at has been closed, or waits again: it is this session's no longer."""
     self._busy.discard(session)
+    session.task = None
     if session.socket.fileno() >= 0:
       self._selector.unregister(session.socket)
       session.kill()

@@ -17,6 +17,7 @@ To the parent, `id` always that of the task, a number nobody can know before it 
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
@@ -39,6 +40,8 @@ from score_jax.tools.outcome import EFFECTS, MOST_SEARCHES, QUERY_CHARS, Reason,
 
 _OUTPUT_BOUND = 1 << 20  # characters that a step may print before it is stopped
 _MODULE_FILE = re.compile(r" \((/.*|unknown location)\)$")
+_BUILTINS = dict(builtins.__dict__)
+_SEED = (random.seed, numpy.random.seed, sympy_random.rng.seed)
 _DENIED = (errno.EPERM, errno.EACCES, errno.EROFS)
 
 
@@ -174,6 +177,7 @@ class Worker:
       reason, line = "memory", "MemoryError"
     except BaseException as error:
       reason, line = _exception(error)
+    builtins.__dict__.update(_BUILTINS)  # what the code has made of them is its own affair, and this is not its code
     signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm of this step must not ring in the next
     if self._failure:
       return self._failure, "host_failure"
@@ -235,6 +239,5 @@ def _reason(error: BaseException, message: str) -> Reason:
 
 
 def _seed(step: int) -> None:
-  random.seed(step)
-  numpy.random.seed(step)
-  sympy_random.rng.seed(step)
+  for seed in _SEED:
+    seed(step)
