@@ -98,13 +98,19 @@ class Judge:
 
   def __post_init__(self) -> None:
     self.names = 0
-    self.neighbour: tuple[Ran, ...] = ()  # a session that lives on beside all that is tried
+    self.settle()
+
+  def settle(self) -> None:
+    """Takes what there is now for what has to stay."""
+    self.names += 1
+    self.beside = f"neighbour {self.names}"  # a session that lives on beside all that is tried
+    self.neighbour: tuple[Ran, ...] = ()
     self.honest()
     zygote = self.tool._supervisor._zygote
     assert zygote is not None
     self.ancestor = zygote._popen.pid
     assert soon(lambda: len(self.others()) == 3)  # bwrap, the same as first of the process namespace, the zygote
-    self.started = self.others()
+    self.started, self.starts = self.others(), self.tool._supervisor._starts
     self.had = resident()
     self.left = self.traces()
 
@@ -125,7 +131,7 @@ class Judge:
   def honest(self) -> None:
     """Sees to it that honest code is served as ever: in a session that was there before, and in a new one."""
     code = "n = 0" if not self.neighbour else "n += 1\nprint(n, sum(range(n)))"
-    outcome = self.step("neighbour", code, self.neighbour)
+    outcome = self.step(self.beside, code, self.neighbour)
     n = len(self.neighbour)
     assert outcome == Outcome("ok", f"{n} {sum(range(n))}" if n else "")
     self.neighbour += (Ran(code, outcome.observation, outcome.reason),)
@@ -150,7 +156,16 @@ class Judge:
     return code.replace("PARENT", str(os.getpid())).replace("MARK", self.mark)
 
   def tries(self, reasons: str, code: str) -> None:
-    """Runs hostile code, and judges."""
+    """Runs hostile code, and judges; what fails here must not make the next fail."""
+    try:
+      self.judges(reasons, code)
+    except BaseException:
+      self.tool.close(f"hostile {self.names}")
+      self.tool.close(self.beside)
+      self.settle()
+      raise
+
+  def judges(self, reasons: str, code: str) -> None:
     self.names += 1
     name = f"hostile {self.names}"
     state: tuple[Ran, ...] = ()
@@ -167,7 +182,7 @@ class Judge:
     assert self.traces() == self.left
     assert soon(lambda: self.others() == self.started)
     assert resident() - self.had < GROWTH
-    assert self.tool._supervisor._starts == 1  # the zygote has lived through it
+    assert self.tool._supervisor._starts == self.starts  # the zygote has lived through it
 
 
 def judge(tmp_path: pathlib.Path) -> Iterator[Judge]:
