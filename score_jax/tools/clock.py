@@ -1,11 +1,13 @@
 """A clock that shows the same time whenever the same code asks it, so that honest code can be run again.
 
-A step begins at a fixed instant, each look at the clock moves it on by a microsecond, sleeping by what was slept.
+A step begins at a fixed instant, each look at the clock moves it on by a microsecond, sleeping by what was slept,
+and waiting in vain for files, which is how asyncio sleeps, by what was waited.
 """
 
 from __future__ import annotations
 
 import datetime
+import selectors
 import time
 from typing import Any
 
@@ -85,6 +87,18 @@ def _dates() -> tuple[type, type]:
   return DateTime, Date
 
 
+def _waiting(select: Any) -> Any:
+  """A selector's `select` that moves the clock on when it has waited until its time was over."""
+
+  def select_and_move_on(self: Any, timeout: float | None = None) -> Any:
+    found = select(self, timeout)
+    if not found and timeout is not None:
+      _Clock.now += max(0.0, timeout)
+    return found
+
+  return select_and_move_on
+
+
 def install() -> None:
   """Puts this clock into the modules time and datetime, for good."""
   time.time, time.time_ns, time.sleep = _time, _nanoseconds, _sleep
@@ -100,3 +114,5 @@ def install() -> None:
   time.asctime = lambda t=None: _real["asctime"](time.localtime() if t is None else t)
   time.strftime = lambda format, t=None: _real["strftime"](format, time.localtime() if t is None else t)
   datetime.datetime, datetime.date = _dates()
+  for selector in (selectors.SelectSelector, selectors.PollSelector, selectors.EpollSelector):
+    selector.select = _waiting(selector.select)

@@ -2,9 +2,11 @@
 
   bubblewrap  namespaces of the kernel for users, processes, files, network and messages; no rights; nothing of the
               host's files but the interpreter, numpy and sympy, read-only. Where it cannot be had the tool refuses.
-  process     WEAK: limits and a filter of system calls only; code reads and writes this user's files.
+  process     WEAK: limits and a filter of system calls only; code reads and writes this user's files, and can signal
+              this user's processes and read or change their memory, the parent's and other sessions' among them.
 
-Both forbid processes, threads and the network, and limit memory, time, files and output (jail.py, seccomp.py).
+Both forbid new processes, threads and the network, and limit memory, time, output and the size of a file (jail.py,
+seccomp.py); only bubblewrap limits files in all.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 
 import score_jax
-from score_jax.tools.jail import NOBODY
+from score_jax.tools.jail import DEVICES, NOBODY
 
 ISOLATIONS = ("bubblewrap", "process")
 OVERRIDE = "--config.tools.isolation=process runs the code WITHOUT it, as this user, for code that you trust"
@@ -71,8 +73,9 @@ def command(isolation: str, folder: pathlib.Path) -> list[str]:
     if os.path.islink(f"/{name}"):
       line += ["--symlink", os.readlink(f"/{name}"), f"/{name}"]
   line += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc"]
-  for device in ("null", "zero", "random", "urandom"):
-    line += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+  line += ["--perms", "0755", "--dir", "/dev"]
+  for device in DEVICES:
+    line += ["--dev-bind", device, device]
   line += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/"]
   for name, value in environment(isolation, folder).items():
     line += ["--setenv", name, value]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import itertools
 import os
 import platform
 import resource
@@ -18,14 +19,15 @@ import signal
 from score_jax.tools import seccomp
 
 NOBODY = 65534
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")  # all that there are
 _NEW_MOUNTS, _NEW_IPC, _NEW_USER, _NEW_PIDS = 0x00020000, 0x08000000, 0x10000000, 0x20000000  # CLONE_…
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8  # MS_…
-_RECURSIVE, _SLAVE = 1 << 14, 1 << 19
-_DROP_BOUNDING, _CLEAR_AMBIENT, _AMBIENT = 24, 4, 47  # of prctl
-_CAPABILITIES = 41  # at most, by now
+_REMOUNT, _BIND, _RECURSIVE, _SLAVE = 1 << 5, 1 << 12, 1 << 14, 1 << 19
+_SET_DUMPABLE, _READ_BOUNDING, _DROP_BOUNDING, _CLEAR_AMBIENT, _AMBIENT = 4, 23, 24, 4, 47  # of prctl
 _VERSION_3 = 0x20080522  # of capset's structures
 _FILE_BYTES = 64 << 20
 _OPEN_FILES = 128
+_PENDING_SIGNALS = 64
 _CPU_SLACK_S = 60  # the supervisor's wall clock is what ends a step; this ends a session that has lost it
 
 _CLONE = {"x86_64": 56, "aarch64": 220}  # the system call
@@ -80,7 +82,10 @@ def lock(jail: Jail, *, loaded: int) -> None:
   _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
   for kind in (resource.RLIMIT_CORE, resource.RLIMIT_NPROC, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
     _limit(kind, 0)
+  _limit(resource.RLIMIT_SIGPENDING, _PENDING_SIGNALS)
   os.umask(0o077)
+  # A crash would start the host's own handler of core dumps, whatever RLIMIT_CORE says; the filter keeps it so.
+  _call("prctl", _SET_DUMPABLE, 0, 0, 0, 0)
   seccomp.install()
 
 
@@ -95,6 +100,8 @@ def _furnish(jail: Jail) -> None:
   room = f"size={jail.files_mb}m,nr_inodes=4096,mode=1777".encode()
   _call("mount", b"tmpfs", b"/tmp", b"tmpfs", bare, room)
   _call("mount", b"tmpfs", b"/proc", b"tmpfs", bare | _READ_ONLY, b"size=4k")
+  for device in DEVICES:  # the host's own: their modes and times stay as they are, writing to them is no matter
+    _call("mount", b"none", device.encode(), None, _REMOUNT | _BIND | _READ_ONLY | _NO_SUID | _NO_EXEC, None)
   os.chdir("/tmp")
 
 
@@ -104,7 +111,7 @@ def _maps(user: tuple[int, int]) -> list[str]:
 
 
 def _drop_rights(jail: Jail) -> None:
-  for capability in range(_CAPABILITIES):
+  for capability in itertools.takewhile(_is_known, itertools.count()):
     _call("prctl", _DROP_BOUNDING, capability, 0, 0, 0)
   if not jail.user:
     os.setgroups([])
@@ -112,6 +119,11 @@ def _drop_rights(jail: Jail) -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
   _call("prctl", _AMBIENT, _CLEAR_AMBIENT, 0, 0, 0)
   _call("capset", (ctypes.c_uint32 * 2)(_VERSION_3, 0), (ctypes.c_uint32 * 6)())
+
+
+def _is_known(capability: int) -> bool:
+  """Whether the kernel has so many."""
+  return _libc.prctl(_READ_BOUNDING, capability, 0, 0, 0) >= 0
 
 
 def limit_cpu(seconds: float) -> None:

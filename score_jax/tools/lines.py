@@ -29,7 +29,7 @@ def answers(tool: Tool, lines: Iterable[str]) -> Iterator[dict[str, str | None]]
   states: dict[str, tuple[Ran, ...]] = collections.defaultdict(tuple)
   running: dict[str, str] = {}
   more = True
-  while more or running:
+  while more or waiting or running:
     while more and not (running and incoming.empty()):
       line = incoming.get()
       more = line is not None

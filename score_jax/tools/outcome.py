@@ -23,6 +23,9 @@ EFFECTS = frozenset(
   {"ok", "exception", "denied", "output_limit"}
 )  # after any other reason the state is as before the code
 
+QUERY_CHARS = 10_000  # of a search query, at most
+MOST_SEARCHES = 64  # in one step: its time does not run while it waits for one
+
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _ADDRESS = re.compile(" at 0x[0-9a-fA-F]{6,}")
 

@@ -49,6 +49,8 @@ class Task:
   id: str = ""
   replay: int = 0  # how many of `state` have to be run again
   replayed: int = 0  # how many of them have been
+  searches: int = 0  # asked for in the step that runs
+  failed: bool = False  # whether a search did
   answer: str | None = None
   closed: bool = False  # its session was closed: nobody waits for it
 
@@ -123,7 +125,7 @@ class Zygote:
     return Session(ours, self._folder / str(self._forked), longest=longest, own_files=own_files)
 
   def kill(self) -> None:
-    """Ends it and what it started, and removes its folder."""
+    """Ends it and what it started."""
     os.killpg(self._popen.pid, signal.SIGKILL)  # its leader is not waited for yet, so the group is still its own
     self._popen.wait()
     self.socket.close()
@@ -132,9 +134,6 @@ class Zygote:
     """Why it did not get ready, once it was killed."""
     lines = self._log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"it ended with status {self._popen.returncode} while loading"
-
-  def remove(self) -> None:
-    shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class Session:
@@ -239,14 +238,33 @@ class Session:
     lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
 
+  def freeze(self) -> None:
+    """Stops it, so that code which says it has ended, or waits, does not run on; no process can resist that."""
+    self._signal(signal.SIGSTOP)
+
+  def thaw(self) -> None:
+    """Lets it run, if it was stopped."""
+    self._signal(signal.SIGCONT)
+
+  def _signal(self, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+      signal.pidfd_send_signal(self.pidfd, number)
+
   def kill(self) -> None:
     """Ends it, and removes its folder."""
     self.live = None
     if self.pidfd >= 0:
-      with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+      self._signal(signal.SIGKILL)
       os.close(self.pidfd)
       self.pidfd = -1
     self.socket.close()
     if self._folder.exists():
-      shutil.rmtree(self._folder, ignore_errors=True)
+      remove(self._folder)
+
+
+def remove(folder: pathlib.Path) -> None:
+  """Removes a folder that code has written to, as far as that is possible."""
+  try:
+    shutil.rmtree(folder, ignore_errors=True)
+  except RecursionError:  # folders in folders, a thousand deep
+    subprocess.run(["rm", "-rf", "--", folder], check=False, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

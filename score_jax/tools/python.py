@@ -36,7 +36,7 @@ from typing import Self
 from score_jax.errors import UserError
 from score_jax.tools import isolation
 from score_jax.tools.outcome import Outcome, Ran, effective
-from score_jax.tools.process import Settings, Task
+from score_jax.tools.process import Settings, Task, remove
 from score_jax.tools.supervisor import Supervisor
 
 _FEWEST_CHARS = 100
@@ -98,6 +98,7 @@ class PythonTool:
 
   def __exit__(self, *exception: object) -> None:
     self._supervisor.close()
+    remove(pathlib.Path(self._folder.name))
     self._folder.cleanup()
 
   @property
@@ -122,7 +123,7 @@ class PythonTool:
     if s.isolation == "process":
       return (
         f"python tool: {limits}; isolation='process' is WEAK: limits and a filter of system calls only, what a model"
-        f" writes runs as this user (uid {os.getuid()}) and reads and writes its files"
+        f" writes runs as this user (uid {os.getuid()}), reads and writes its files and reaches its processes"
       )
     return f"python tool: {limits}; isolated by the kernel ({isolation.bubblewrap()})"
 

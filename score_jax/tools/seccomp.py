@@ -1,7 +1,8 @@
 """The system calls that code in a session may not make, as a seccomp filter.
 
 Nothing that the method's code does needs them: they start processes and threads, reach the network or other
-processes, change what the kernel isolates, or hold memory that no limit counts.
+processes, change what the kernel isolates, or hold memory that no limit counts. Of sockets a connected pair is left,
+which asyncio needs for itself: it has no address and passes no files, so it leads nowhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,22 @@ _REFUSED = {
   "execve": (59, 221),
   "execveat": (322, 281),
   "socket": (41, 198),
+  "bind": (49, 200),
+  "connect": (42, 203),
+  "listen": (50, 201),
+  "accept": (43, 202),
+  "accept4": (288, 242),
+  "sendmsg": (46, 211),
+  "sendmmsg": (307, 269),
+  "recvmsg": (47, 212),
+  "recvmmsg": (299, 243),
+  "setsockopt": (54, 208),
+  "splice": (275, 76),
+  "tee": (276, 77),
+  "vmsplice": (278, 75),
+  "flock": (73, 32),
+  "inotify_init": (253, None),
+  "inotify_init1": (294, 26),
   "unshare": (272, 97),
   "setns": (308, 268),
   "mount": (165, 40),
@@ -75,11 +92,20 @@ _REFUSED = {
   "iopl": (172, None),
   "modify_ldt": (154, None),
 }
+_STREAM, _KIND = 1, 0xF  # SOCK_STREAM; the bits of a socket's type that are not flags
+_SET_LEASE, _NOTIFY, _SET_PIPE_SIZE = 1024, 1026, 1031  # of fcntl
+_SET_PARENT_DEATH_SIGNAL, _SET_DUMPABLE = 1, 4  # of prctl
+#: system calls that are refused for some values of an argument: (numbers, which argument, its bits that count, values)
+_REFUSED_FOR = {
+  "socketpair": ((53, 199), 1, _KIND, tuple(kind for kind in range(_KIND + 1) if kind != _STREAM)),
+  "fcntl": ((72, 25), 1, 0xFFFFFFFF, (_SET_LEASE, _NOTIFY, _SET_PIPE_SIZE)),
+  "prctl": ((157, 167), 0, 0xFFFFFFFF, (_SET_PARENT_DEATH_SIGNAL, _SET_DUMPABLE)),
+}
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_…
 
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, JMP|JEQ|K, JMP|JGE|K, RET|K
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, ALU|AND|K, JMP|JEQ|K, …
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, whose arguments have 8 bytes each
 _X32 = 0x40000000  # from here on numbers mean x86_64's other binary interface
 
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER = 38, 22, 2  # of prctl
@@ -106,6 +132,14 @@ def program(machine: str) -> bytes:
   for number, error in refused.items():
     if number is not None:
       code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
+  for numbers, argument, bits, values in _REFUSED_FOR.values():
+    code += [
+      (_EQUAL, 0, len(values) + 4, numbers[column]),
+      (_LOAD, 0, 0, _ARGUMENTS + 8 * argument),
+      (_AND, 0, 0, bits),
+    ]
+    code += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
   code.append((_RETURN, 0, 0, _ALLOW))
   return b"".join(struct.pack("=HBBI", *one) for one in code)
 

@@ -24,7 +24,7 @@ from typing import Any, get_args
 from score_jax.errors import UserError
 from score_jax.tools import isolation
 from score_jax.tools.channel import Garbled
-from score_jax.tools.outcome import EFFECTS, Outcome, Ran, Reason, observe
+from score_jax.tools.outcome import EFFECTS, MOST_SEARCHES, QUERY_CHARS, Outcome, Ran, Reason, observe, plain
 from score_jax.tools.process import Session, Settings, Task, Zygote
 
 _START_S = 120.0  # a zygote that has not loaded by then has failed
@@ -204,11 +204,14 @@ class Supervisor:
       self._make_room()
     task.id = secrets.token_hex(8)
     task.replayed, task.replay = 0, len(task.state) if session.live != task.state else 0
+    task.searches, task.failed, task.answer = 0, False, None
     replay = [[ran.code, ran.observation, ran.reason] for ran in task.state[: task.replay]]
     self._sessions[task.session] = session
     session.task, session.since = task, time.monotonic()
     self._busy.add(session)
     session.send({"id": task.id, "code": task.code, "replay": replay})
+    if session.started:
+      session.thaw()
     self._flush(session)
 
   def _make_room(self) -> None:
@@ -265,27 +268,30 @@ class Supervisor:
     if "search" in message:
       self._ask(session, task, _text(message, "search"))
     elif "answer" in message:
-      if task.answer is None:
-        task.answer = observe(_text(message, "answer"), chars=self._settings.output_chars)
+      if task.answer is not None or task.replayed < task.replay:
+        raise Garbled("an answer where there can be none")
+      task.answer = observe(_text(message, "answer"), chars=self._settings.output_chars)
     elif "at" in message:
       if message["at"] != task.replayed + 1 or message["at"] > task.replay:
         raise Garbled("not the step that comes next")
       now = time.monotonic()
       self.busy_s += now - session.since
-      task.replayed, session.since = task.replayed + 1, now
+      task.replayed, task.searches, session.since = task.replayed + 1, 0, now
       self.replays += 1
     else:
       said, observation = _text(message, "reason"), _text(message, "observation")
-      if said not in _REASONS:
-        raise Garbled(f"no reason: {said}")
+      if not _may_say(task, said):
+        raise Garbled(f"not a reason that it can know: {said}")
       self._finish(session, self._verdict(task, _REASONS[said], observation))
 
   def _ask(self, session: Session, task: Task, query: str) -> None:
     """Has a query answered in another thread, and the answer sent."""
-    if self._search is None or session.searches:
-      raise Garbled("a search where there is none")
+    if self._search is None or session.searches or task.searches == MOST_SEARCHES or len(query) > QUERY_CHARS:
+      raise Garbled("a search where there can be none")
+    task.searches += 1
     session.searches, asked = True, time.monotonic()
-    search = self._search
+    session.freeze()
+    search, query = self._search, plain(query)
 
     def work() -> None:
       try:
@@ -296,9 +302,10 @@ class Supervisor:
 
     def answer(reply: dict[str, str]) -> None:
       if session.task is task:
-        session.searches = False
+        session.searches, task.failed = False, "failed" in reply
         session.since += time.monotonic() - asked
         session.send(reply)
+        session.thaw()
         self._flush(session)
 
     self._searchers.submit(work)
@@ -320,6 +327,7 @@ class Supervisor:
     self._done.append((task, outcome))
     if outcome.reason in EFFECTS and self._sessions.get(task.session) is session:
       session.live = (*task.state, Ran(task.code, outcome.observation, outcome.reason))
+      session.freeze()
       self._sessions.move_to_end(task.session)
       session.weigh()
     else:
@@ -347,8 +355,9 @@ class Supervisor:
     self._end_session(session)
 
   def _end_session(self, session: Session) -> None:
-    """Ends its process. A task that it is at has been closed, and nobody waits for it."""
+    """Ends its process. A task that it is at has been closed, or waits again: it is this session's no longer."""
     self._busy.discard(session)
+    session.task = None
     if session.socket.fileno() >= 0:
       self._selector.unregister(session.socket)
       session.kill()
@@ -412,6 +421,15 @@ class Supervisor:
     if reason == "timeout":
       return f"TimeoutError: the code ran longer than {self._settings.timeout_s:g} s"
     return "the code ended the Python process"
+
+
+def _may_say(task: Task, reason: str) -> bool:
+  """Whether a session may end its task for that reason; whose fault it was, and the time, are not for it to say."""
+  if reason == "host_failure":
+    return task.failed
+  if reason == "replay_mismatch":
+    return task.replayed < task.replay
+  return reason in _REASONS and reason not in ("timeout", "killed")
 
 
 def _text(message: dict[str, Any], name: str) -> str:

@@ -17,6 +17,7 @@ To the parent, `id` always that of the task, a number nobody can know before it 
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
@@ -35,11 +36,12 @@ from sympy.core import random as sympy_random
 from score_jax.tools import clock
 from score_jax.tools.channel import Frames, pack
 from score_jax.tools.jail import limit_cpu
-from score_jax.tools.outcome import EFFECTS, Reason, observe
+from score_jax.tools.outcome import EFFECTS, MOST_SEARCHES, QUERY_CHARS, Reason, observe
 
 _OUTPUT_BOUND = 1 << 20  # characters that a step may print before it is stopped
-_QUERY_BOUND = 10_000  # characters of a search query
 _MODULE_FILE = re.compile(r" \((/.*|unknown location)\)$")
+_BUILTINS = dict(builtins.__dict__)
+_SEED = (random.seed, numpy.random.seed, sympy_random.rng.seed)
 _DENIED = (errno.EPERM, errno.EACCES, errno.EROFS)
 
 
@@ -106,6 +108,7 @@ class Worker:
     self._output = Output()
     self._answered = False
     self._failure = ""
+    self._searches = 0
 
   def serve(self) -> NoReturn:
     while True:
@@ -123,8 +126,11 @@ class Worker:
 
   def search(self, query: str) -> str:
     """What web_search does: asks the parent and waits."""
-    if len(query) > _QUERY_BOUND:
-      raise ValueError(f"web_search: the query has {len(query)} characters, at most {_QUERY_BOUND} are allowed")
+    if len(query) > QUERY_CHARS:
+      raise ValueError(f"web_search: the query has {len(query)} characters, at most {QUERY_CHARS} are allowed")
+    if self._searches == MOST_SEARCHES:
+      raise RuntimeError(f"web_search: at most {MOST_SEARCHES} searches are allowed in one step")
+    self._searches += 1
     self._send({"id": self._task, "search": query})
     reply = self._receive()
     if "failed" in reply:
@@ -171,6 +177,7 @@ class Worker:
       reason, line = "memory", "MemoryError"
     except BaseException as error:
       reason, line = _exception(error)
+    builtins.__dict__.update(_BUILTINS)  # what the code has made of them is its own affair, and this is not its code
     signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm of this step must not ring in the next
     if self._failure:
       return self._failure, "host_failure"
@@ -183,7 +190,7 @@ class Worker:
     return observe(text + between + line, chars=self._output_chars), reason
 
   def _enter(self) -> None:
-    self._output, self._answered, self._failure = Output(), False, ""
+    self._output, self._answered, self._failure, self._searches = Output(), False, "", 0
     sys.stdin, sys.stdout, sys.stderr = io.StringIO(), self._output, Discard()
     sys.modules["__main__"] = self._module
     _seed(self._steps)
@@ -232,6 +239,5 @@ def _reason(error: BaseException, message: str) -> Reason:
 
 
 def _seed(step: int) -> None:
-  random.seed(step)
-  numpy.random.seed(step)
-  sympy_random.rng.seed(step)
+  for seed in _SEED:
+    seed(step)

@@ -34,10 +34,9 @@ _KILL_WITH_PARENT, _ADOPT = 1, 36  # PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 
 def main() -> NoReturn:
   settings = json.loads(sys.argv[1])
-  prctl = ctypes.CDLL(None).prctl
-  if not settings["jail"]["namespaces"]:  # bubblewrap looks after it otherwise
-    prctl(_KILL_WITH_PARENT, signal.SIGKILL)
-  prctl(_ADOPT, 1)
+  if not settings["jail"]["namespaces"]:
+    _end_with_parent()
+  ctypes.CDLL(None).prctl(_ADOPT, 1)
   signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the dead
   channel = socket.socket(fileno=settings.pop("channel"))
   channel.set_inheritable(False)
@@ -78,7 +77,11 @@ def _serve(jail: Jail, channel: socket.socket, number: int, loaded: int, setting
   """The session's process: shuts itself in, says so, and serves."""
   try:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A process group reaches across process namespaces: in the zygote's, kill(0, …) would end the other sessions.
+    os.setsid()
+    _detach_standard_streams()
     if not jail.namespaces:
+      _end_with_parent()
       os.mkdir(str(number))
       os.chdir(str(number))
     lock(jail, loaded=loaded)
@@ -88,6 +91,19 @@ def _serve(jail: Jail, channel: socket.socket, number: int, loaded: int, setting
     channel.sendall(pack({"failed": str(error)}))
   finally:
     os._exit(1)
+
+
+def _detach_standard_streams() -> None:
+  """Opens the null device anew: flags and owner of an open file are common to all who inherited it."""
+  null = os.open(os.devnull, os.O_RDWR)
+  for stream in range(3):
+    os.dup2(null, stream)
+  os.close(null)
+
+
+def _end_with_parent() -> None:
+  """Has the kernel kill this process when its parent ends, as it does by itself in a process namespace."""
+  ctypes.CDLL(None).prctl(_KILL_WITH_PARENT, signal.SIGKILL)
 
 
 def _address_space() -> int:

@@ -74,10 +74,10 @@ def test_the_environment_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None
     assert "hf_secret" not in str(isolation.environment(kind, pathlib.Path("/tmp")))
 
 
-def run(program: bytes, *, architecture: int, number: int) -> int:
+def run(program: bytes, *, architecture: int, number: int, arguments: tuple[int, ...] = (15, 1)) -> int:
   """What the kernel's machine makes of a filter, for one system call."""
   code = [struct.unpack_from("=HBBI", program, i) for i in range(0, len(program), 8)]
-  data = {0: number, 4: architecture}
+  data = {0: number, 4: architecture} | {16 + 8 * i: argument for i, argument in enumerate(arguments)}
   value, at = 0, 0
   while True:
     op, yes, no, k = code[at]
@@ -86,6 +86,8 @@ def run(program: bytes, *, architecture: int, number: int) -> int:
       return k
     if op == 0x20:
       value = data[k]
+    elif op == 0x54:
+      value &= k
     else:
       at += yes if (value == k if op == 0x15 else value >= k) else no
 
@@ -106,6 +108,25 @@ def test_the_filter_refuses_what_it_names_and_nothing_else(machine: str) -> None
     assert run(program, architecture=architecture, number=0x40000000 + 57) == 0x00050000 | 1
 
 
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_refuses_some_calls_for_an_argument(machine: str) -> None:
+  column, architecture = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}[machine]
+  program = seccomp.program(machine)
+  cloexec = 0o2000000
+  for name, arguments, held in (
+    ("socketpair", (1, 1 | cloexec), False),
+    ("socketpair", (1, 2 | cloexec), True),  # datagrams can go to any address
+    ("socketpair", (1, 5), True),
+    ("fcntl", (3, 1030), False),  # F_DUPFD_CLOEXEC
+    ("fcntl", (3, 1031), True),  # F_SETPIPE_SZ
+    ("prctl", (15, 0), False),  # PR_SET_NAME
+    ("prctl", (4, 1), True),  # PR_SET_DUMPABLE
+  ):
+    number = seccomp._REFUSED_FOR[name][0][column]
+    verdict = run(program, architecture=architecture, number=number, arguments=arguments)
+    assert verdict == (0x00050000 | 1 if held else 0x7FFF0000), (name, arguments)
+
+
 def test_the_numbers_are_this_machines() -> None:
   """As the kernel's own headers have them, where they are installed."""
   headers = pathlib.Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
@@ -116,6 +137,8 @@ def test_the_numbers_are_this_machines() -> None:
   for table in (seccomp._STARTS, seccomp._NEWER, seccomp._REFUSED):
     for name, (number, _) in table.items():
       assert numbers.get(name, number) == number, name
+  for name, ((number, _), *_) in seccomp._REFUSED_FOR.items():
+    assert numbers.get(name, number) == number, name
 
 
 def test_no_filter_for_an_unknown_machine() -> None:

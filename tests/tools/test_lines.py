@@ -11,6 +11,7 @@ import pytest
 
 from score_jax.errors import UserError
 from score_jax.tools.lines import answers
+from score_jax.tools.outcome import Outcome, Ran
 from score_jax.tools.python import PythonTool
 
 
@@ -30,7 +31,32 @@ def test_sessions_keep_their_order_and_their_state(tool: PythonTool) -> None:
   found = list(answers(tool, [*lines, "\n", line("a", "final_answer_print(x)")]))
   for name in ("a", "b"):
     assert [f["observation"] for f in found if f["session"] == name][:3] == ["", "", "2"]
-  assert found[-1] == {"session": "a", "reason": "ok", "observation": "", "answer": "2"}
+  last = [f for f in found if f["session"] == "a"][-1]
+  assert last == {"session": "a", "reason": "ok", "observation": "", "answer": "2"}
+
+
+class Together:
+  """A tool where all that runs ends at once, when no more lines can come."""
+
+  def __init__(self) -> None:
+    self.running: list[str] = []
+
+  def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None:
+    self.running.append(session)
+
+  def wait(self, timeout_s: float) -> list[tuple[str, Outcome]]:
+    if timeout_s < 1.0:
+      return []
+    ended, self.running = self.running, []
+    return [(session, Outcome("ok", "")) for session in ended]
+
+  def close(self, session: str) -> None:
+    pass
+
+
+def test_no_line_is_lost_when_all_sessions_end_at_once() -> None:
+  lines = [line(name, "x") for name in "aabbab"]
+  assert sorted(str(f["session"]) for f in answers(Together(), lines)) == list("aaabbb")
 
 
 def test_a_slow_session_does_not_hold_up_another(tool: PythonTool) -> None:
