@@ -75,7 +75,8 @@ def test_code_searches_a_retriever_and_hears_why_there_is_nothing(tmp_path: path
   """Through the sandbox: what the query is to blame for is text to the code, what the host is ends it."""
   replies = ok("probe"), ok("Oslo\nA town."), (422, {}, b""), (503, {"Retry-After": "0"}, b"down")
   with retriever(*replies) as played, searching(tmp_path, kind="http", url=played.url) as search:
-    limits = {"isolation": "process", "workers": 1, "timeout_s": 30.0, "memory_mb": 256, "output_chars": 400}
+    limits = {"isolation": "process", "workers": 1, "sessions": 8, "timeout_s": 30.0, "memory_mb": 256, "files_mb": 16}
+    limits["output_chars"] = 400
     with PythonTool(**limits, search=search) as tool:
       code = "def look(q):\n  return [web_search(q) for _ in range(3)]\nprint(*look('a'), web_search('b'), sep='\\n')"
       outcome = tool.run(code)
