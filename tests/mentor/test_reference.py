@@ -33,7 +33,8 @@ CLIPS = Question("clips", TEXT, "67", 4, script(TEXT, WORKED, "67"))
 @pytest.fixture(scope="module")
 def tool() -> Iterator[PythonTool]:
   search = Search.of(WORLD.documents(), top_k=3, passage_chars=1000)
-  settings = {"isolation": "process", "workers": 1, "timeout_s": 30.0, "memory_mb": 256, "output_chars": 400}
+  settings = {"isolation": "process", "workers": 1, "sessions": 64, "timeout_s": 30.0, "memory_mb": 256}
+  settings |= {"files_mb": 16, "output_chars": 400}
   with PythonTool(**settings, search=search) as tool:
     yield tool
 
