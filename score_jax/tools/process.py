@@ -235,8 +235,11 @@ class Session:
     """Its process id here; 0 where it has not started, -1 when it has ended."""
     if self.pidfd < 0:
       return 0
-    lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    try:
+      lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
+    except OSError:  # another thread asks, and it was ended just now
+      return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pid:")), 0)
 
   def freeze(self) -> None:
     """Stops it, so that code which says it has ended, or waits, does not run on; no process can resist that."""
