@@ -63,7 +63,7 @@ def command(isolation: str, folder: pathlib.Path) -> list[str]:
   # Root gives its sessions another user; anybody else needs a user namespace to be allowed any of this.
   line += _kept_by_root() if os.geteuid() == 0 else ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
   package = pathlib.Path(score_jax.__file__).parent
-  bound = {path: path for path in _readable()}
+  bound = _readable()
   bound |= {str(package / part): f"{_INSIDE}/score_jax/{part}" for part in ("__init__.py", "errors.py", "tools")}
   for parent in sorted({str(p) for path in bound.values() for p in pathlib.Path(path).parents} - {"/"}):
     line += ["--perms", "0755", "--dir", parent]
@@ -87,14 +87,31 @@ def _kept_by_root() -> list[str]:
   return ["--cap-drop", "ALL", *(word for name in kept for word in ("--cap-add", f"CAP_{name}"))]
 
 
-def _readable() -> list[str]:
-  """What of the host's files is there: the system's programs and libraries, this Python, and the packages' folders."""
-  paths = ["/usr", sys.base_prefix, sysconfig.get_path("stdlib")]
-  paths += [f"/{name}" for name in ("lib", "lib32", "lib64", "bin") if not os.path.islink(f"/{name}")]
+def _readable() -> dict[str, str]:
+  """What of the host's files is there, and where: the system's programs and libraries, this Python, the packages.
+
+  Raises:
+    FileNotFoundError: this Python lies in /tmp, of which each session has its own.
+  """
+  system = ["/usr", sys.base_prefix, sysconfig.get_path("stdlib")]
+  system += [f"/{name}" for name in ("lib", "lib32", "lib64", "bin") if not os.path.islink(f"/{name}")]
+  if hidden := [path for path in system if _is_hidden(path)]:
+    raise FileNotFoundError(f"{hidden[0]} would be hidden by the sandbox's own /tmp: install Python elsewhere")
+  paths = {path: path for path in system}
   for name in _PACKAGES:
-    folder = _folder(name)
-    paths += [str(folder), f"{folder}.libs"]
-  return list(dict.fromkeys(path for path in paths if os.path.isdir(path)))
+    for part in (name, f"{name}.libs"):
+      paths[str(_folder(name).parent / part)] = str(_packages(name) / part)
+  return {path: inside for path, inside in paths.items() if os.path.isdir(path)}
+
+
+def _packages(name: str) -> pathlib.Path:
+  """Where in the sandbox the folder with a package is; the same as outside wherever that can be seen."""
+  outside = _folder(name).parent
+  return pathlib.Path(_INSIDE, "packages") if _is_hidden(str(outside)) else outside
+
+
+def _is_hidden(path: str) -> bool:
+  return pathlib.Path("/tmp") in pathlib.Path(path).parents
 
 
 def _folder(name: str) -> pathlib.Path:
@@ -107,7 +124,7 @@ def environment(isolation: str, folder: pathlib.Path) -> dict[str, str]:
   """All that the code sees of the environment: enough to load, no keys or tokens."""
   inside = isolation == "bubblewrap"
   here = str(pathlib.Path(score_jax.__file__).parent.parent)
-  path = [_INSIDE, *(str(_folder(name).parent) for name in _PACKAGES)] if inside else [here]
+  path = [_INSIDE, *(str(_packages(name)) for name in _PACKAGES)] if inside else [here]
   home = "/tmp" if inside else str(folder)
   kept = {} if inside else {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
   return {

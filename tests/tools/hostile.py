@@ -196,12 +196,12 @@ for call in (57, 58, 56, 435):
     ),
   ],
   "bombs of memory": [
-    ("memory", "x = []\nfor _ in range(20_000): x.append('y' * 100_000)"),
+    ("memory timeout", "x = []\nfor _ in range(20_000): x.append('y' * 100_000)"),
     ("memory", "x = bytearray(10 ** 10)"),
     ("memory", "import numpy as np\nx = np.zeros((100_000, 100_000))"),
     ("memory", "x = 'a'\nfor _ in range(31): x += x"),
     ("memory exception", "import mmap\nx = [mmap.mmap(-1, 1 << 26) for _ in range(100)]"),
-    ("memory", "x = {}\nfor i in range(10 ** 7): x[i] = [i]"),
+    ("memory timeout", "x = {}\nfor i in range(10 ** 7): x[i] = [i]"),
     (
       "memory killed",
       """

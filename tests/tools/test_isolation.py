@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import struct
+import sys
 
 import pytest
 
@@ -144,6 +145,26 @@ def test_the_numbers_are_this_machines() -> None:
 def test_no_filter_for_an_unknown_machine() -> None:
   with pytest.raises(OSError, match="no system-call filter for riscv64"):
     seccomp.program("riscv64")
+
+
+def test_packages_in_the_hosts_tmp_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Each session has a /tmp of its own, which would hide them."""
+  found = isolation._folder("numpy")
+  monkeypatch.setattr(isolation, "_is_hidden", lambda path: str(path) == str(found.parent))
+  assert isolation._readable()[str(found)] == "/sandbox/packages/numpy"
+  assert isolation.environment("bubblewrap", pathlib.Path("/x"))["PYTHONPATH"] == "/sandbox:/sandbox/packages"
+  limits = {"timeout_s": 20.0, "memory_mb": 256, "files_mb": 16, "output_chars": 400}
+  with PythonTool(isolation="bubblewrap", workers=1, sessions=1, search=None, **limits) as tool:
+    seen = tool.run("import numpy.ma, sympy.tensor.tensor, scipy.special\nprint(numpy.__file__)")
+  assert seen.observation == "/sandbox/packages/numpy/__init__.py"
+
+
+def test_a_python_in_tmp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(sys, "base_prefix", "/tmp/python")
+  with pytest.raises(
+    UserError, match=r"/tmp/python would be hidden by the sandbox's own /tmp: install Python elsewhere"
+  ):
+    open_tool()
 
 
 def test_bubblewrap_is_found() -> None:
