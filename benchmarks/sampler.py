@@ -130,12 +130,12 @@ def longest(work: Work) -> int:
 def ours(model: Model, work: Work, args: argparse.Namespace) -> dict[str, Any]:
   """The best of some numbers of slots; each does the workload twice, and the second time counts."""
   best: dict[str, Any] = {}
-  length = -(-longest(work) // 256) * 256
+  length = -(-longest(work) // args.block) * args.block
   for count in args.slots:
     shapes = Shapes(args.piece, tuple(args.rows), args.decode)
     for timed in (False, True):
       meter = Meter()
-      sampler = Sampler(model.slots(count=count, length=length, shapes=shapes, meter=meter))
+      sampler = Sampler(model.slots(count=count, length=length, shapes=shapes, block=args.block, meter=meter))
       start = time.perf_counter()
       drawn = run(sampler, work)
       seconds = time.perf_counter() - start
@@ -300,11 +300,17 @@ def main() -> None:
   )
   parser.add_argument("--only", type=lambda s: s.split(","), default=list("abcde"), help="such as a,c")
   parser.add_argument("--requests", type=int, default=64, help="of a and b")
-  parser.add_argument("--batches", type=lambda s: [int(x) for x in s.split(",")], default=[8, 16, 32], help="of peers")
+  parser.add_argument(
+    "--batches",
+    type=lambda s: [int(x) for x in s.split(",") if x],
+    default=[8, 16, 32],
+    help="of peers; empty: none run",
+  )
   parser.add_argument("--slots", type=lambda s: [int(x) for x in s.split(",")], default=[16, 32], help="of ours")
   parser.add_argument("--piece", type=int, default=32)
   parser.add_argument("--rows", type=lambda s: [int(x) for x in s.split(",")], default=[2, 8])
   parser.add_argument("--decode", type=int, default=32)
+  parser.add_argument("--block", type=int, default=256, help="places of a block of the cache, in a and b")
   parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
   parser.add_argument("--malloc", default="plain", choices=["plain", "kept"], help="of peers")
   parser.add_argument("--turns", type=int, default=5, help="of c, d and e")
