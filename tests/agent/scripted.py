@@ -182,9 +182,9 @@ def protocol(tokenizer: PreTrainedTokenizerFast) -> Protocol:
   return Protocol(tokenizer)
 
 
-@pytest.fixture(scope="session")
-def tool() -> Iterator[PythonTool]:
-  with PythonTool(
+def python_tool(search: Callable[[str], str]) -> PythonTool:
+  """The real tool, with room for what the tests' agents do."""
+  return PythonTool(
     isolation="process",
     workers=2,
     sessions=64,
@@ -193,7 +193,12 @@ def tool() -> Iterator[PythonTool]:
     files_mb=64,
     output_chars=400,
     search=search,
-  ) as tool:
+  )
+
+
+@pytest.fixture(scope="session")
+def tool() -> Iterator[PythonTool]:
+  with python_tool(search) as tool:
     yield tool
 
 

@@ -15,6 +15,7 @@ from score_jax.tasks.word_problems import COST, Difficulty, World, questions
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Search
 from score_jax.trajectory import Question, Trajectory
+from tests.agent.scripted import python_tool
 
 WORLD = World.generate(11)
 ASKED = questions(WORLD, Difficulty((3, 9)), seed=5, count=200)
@@ -24,16 +25,7 @@ ASKED = questions(WORLD, Difficulty((3, 9)), seed=5, count=200)
 def shop() -> Iterator[PythonTool]:
   """A tool that can look up the facts of the world."""
   search = Search.of(WORLD.documents(), top_k=2, passage_chars=1000)
-  with PythonTool(
-    isolation="process",
-    workers=2,
-    sessions=64,
-    timeout_s=20.0,
-    memory_mb=512,
-    files_mb=64,
-    output_chars=400,
-    search=search,
-  ) as tool:
+  with python_tool(search) as tool:
     yield tool
 
 
