@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),
+  ("chat",),
   ("agent",),
   ("mentor",),
   ("run",),
