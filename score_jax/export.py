@@ -54,23 +54,14 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
-  from etils import epath
-  from ml_collections import ConfigDict
-
   from score_jax import stages
   from score_jax.model import adapters, source
   from score_jax.run import Run
-  from score_jax.workdir import Workdir
+  from score_jax.workdir import Workdir, config_of
 
   if stage not in (*stages.READS, "untrained"):
     raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
-  if not epath.Path(root).is_dir():
-    raise UserError(f"--workdir={root}: there is no such folder; give that of a run")
-  workdir = Workdir(root)
-  found = workdir.read_json("config.json")
-  if found is None:
-    raise UserError(f"--workdir={root}: there is no config.json in it; give the folder of a run")
-  with Run(ConfigDict(found["config"]), workdir) as run:
+  with Run(config_of(root), Workdir(root)) as run:
     shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
     return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)
 

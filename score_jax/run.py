@@ -32,7 +32,7 @@ from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
 from score_jax.train import supervised
 from score_jax.train.steps import Passes
-from score_jax.trajectory import Author
+from score_jax.trajectory import Author, Question
 from score_jax.workdir import Workdir
 
 
@@ -99,10 +99,15 @@ class Run:
       self._open.enter_context(tasks.grader)
     return tasks
 
+  def grade(self, question: Question, answer: str) -> tuple[float | None, str]:
+    """By the tasks' grader; questions are read when there is the first answer to one."""
+    return self.tasks.grader(question, answer)
+
   @cached_property
   def tool(self) -> PythonTool:
     c = self.config.tools
-    search = self._open.enter_context(open_search(c.search, self.tasks.documents, self.workdir.root))
+    documents = self.tasks.documents if c.search.kind == "tasks" else []
+    search = self._open.enter_context(open_search(c.search, documents, self.workdir.root))
     tool = PythonTool(
       isolation=c.isolation,
       workers=c.workers,
@@ -152,7 +157,7 @@ class Run:
       shapes=Shapes(c.sampler.piece, tuple(c.sampler.rows), c.sampler.decode),
       protocol=self.protocol,
       tool=self.tool,
-      grader=self.tasks.grader,
+      grader=self.grade,
       decoding=Decoding(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
       turn_tokens=c.agent.turn_tokens,
       seed=c.seed,
@@ -162,6 +167,13 @@ class Run:
   def student_agent(self) -> Agent:
     """The student as it explores and is evaluated."""
     return self._agent("student", self.student, self.meshes.sample, self.config.student, self.config.sampler.slots)
+
+  def single_agent(self) -> Agent:
+    """The student on one question at a time, whose answer nobody grades."""
+    mesh = self.meshes.sample
+    slots = mesh.shape["data"] * mesh.shape["fsdp"]
+    alone = self._agent("student", self.student, mesh, self.config.student, slots)
+    return dataclasses.replace(alone, grader=lambda question, answer: (None, "nobody grades it"))
 
   @cached_property
   def teacher_agent(self) -> Agent:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from score_jax.errors import UserError
@@ -91,6 +92,20 @@ class Workdir:
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
+
+
+def config_of(root: str) -> ConfigDict:
+  """The configuration of the run in a folder.
+
+  Raises:
+    UserError: there is none.
+  """
+  if not epath.Path(root).is_dir():
+    raise UserError(f"workdir {root}: there is no such folder; give that of a run")
+  found = Workdir(root).read_json("config.json")
+  if found is None:
+    raise UserError(f"workdir {root}: there is no config.json in it; give the folder of a run")
+  return ConfigDict(found["config"])
 
 
 class Metrics:

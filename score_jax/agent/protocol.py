@@ -42,6 +42,7 @@ class Protocol:
 
   Attributes:
     stop: id of the end-of-turn token, which the agent writes and which carries loss.
+    tags: the tags by their ids.
   """
 
   def __init__(self, tokenizer: PreTrainedTokenizerFast):
@@ -55,6 +56,7 @@ class Protocol:
     if missing:
       raise UserError(f"tokenizer: special tokens {missing} are missing; add them (score_jax.agent.tokenizer.add_tags)")
     self._tags = {t: special[t] for t in TAGS}
+    self.tags = {i: t for t, i in self._tags.items()}
     self._special = frozenset(special.values())
     self._read_template(tokenizer)
 

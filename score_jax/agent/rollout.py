@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -49,6 +50,18 @@ class Request:
   copies: int = 1
 
 
+class Watcher(Interface):
+  """Is told of trajectories while they come about."""
+
+  def drew(self, name: str, tokens: Sequence[int]) -> None:
+    """The next tokens of a turn."""
+    ...
+
+  def observed(self, name: str, step: Step) -> None:
+    """A whole turn and what was observed after it."""
+    ...
+
+
 @dataclasses.dataclass
 class Episode:
   """One trajectory at work."""
@@ -79,6 +92,7 @@ class Agent:
     turn_tokens: the most tokens of one turn.
     seed: of all draws; a request's key is folded from it and the request's name.
     meter: books what sampling takes.
+    watcher: is told of what is drawn and observed; None: nobody is.
   """
 
   model: str
@@ -92,6 +106,7 @@ class Agent:
   turn_tokens: int
   seed: int
   meter: Meter = dataclasses.field(default_factory=Meter)
+  watcher: Watcher | None = None
 
   def rollout(
     self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int, str], None] | None = None
@@ -137,6 +152,9 @@ class _Rollout:
   def _round(self) -> None:
     self.sampler.launch()
     turns = self.sampler.collect()
+    if self.agent.watcher is not None:
+      for name, tokens in self.sampler.latest.items():
+        self.agent.watcher.drew(str(name), tokens)
     if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
       self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
     self._end_turns({str(name): turn for name, turn in turns.items()})
@@ -189,7 +207,7 @@ class _Rollout:
       self._break_off(name, "bad_format")
       return {}
     if kind == "first_thought":
-      return {name: self._append(episode, None)}
+      return {name: self._append(name, episode, None)}
     episode.tool_calls += 1
     self.agent.tool.submit(name, episode.parsed.code, ran(episode.steps))
     return {}
@@ -203,7 +221,7 @@ class _Rollout:
     episode.steps.append(Step("malformed", text, author=self.agent.author, **drawn))
     self._finish(name, status)
 
-  def _append(self, episode: Episode, outcome: Outcome | None) -> Step:
+  def _append(self, name: str, episode: Episode, outcome: Outcome | None) -> Step:
     """Makes the finished turn a step of the episode."""
     turn, drawn, protocol = episode.parsed, episode.drawn, self.agent.protocol
     assert turn is not None and drawn is not None
@@ -221,6 +239,8 @@ class _Rollout:
     )
     episode.steps.append(step)
     episode.parsed = episode.drawn = None
+    if self.agent.watcher is not None:
+      self.agent.watcher.observed(name, step)
     return step
 
   def _observe(self) -> None:
@@ -244,7 +264,7 @@ class _Rollout:
       self._finish(name, "tool_failure" if outcome.reason == "host_failure" else "replay_mismatch")
       return
     episode = self.episodes[name]
-    step = self._append(episode, outcome)
+    step = self._append(name, episode, outcome)
     if outcome.answer is not None:
       self._finish(name, "answered", outcome.answer)
     elif episode.acts >= episode.request.acts:

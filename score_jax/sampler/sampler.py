@@ -46,10 +46,15 @@ class Group:
 
 
 class Sampler:
-  """Contexts by name in the slots of one cache."""
+  """Contexts by name in the slots of one cache.
+
+  Attributes:
+    latest: the tokens that the last collected call drew, by name.
+  """
 
   def __init__(self, slots: Slots):
     self.slots = slots
+    self.latest: dict[Hashable, list[int]] = {}
     self._waiting: deque[Group] = deque()
     self._free = list(range(slots.count))[::-1]
     self._slot: dict[Hashable, int] = {}
@@ -145,10 +150,12 @@ class Sampler:
     """Waits for the device; the turns that have ended, none where nothing was launched."""
     ended: dict[Hashable, DrawnTurn] = {}
     found = self.slots.collect() if self.slots.flying else {}
+    self.latest = {}
     for name, slot in self._slot.items():  # one that was released while it drew is not among them
       if slot not in found:
         continue
       written, turn = found[slot], self._turns[slot]
+      self.latest[name] = written.tokens
       turn.tokens.extend(written.tokens)
       turn.logprobs.extend(written.logprobs)
       turn.plain.extend(written.plain)
