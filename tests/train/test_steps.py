@@ -195,7 +195,7 @@ def test_logits_exist_for_a_chunk_at_a_time(make_tiny: Callable[..., Tiny], one_
     passes = dataclasses.replace(PASSES, logit_chunk=chunk, remat=remat)
     trainer = Trainer(wide.graph, rule, LOSSES["sft"], one_device, passes)
     state = trainer.start(wide.weights)
-    compiled = trainer.program(state).lower(state, NOTHING, trainer.place(batch)).compile()
+    compiled = trainer.program(state).lower(state, NOTHING, place(trainer.mesh, batch)).compile()
     took[chunk] = compiled.memory_analysis().temp_size_in_bytes
   logits = 4 * rows * length * vocab
   assert took[16] < logits / 2 < logits < took[length]
