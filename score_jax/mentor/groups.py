@@ -89,11 +89,9 @@ def silence(group: Sequence[Scored]) -> Silence | None:
     return "few"
   if len({s.reward for s in group}) > 1:
     return None
-  names = {s.tier for s in group}
-  if len(names) > 1:
+  if len({s.tier for s in group}) > 1:
     return "equal_pay"
-  (name,) = names
-  return SAME[name]
+  return SAME[group[0].tier]
 
 
 def numbers(drawn: Sequence[Sequence[Trajectory]], groups: Sequence[Sequence[Scored]]) -> dict[str, float]:

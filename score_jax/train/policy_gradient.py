@@ -171,7 +171,7 @@ def drift_from_sampler(logp_BxT: jax.Array, batch: Batch) -> dict[str, jax.Array
 
 def effective_share(weight: float, weight_square: float) -> float:
   """Effective sample size of importance weights by their number, (sum w)² / (n sum w²), from the means of w and w²."""
-  return weight * weight / weight_square if weight_square else 1.0
+  return weight * weight / weight_square
 
 
 #: numbers of an update that a step shows for each of its updates, under NAME/0, NAME/1, …
@@ -181,16 +181,20 @@ SERIES = ("ess", "clip_share_low", "clip_share_high", "kl_sampler")
 def summary(updates: Sequence[tuple[bool, dict[str, float]]]) -> dict[str, float]:
   """The numbers of a step from those of its updates, each with whether it had anything to learn from.
 
-  Means over the updates that had. `logprob_gap` is the first's, whose weights are those that sampled, so that it tells
-  what trainer and sampler compute apart from what they have learnt; it is missing where the first had nothing.
+  Means over the updates that had; where none had, there is nothing to tell but a loss and a gradient of 0.
+  `logprob_gap` is the first's, whose weights are those that sampled, so that it tells what trainer and sampler compute
+  apart from what was learnt since; it is missing where the first had nothing.
   """
-  named: list[dict[str, float]] = []
-  for _, numbers in updates:
-    rest = {k: v for k, v in numbers.items() if k not in ("weight", "weight_square", "logprob_gap_max")}
-    named.append(rest | {"ess": effective_share(numbers["weight"], numbers["weight_square"])})
-  filled = [i for i, (full, _) in enumerate(updates) if full]
-  counted = filled or range(len(named))
-  result = {name: float(np.mean([named[i][name] for i in counted])) for name in named[0]}
-  if 0 in filled:
-    result["logprob_gap"] = updates[0][1]["logprob_gap_max"]
-  return result | {f"{name}/{i}": named[i][name] for name in SERIES for i in filled}
+  told = {i: _with_ess(numbers) for i, (full, numbers) in enumerate(updates) if full}
+  if not told:
+    return {"loss": 0.0, "grad_norm": 0.0}
+  names = next(iter(told.values())).keys() - {"logprob_gap_max"}
+  means = {name: float(np.mean([numbers[name] for numbers in told.values()])) for name in sorted(names)}
+  gap = {"logprob_gap": told[0]["logprob_gap_max"]} if 0 in told else {}
+  return means | gap | {f"{name}/{i}": numbers[name] for name in SERIES for i, numbers in told.items()}
+
+
+def _with_ess(numbers: dict[str, float]) -> dict[str, float]:
+  """An update's numbers with the effective share of its samples in the place of the moments that give it."""
+  rest = {name: value for name, value in numbers.items() if name not in ("weight", "weight_square")}
+  return rest | {"ess": effective_share(numbers["weight"], numbers["weight_square"])}
