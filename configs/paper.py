@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.rl.prompts, c.rl.group_size, c.rl.minibatch = 128, 16, 16
   c.rl.learning_rate = 7e-7
-  c.rl.clip, c.rl.dual_clip = 0.2, 3.0
+  c.rl.clip_low, c.rl.clip_high, c.rl.dual_clip = 0.2, 0.2, 3.0
   c.rl.length = 6144  # prompt 2048 and response 4096
   c.rl.steps = 130  # 3 epochs of some 5,600 starts
   c.eval.tries = 4

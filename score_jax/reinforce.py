@@ -2,16 +2,16 @@
 
 What happens in one step: `prompts` starts are taken in a seeded order, each rolled
 out `group_size` times by the current weights; rewards become advantages within
-each group; then one update for each minibatch of `minibatch` starts. A rollout
-that its host failed leaves the group. Groups without signal have advantage 0:
-they cost no training, but their tokens count in the mean.
+each group; what other weights say of the rollouts is asked where the config wants
+it; then one update for each minibatch of `minibatch` starts. A rollout that its
+host or its grader failed leaves the group. Groups without signal have advantage 0:
+they cost no training, unless something else is learnt from them, but count in the mean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -22,41 +22,23 @@ from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
-from score_jax.mentor.reward import Tier, Tiers, advantages, tier
+from score_jax.mentor.groups import Scored, numbers, score
+from score_jax.mentor.reward import Tiers
 from score_jax.mentor.starts import Start
 from score_jax.model import adapters
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
 from score_jax.stages import weights_of
-from score_jax.train.batch import Batch, Sample, pack, sample, update_of
+from score_jax.train.batch import Batch, Sample, pack, update_of
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
-from score_jax.train.steps import Trainer, TrainState, clipped_policy_gradient
+from score_jax.train.policy_gradient import PolicyGradient, distilled, shares, summary
+from score_jax.train.scores import Scorer, scoring_cost, to_devices, to_host
+from score_jax.train.steps import Trainer, TrainState, policy_gradient
 from score_jax.train.supervised import Trained, check, training_cost
-from score_jax.trajectory import Ledger, Trajectory, generated_tokens, total
+from score_jax.trajectory import Ledger, Trajectory, total
 from score_jax.workdir import Metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-  """A rollout with what it earned."""
-
-  start: Start
-  trajectory: Trajectory
-  tier: Tier
-  reward: float
-  advantage: float
-
-  @property
-  def tokens(self) -> int:
-    """Tokens that carry loss."""
-    return generated_tokens(self.trajectory.steps[self.trajectory.prefix_steps :])
-
-  def sample(self) -> Sample:
-    """The rollout as a sequence in which what was drawn from the start on carries loss, a malformed turn too."""
-    given = self.trajectory.prefix_steps
-    return sample(self.trajectory, carries_loss=lambda index, _: index >= given, advantage=self.advantage)
 
 
 def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[int]]:
@@ -64,15 +46,6 @@ def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[i
   passes = -(-prompts * steps // count)
   sequence = np.concatenate([np.random.default_rng((seed, p)).permutation(count) for p in range(passes)])
   return (sequence[i * prompts : (i + 1) * prompts].tolist() for i in range(steps))
-
-
-def score(start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool) -> list[Scored]:
-  """Rewards and advantages of one group."""
-  sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch") and t.grade is not None]
-  names: list[Tier] = [tier(t, start.correction) for t in sound]
-  rewards = [tiers.pay(n) for n in names]
-  values = advantages(rewards, divide_by_deviation=divide_by_deviation) if rewards else []
-  return [Scored(start, t, n, r, float(a)) for t, n, r, a in zip(sound, names, rewards, values, strict=True)]
 
 
 def reinforce(run: Run, stage: str, starts: Sequence[Start], begin: str, *, token_budget: int | None) -> Trained:
@@ -89,8 +62,15 @@ def trainer(config: ConfigDict, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen
   c = config.rl
   rate = schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
   rule = optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=config.train.max_norm)
-  loss = clipped_policy_gradient(clip=c.clip, dual_clip=c.dual_clip)
+  loss = policy_gradient(PolicyGradient.of(c))
   return Trainer(graph, rule, loss, mesh, passes(config, c.temperature), frozen)
+
+
+def scorer(config: ConfigDict, role: str, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen: Weights) -> Scorer:
+  """What says how likely weights of the student or the teacher find the student's tokens."""
+  c = config.rl
+  how = dataclasses.replace(passes(config, c.temperature), dtype=config[role].dtype)
+  return Scorer(graph, mesh, how, length=c.length, micro=c.micro_rows, frozen=frozen)
 
 
 class _Reinforce:
@@ -100,10 +80,15 @@ class _Reinforce:
     self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
     self.config = c = run.config.rl
     self.agent = run.rl_agent(c.temperature)
-    self.tiers = Tiers(c.final, c.key, c.avoid)
+    self.tiers, self.knobs = Tiers(c.final, c.key, c.avoid), PolicyGradient.of(c)
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
+    self.scorer = scorer(run.config, "student", run.student.graph, run.meshes.train, frozen)
+    self.reference = to_host(self._first_weights()) if self.knobs.kl else None
+    self.teacher = run.distilling_teacher() if self.knobs.distill else None
+    if self.teacher:
+      self.teacher_scorer = scorer(run.config, "teacher", self.teacher.graph, run.meshes.teacher, adapters.NOTHING)
 
   def train(self) -> Trained:
     run, c = self.run, self.config
@@ -128,22 +113,22 @@ class _Reinforce:
         sampling = self.agent.meter.take()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
-        state, numbers = self._update(number, state, scored)
-        numbers |= self._numbers(scored)
-        numbers["tokens_per_s"] = numbers["generated_tokens"] / seconds
-        numbers |= sampling
+        state, found = self._update(number, state, scored)
+        found |= numbers(groups, scored) | {"learning_rate": c.learning_rate}
+        found["tokens_per_s"] = found["generated_tokens"] / seconds
+        found |= sampling
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
-          numbers["val_accuracy"] = validate(run, self.trainer.whole(state))
-        metrics.write(number, numbers)
+          found["val_accuracy"] = validate(run, self.trainer.whole(state))
+        metrics.write(number, found)
         if keep:
           checkpoints.save(state)
         speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
-        progress(1, f"reward {numbers['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
+        progress(1, f"reward {found['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
     metrics.close()
     checkpoints.close()
-    return Trained(self.trainer.whole(state), int(state.step), ledger + self._training_cost())
+    return Trained(self.trainer.whole(state), int(state.step), ledger + self._cost())
 
   def _first_weights(self) -> Weights:
     return adapters.parts(weights_of(self.run, self.begin))[0]
@@ -160,49 +145,62 @@ class _Reinforce:
       for i, s in enumerate(starts)
     ]
     groups = self.agent.rollout(self.trainer.whole(state), requests)
-    divide = self.config.divide_by_deviation
-    scored = [score(s, g, self.tiers, divide_by_deviation=divide) for s, g in zip(starts, groups, strict=True)]
-    return scored, groups
+    return score(starts, groups, self.tiers, scale=self.knobs.scale), groups
 
   def _update(
     self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]]
   ) -> tuple[TrainState, dict[str, float]]:
-    """One update a minibatch; the numbers are means over them, greatest for names that end in `_max`."""
-    parts: list[dict[str, float]] = []
+    """One update a minibatch."""
+    lessons = self._lessons(state, groups)
+    parts: list[tuple[bool, dict[str, float]]] = []
     for i in range(self.updates):
-      minibatch = groups[i * self.config.minibatch : (i + 1) * self.config.minibatch]
-      state, numbers = self.trainer(state, self.batch([s for group in minibatch for s in group]))
-      parts.append(check(jax.device_get(numbers), self.stage, number))
-    by_name = {name: [part[name] for part in parts] for name in parts[0]}
-    return state, {
-      k.removesuffix("_max"): max(v) if k.endswith("_max") else float(np.mean(v)) for k, v in by_name.items()
-    }
+      part = slice(i * self.config.minibatch, (i + 1) * self.config.minibatch)
+      samples = [one for group in lessons[part] for one in group]
+      state, found = self.trainer(state, self.batch([s for group in groups[part] for s in group], samples))
+      parts.append((bool(samples), check(jax.device_get(found), self.stage, number)))
+    return state, summary(parts)
 
-  def batch(self, scored: Sequence[Scored]) -> Batch:
-    """One update; rollouts with advantage 0 only count in its denominator."""
+  def _lessons(self, state: TrainState, groups: Sequence[Sequence[Scored]]) -> list[list[Sample]]:
+    """The rollouts of each group that are learnt from, with what other weights say of them."""
+    chosen = [[s.sample() for s in group if self.knobs.from_all or s.advantage != 0.0] for group in groups]
+    told = iter(self._told(state, [one for group in chosen for one in group]))
+    return [[next(told) for _ in group] for group in chosen]
+
+  def _told(self, state: TrainState, samples: list[Sample]) -> list[Sample]:
+    """Samples with the log-probabilities that the knobs ask for: of the weights as they are, as they were when the
+    stage began, and the teacher's, which go into the advantage."""
+    if self.knobs.truncate:
+      old = self.scorer(state.weights, samples)
+      samples = [dataclasses.replace(s, old=logp) for s, logp in zip(samples, old, strict=True)]
+    if self.reference is not None:
+      reference = self.scorer(to_devices(self.reference), samples)
+      samples = [dataclasses.replace(s, reference=logp) for s, logp in zip(samples, reference, strict=True)]
+    if self.teacher:
+      teacher, by = self.teacher_scorer(self.teacher.weights, samples), self.knobs.distill
+      values = (
+        distilled(s.advantage, sampled=s.sampled, teacher=t, coefficient=by)
+        for s, t in zip(samples, teacher, strict=True)
+      )
+      samples = [dataclasses.replace(s, advantage=a) for s, a in zip(samples, values, strict=True)]
+    return samples
+
+  def batch(self, scored: Sequence[Scored], samples: Sequence[Sample]) -> Batch:
+    """One update on what is learnt from some rollouts; the others only count in the mean."""
     c = self.config
-    samples = [s.sample() for s in scored if s.advantage != 0.0]
     rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=c.length)
-    tokens, most = float(sum(s.tokens for s in scored)), c.minibatch * c.group_size
-    return update_of(rows, length=c.length, micro=c.micro_rows, most=most, denominator=tokens)
+    share = shares(self.knobs.normaliser, [s.tokens for s in scored], length=c.length)
+    return update_of(rows, length=c.length, micro=c.micro_rows, most=c.minibatch * c.group_size, share=share)
 
-  def _numbers(self, groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
-    scored = [s for group in groups for s in group]
-    count = max(len(scored), 1)
-    tiers = Counter(s.tier for s in scored)
-    return {
-      "reward_mean": sum(s.reward for s in scored) / count,
-      "accuracy": sum(s.trajectory.right for s in scored) / count,
-      **{f"tier_{name}": tiers[name] / count for name in ("final", "key", "avoid", "none")},
-      "no_signal_groups": sum(all(s.advantage == 0.0 for s in group) for group in groups) / max(len(groups), 1),
-      "generated_tokens": sum(s.tokens for s in scored),
-      "learning_rate": self.config.learning_rate,
-    }
-
-  def _training_cost(self) -> Ledger:
-    """Forward and backward passes over every rollout of the stage."""
-    samples = [Scored(self.starts[0], t, "none", 0.0, 0.0).sample() for t in self.run.workdir.read_parts(self.stage)]
-    return training_cost(self.run.student.config, samples, 1.0)
+  def _cost(self) -> Ledger:
+    """Training on every rollout of the stage, forward and backward, and scoring it as often as the knobs ask."""
+    drawn = self.run.workdir.read_parts(self.stage)
+    samples, student = [Scored(self.starts[0], t, "none", 0.0).sample() for t in drawn], self.run.student.config
+    cost = training_cost(student, samples, 1.0)
+    if self.knobs.student_scores:
+      cost = cost + scoring_cost("student", student, samples, self.knobs.student_scores)
+    if self.teacher:
+      cost = cost + scoring_cost("teacher", self.teacher.config, samples, 1)
+    return cost
 
 
 #: bound on the steps of a stage that a token budget ends

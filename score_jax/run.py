@@ -196,10 +196,7 @@ class Run:
       return ReferenceTeacher(self.protocol, self.tool, self.tasks.grader)
     if c.teacher.kind != "model":
       raise UserError(f"teacher.kind = {c.teacher.kind!r}; choose model or reference")
-    vocabularies = (
-      m.tokenizer.convert_ids_to_tokens(list(range(len(m.tokenizer)))) for m in (self.student, self.teacher_model)
-    )
-    require_same_tokens(*vocabularies)
+    self._require_same_tokens()
     judges = {
       "teacher": (self.teacher_agent, self.teacher_model.weights),
       "student": (self.student_agent, student_weights),
@@ -214,6 +211,26 @@ class Run:
       delta=c.mps.delta,
       acts=c.agent.acts,
     )
+
+  def distilling_teacher(self) -> source.Model:
+    """The teacher on the mesh, which can say how likely the student's very tokens are.
+
+    Raises:
+      UserError: there is none, or its tokens are others.
+    """
+    if self.config.teacher.kind != "model":
+      raise UserError(
+        f"rl.distill = {self.config.rl.distill} needs a teacher's weights and teacher.kind = "
+        f"{self.config.teacher.kind!r} has none; choose model, or rl.distill = 0"
+      )
+    self._require_same_tokens()
+    return self.teacher_model
+
+  def _require_same_tokens(self) -> None:
+    vocabularies = (
+      m.tokenizer.convert_ids_to_tokens(list(range(len(m.tokenizer)))) for m in (self.student, self.teacher_model)
+    )
+    require_same_tokens(*vocabularies)
 
   def settings(self, stage: ConfigDict) -> supervised.Settings:
     """The settings of a supervised stage."""

@@ -140,8 +140,8 @@ def test_stopped_after_every_stage_it_ends_the_same(finished: pathlib.Path, tmp_
 
 def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
   config = smoke_config()
-  config.rl.clip = 0.3
-  with pytest.raises(UserError, match=r"rl\.clip is 0\.2 there and 0\.3 here; give another --workdir"):
+  config.rl.clip_low = 0.3
+  with pytest.raises(UserError, match=r"rl\.clip_low is 0\.2 there and 0\.3 here; give another --workdir"):
     main.run_recipe(config, str(finished))
 
 

@@ -1,32 +1,27 @@
-"""Which starts a step takes, what a group earns, and what of it is trained on."""
+"""Which starts a step takes, and a stage in which every other weights have their say."""
 
 from __future__ import annotations
 
+import json
+import pathlib
 from collections import Counter
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from score_jax.mentor.reward import Tiers
+from score_jax.agent.rollout import at_question
+from score_jax.errors import UserError
+from score_jax.evaluate import fingerprint
 from score_jax.mentor.starts import Start
-from score_jax.reinforce import order, score
-from score_jax.trajectory import Correction, Question, Status, Step, Trajectory
-
-TIERS = Tiers(final=1.0, key=0.5, avoid=0.1)
-PLAN = Step("first_thought", "plan", tokens=(1, 2))
-TEACHERS = Step("act", "right", "print(4)", "4", "ok", "teacher", (5, 6))
-MISTAKE = Step("act", "wrong", "print(5)", "5", "ok", "student", (7, 8))
-PREFIX = Trajectory("q", "2 + 2?", (9, 9), (PLAN,), prefix_steps=1)
-START = Start(Question("q", "2 + 2?", "4"), PREFIX, Correction(1, (MISTAKE,), TEACHERS), 7)
-
-
-def rollout(observation: str, status: Status = "answered", *, grade: float | None = 0.0) -> Trajectory:
-  """After the prefix a first new step that shows `observation`, and a last one that submits."""
-  new = (
-    Step("act", "mine", "…", observation, "ok", "student", (3, 4, 5), (-1.0,) * 3),
-    Step("act", "submit", "…", "", "ok", "student", (6,), (-1.0,)),
-  )
-  return Trajectory("q", "2 + 2?", (9, 9), (PLAN, *new), status, "4", grade, prefix_steps=1)
+from score_jax.mesh.sharding import Meshes
+from score_jax.reinforce import order, reinforce
+from score_jax.run import Run
+from score_jax.train.policy_gradient import SERIES
+from score_jax.train.supervised import Trained
+from score_jax.workdir import Workdir
+from tests.configs import module
 
 
 @pytest.mark.parametrize(("count", "prompts", "steps"), [(10, 5, 6), (7, 3, 7), (3, 8, 4), (1, 1, 3)])
@@ -51,51 +46,77 @@ def test_the_seed_alone_decides_the_order() -> None:
   assert passes[0] != passes[1] != passes[2]
 
 
-def test_a_group_is_scored_by_tier_and_normalised() -> None:
-  group = [
-    rollout("7", grade=1.0),  # right
-    rollout("4"),  # does what the teacher's step does
-    rollout("6"),  # neither the teacher's step nor the mistake
-    rollout("5"),  # the mistake
-  ]
-  scored = score(START, group, TIERS, divide_by_deviation=True)
-  assert [s.tier for s in scored] == ["final", "key", "avoid", "none"]
-  assert [s.reward for s in scored] == [1.0, 0.5, 0.1, 0.0]
-  assert [s.trajectory for s in scored] == group
-  assert {s.tokens for s in scored} == {4}, "the prefix carries no loss"
-  # mean 0.4; squares 0.36, 0.01, 0.09, 0.16: deviation 0.3937
-  np.testing.assert_allclose([s.advantage for s in scored], np.array([0.6, 0.1, -0.3, -0.4]) / 0.155**0.5, rtol=1e-6)
-  plain = score(START, group, TIERS, divide_by_deviation=False)
-  np.testing.assert_allclose([s.advantage for s in plain], [0.6, 0.1, -0.3, -0.4], rtol=1e-6)
+def smoke() -> ConfigDict:
+  """Two steps of two updates from questions, in which trainer, reference and teacher score."""
+  config = module("quickstart").get_config("smoke")
+  config.tasks.train, config.tasks.validation, config.tasks.test = 4, 2, 2
+  config.agent.acts, config.sampler.slots = 3, 16
+  config.rl.steps, config.rl.prompts, config.rl.minibatch, config.rl.group_size, config.rl.micro_rows = 2, 4, 2, 4, 4
+  config.rl.truncate, config.rl.kl, config.rl.distill, config.rl.checkpoint_every = 2.0, 0.1, 0.5, 1
+  config.student.path = config.teacher.path  # of which most rollouts run to their end
+  return config
 
 
-def test_what_its_host_failed_leaves_the_group() -> None:
-  failed = [
-    rollout("4", "tool_failure", grade=None),
-    rollout("4", "replay_mismatch", grade=None),
-    rollout("4", grade=None),  # the grader failed
-  ]
-  sound = [rollout("7", grade=1.0), rollout("5", "step_limit")]
-  scored = score(START, [failed[0], sound[0], failed[1], sound[1], failed[2]], TIERS, divide_by_deviation=False)
-  assert [s.trajectory for s in scored] == sound
-  assert [s.advantage for s in scored] == [0.5, -0.5], "the mean is over those that are left"
-  assert score(START, failed, TIERS, divide_by_deviation=True) == []
+def reinforced(config: ConfigDict, folder: pathlib.Path) -> tuple[Trained, list[dict[str, float]]]:
+  with Run(config, Workdir(str(folder))) as run:
+    starts = [Start(q, at_question(q), None, config.agent.acts) for q in run.tasks.train]
+    trained = reinforce(run, "rl", starts, "untrained", token_budget=None)
+  lines = (folder / "metrics" / "rl.jsonl").read_text().splitlines()
+  return trained, [json.loads(line) for line in lines]
 
 
-def test_a_group_without_signal_has_no_advantage() -> None:
-  for observation, grade in (("7", 1.0), ("5", 0.0), ("6", 0.0)):
-    scored = score(START, [rollout(observation, grade=grade)] * 5, TIERS, divide_by_deviation=True)
-    assert [s.advantage for s in scored] == [0.0] * 5
+@pytest.fixture(scope="module")
+def on_one_device(one_device: Mesh) -> Iterator[None]:
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
+    yield
 
 
-def test_a_malformed_turn_is_learnt_from() -> None:
-  """It was drawn and earned nothing: its tokens carry the rollout's advantage, what was given carries none."""
-  broken = Step("malformed", "<thought> 2", tokens=(7, 8, 9), logprobs=(-0.5, -1.0, -2.0))
-  cut = Trajectory("q", "2 + 2?", (9, 9), (PLAN, broken), "bad_format", grade=0.0, prefix_steps=1)
-  _, scored = score(START, [rollout("7", grade=1.0), cut], TIERS, divide_by_deviation=True)
-  assert (scored.tier, scored.advantage, scored.tokens) == ("none", -1.0, 3)
-  sample = scored.sample()
-  assert sample.tokens.tolist() == [9, 9, 1, 2, 7, 8, 9]
-  assert sample.learnt.tolist() == [0, 0, 0, 0, 1, 1, 1]
-  assert sample.sampled.tolist() == [0, 0, 0, 0, -0.5, -1.0, -2.0]
-  assert sample.advantage == -1.0
+@pytest.fixture(scope="module")
+def both_steps(tmp_path_factory: pytest.TempPathFactory, on_one_device: None) -> tuple[Trained, list[dict[str, float]]]:
+  return reinforced(smoke(), tmp_path_factory.mktemp("rl"))
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_other_weights_have_their_say(both_steps: tuple[Trained, list[dict[str, float]]]) -> None:
+  """Student and teacher are one model here, so at first all four agree on every token; after an update they do not."""
+  trained, (first, second) = both_steps
+  assert trained.updates == 4
+  assert first["logprob_gap"] < 1e-3 and first["ess/0"] == pytest.approx(1.0, abs=1e-4)
+  assert first["truncated_share"] == 0.0, "trainer and sampler agree"
+  assert second["kl_reference"] > first["kl_reference"] > 0.0
+  assert second["logprob_gap"] < 1e-3, "old is that of the weights that drew"
+  assert all(f"{name}/{i}" in line for name in SERIES for i in (0, 1) for line in (first, second))
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_what_scores_is_booked(both_steps: tuple[Trained, list[dict[str, float]]]) -> None:
+  """A rollout's tokens once for training, once for what was old, once for the reference; once for the teacher."""
+  cost = both_steps[0].cost
+  assert cost.of("student").scored == 3 * cost.of("teacher").scored > 0
+  assert cost.of("student").flops > 5 * cost.of("teacher").flops > 0, "3 forward passes' worth, 2 scores, and drawing"
+  assert cost.of("teacher").generated == 0
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_stopped_between_steps_it_ends_the_same(
+  both_steps: tuple[Trained, list[dict[str, float]]], tmp_path: pathlib.Path, on_one_device: None
+) -> None:
+  """The reference is still that of the beginning."""
+  config = smoke()
+  config.rl.steps = 1
+  reinforced(config, tmp_path)
+  trained, lines = reinforced(smoke(), tmp_path)
+  assert fingerprint(trained.weights) == fingerprint(both_steps[0].weights)
+  assert lines[-1]["kl_reference"] == both_steps[1][-1]["kl_reference"]
+  assert trained.cost == both_steps[0].cost
+
+
+def test_distilling_needs_a_teacher_with_weights(tmp_path: pathlib.Path) -> None:
+  config = smoke()
+  config.teacher.kind = "reference"
+  with (
+    Run(config, Workdir(str(tmp_path))) as run,
+    pytest.raises(UserError, match=r"rl\.distill = 0\.5 needs a teacher"),
+  ):
+    run.distilling_teacher()

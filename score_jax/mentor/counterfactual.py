@@ -150,13 +150,14 @@ def success_by_depth(
 
 
 def require_same_tokens(student: Sequence[str], teacher: Sequence[str]) -> None:
-  """A counterfactual teacher goes on from the student's very tokens, so their vocabularies must be one.
+  """A counterfactual teacher goes on from the student's very tokens, one that is distilled scores them: their
+  vocabularies must be one.
 
   Raises:
     UserError: they are not.
   """
   if list(student) != list(teacher):
     raise UserError(
-      "teacher.path and student.path have different tokenizers; a counterfactual teacher reads the student's tokens: "
+      "teacher.path and student.path have different tokenizers; this teacher reads the student's very tokens: "
       "give two sizes of one family"
     )

@@ -1,4 +1,4 @@
-"""The tiered reward of short-horizon RL, and the group-normalised advantage (paper, RL).
+"""The tiered reward of short-horizon RL (paper, RL).
 
 | tier  | when                                                                     | default |
 |-------|--------------------------------------------------------------------------|---------|
@@ -14,10 +14,7 @@ without error and does not itself submit; and steps are compared by execution.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
-
-import numpy as np
 
 from score_jax.trajectory import Correction, Step, Trajectory
 
@@ -68,15 +65,3 @@ def tier(trajectory: Trajectory, correction: Correction | None) -> Tier:
   if all(equivalent(first, mistake) is False for mistake in correction.mistakes):
     return "avoid"
   return "none"
-
-
-def advantages(rewards: Sequence[float], *, divide_by_deviation: bool) -> np.ndarray:
-  """(r - mean) / standard deviation of the group (GRPO), float32; without the division Dr. GRPO's.
-
-  All equal gives exactly 0. One 1.0 among fifteen 0 gives 3.87.
-  """
-  r = np.asarray(rewards, np.float64)
-  if np.all(r == r[0]):
-    return np.zeros(len(r), np.float32)
-  centred = r - r.mean()
-  return (centred / r.std() if divide_by_deviation else centred).astype(np.float32)

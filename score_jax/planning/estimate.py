@@ -26,13 +26,28 @@ def train_temporary(config: ConfigDict, mesh: Mesh, model: DecoderConfig, rows: 
   """Bytes on a device: what layers keep for the backward pass, one layer at work, a chunk's logits, weights cast."""
   size, tensor = BYTES[config.student.dtype], mesh.shape["tensor"]
   tokens = rows * length / (mesh.shape["data"] * mesh.shape["fsdp"])
-  at_work = (6 * model.width + (3 * model.mlp + 4 * model.heads * model.head_width) / tensor) * size
+  at_work = _at_work(model, tensor) * size
   products = (2 * model.width + (2 * model.mlp + 3 * model.heads * model.head_width) / tensor) * size
   kept = {"none": at_work, "dots": products + model.width * size, "full": model.width * size}[config.train.remat]
   chunk = tokens / length * min(config.train.logit_chunk, length)
   logits = 3 * 4.0 * chunk * model.vocab / tensor
   cast = 0.0 if config.train.weights_dtype == config.student.dtype else size * model.parameters / mesh.size
   return tokens * (model.layers * kept + at_work) + logits + cast
+
+
+def scoring_temporary(config: ConfigDict, mesh: Mesh, role: str, model: DecoderConfig, rows: int, length: int) -> float:
+  """Bytes on a device: one layer at work, a chunk's logits, the student's weights cast."""
+  size, tensor = BYTES[config[role].dtype], mesh.shape["tensor"]
+  tokens = rows * length / (mesh.shape["data"] * mesh.shape["fsdp"])
+  chunk = tokens / length * min(config.train.logit_chunk, length)
+  same = role == "teacher" or config.train.weights_dtype == config.student.dtype
+  cast = 0.0 if same else size * model.parameters / mesh.size
+  return tokens * _at_work(model, tensor) * size + 2 * 4.0 * chunk * model.vocab / tensor + cast
+
+
+def _at_work(model: DecoderConfig, tensor: int) -> float:
+  """Numbers of each token that a layer has at once, on a device of so many along the tensor axis."""
+  return 6 * model.width + (3 * model.mlp + 4 * model.heads * model.head_width) / tensor
 
 
 def sampling_temporary(config: ConfigDict, mesh: Mesh, model: DecoderConfig, rows: int, width: int) -> float:

@@ -22,9 +22,11 @@ from score_jax.run import passes, programs
 from score_jax.sampler.draw import Settings
 from score_jax.sampler.programs import Controls, DeviceState, Programs
 from score_jax.sampler.stops import Stops
-from score_jax.train.batch import Batch
+from score_jax.train.batch import Batch, fill, update_of
 from score_jax.train.optimizer import optimizer
-from score_jax.train.steps import GRID, Trainer, TrainState, likelihood
+from score_jax.train.policy_gradient import PolicyGradient
+from score_jax.train.steps import Trainer, TrainState, likelihood
+from score_jax.train.steps import placed as batch_place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,35 @@ def placed(tree: Any, mesh: Mesh, dtype: str) -> Any:
   return abstract(cast, weight_shardings(mesh, cast))
 
 
+def batch_of(mesh: Mesh, batch: Batch) -> Batch:
+  """A batch's shapes where they lie on a mesh."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_place(mesh, x.ndim)), batch)
+
+
+def scoring(
+  config: ConfigDict, mesh: Mesh, role: str, model: DecoderConfig, weights: Weights, frozen: Weights
+) -> Program:
+  """The pass of RL in which the student or the teacher scores a micro-batch of the student's tokens."""
+  rows, length = config.rl.micro_rows, config.rl.length
+  scorer = reinforce.scorer(config, role, structure(model)[0], mesh, frozen)
+  batch = batch_of(mesh, fill([], length=length, count=rows, denominator=1.0))
+  return Program(
+    "score",
+    role,
+    ("scoring",),
+    lambda: scorer.program.lower(weights, frozen, batch),
+    rows * length * model.flops_per_token(length // 2),
+    rows * length,
+    on_device(weights) + on_device(frozen),
+    estimate.scoring_temporary(config, mesh, role, model, rows, length),
+    f"lower rl.micro_rows, rl.length or train.logit_chunk, or raise the fsdp axis of mesh.{MESH[role]}",
+  )
+
+
+#: use of the mesh on which a model scores
+MESH = {"student": "train", "teacher": "teacher"}
+
+
 class Training:
   """The student's train programs, an update of SFT and one of the policy gradient."""
 
@@ -83,27 +114,25 @@ class Training:
 
   def programs(self) -> list[Program]:
     train, rl = self.config.train, self.config.rl
-    sft = self._update("sft", train.rows, train.micro_rows, train.length, "train")
-    return [sft, self._update("policy_gradient", rl.minibatch * rl.group_size, rl.micro_rows, rl.length, "rl")]
+    sft = self._update("sft", train.rows, train.micro_rows, train.length, "train", "training")
+    most = rl.minibatch * rl.group_size
+    found = [sft, self._update("policy_gradient", most, rl.micro_rows, rl.length, "rl", "reinforcing")]
+    if PolicyGradient.of(rl).student_scores:
+      found.append(scoring(self.config, self.mesh, "student", self.student, self.state.weights, self.frozen))
+    return found
 
-  def batch(self, parts: int, rows: int, length: int) -> Batch:
-    """An update of `parts` micro-batches."""
-    grid = sharding(self.mesh, *GRID)
-    kinds = (jnp.int32,) * 3 + (jnp.float32,) * 3
-    arrays = [jax.ShapeDtypeStruct((parts, rows, length), kind, sharding=grid) for kind in kinds]
-    return Batch(*arrays, denominator=jax.ShapeDtypeStruct((), jnp.float32, sharding=sharding(self.mesh)))
-
-  def _update(self, name: str, most: int, rows: int, length: int, group: str) -> Program:
+  def _update(self, name: str, most: int, rows: int, length: int, group: str, moment: str) -> Program:
     parts = -(-most // rows)
+    batch = batch_of(self.mesh, update_of([], length=length, micro=rows, most=most))
 
     def lower() -> Any:
-      return self._trainer(name).program(self.state).lower(self.state, self.frozen, self.batch(parts, rows, length))
+      return self._trainer(name).program(self.state).lower(self.state, self.frozen, batch)
 
     gradient, weights = on_device(self.gradient), on_device(self.state.weights) + on_device(self.frozen)
     return Program(
       f"{name}_step",
       "student",
-      ("training",),
+      (moment,),
       lower,
       parts * estimate.train_flops(self.student, rows, length, remat=self.config.train.remat),
       parts * rows * length,
@@ -186,10 +215,14 @@ class Recipe:
     self.training = Training(config, meshes.train, student)
     self.exploring = Sampling(config, meshes.sample, "student", student)
     self.teaching = Sampling(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
+    self.distilling = self.teaching if config.rl.distill else None
 
   def programs(self) -> list[Program]:
     samplers = [self.exploring, *([self.teaching] if self.teaching else [])]
-    return [*self.training.programs(), *(p for sampler in samplers for p in sampler.programs())]
+    scored = []
+    if t := self.distilling:
+      scored = [scoring(self.config, self.meshes.teacher, "teacher", t.model, t.weights, adapters.NOTHING)]
+    return [*self.training.programs(), *scored, *(p for sampler in samplers for p in sampler.programs())]
 
   def arrays(self) -> dict[str, int]:
     """Bytes of each array of resident.py on a device."""
@@ -203,6 +236,10 @@ class Recipe:
     }
     if self.teaching:
       found |= {"teacher weights": on_device(self.teaching.weights), "teacher cache": on_device(self.teaching.state)}
+    if self.distilling:
+      found["distilling teacher"] = found["teacher weights"]
+    if self.config.rl.kl:
+      found["reference copy"] = found["trained weights"]
     return found
 
   def _copied(self) -> int:

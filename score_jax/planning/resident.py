@@ -4,6 +4,8 @@ student weights    as they came, laid out for training
 trained weights    those that a stage changes or has changed
 moments            of the optimiser
 sampling copy      of the weights, where the sampler wants another dtype or layout than the trainer
+reference copy     of the weights that RL began with, where it is kept near them; they wait in the hosts' memory
+distilling teacher the teacher's weights, where RL learns from what they say of the student's tokens
 caches             of the samplers; one is freed before another is made
 """
 
@@ -16,20 +18,36 @@ MOMENTS = {
   "training": ("student weights", "trained weights", "moments"),
   "exploring": ("student weights", "trained weights", "sampling copy", "student cache", "teacher weights"),
   "mentoring": ("student weights", "trained weights", "teacher weights", "teacher cache"),
-  "rolling out": ("student weights", "trained weights", "moments", "sampling copy", "student cache"),
+  "rolling out": (
+    "student weights",
+    "trained weights",
+    "moments",
+    "sampling copy",
+    "student cache",
+    "distilling teacher",
+  ),
+  "scoring": ("student weights", "trained weights", "moments", "reference copy", "distilling teacher"),
+  "reinforcing": ("student weights", "trained weights", "moments", "distilling teacher"),
   "evaluating": ("student weights", "trained weights", "sampling copy", "student cache"),
 }
 STAGES = {
   "warm_start": ("demonstrating", "training"),
   "mps": ("exploring", "mentoring"),
   "sft": ("training",),
-  "rl": ("rolling out", "training"),
+  "rl": ("rolling out", "scoring", "reinforcing"),
   "bc": ("demonstrating", "training"),
-  "rl_from_question": ("rolling out", "training"),
+  "rl_from_question": ("rolling out", "scoring", "reinforcing"),
   "eval": ("demonstrating", "evaluating"),
 }
 COLUMNS = {
-  "weights": ("student weights", "trained weights", "sampling copy", "teacher weights"),
+  "weights": (
+    "student weights",
+    "trained weights",
+    "sampling copy",
+    "reference copy",
+    "teacher weights",
+    "distilling teacher",
+  ),
   "optimizer": ("moments",),
   "cache": ("student cache", "teacher cache"),
 }

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from score_jax.planning.chips import GIB, Topology
 from score_jax.planning.verdict import Planned
+from score_jax.train.policy_gradient import PolicyGradient
 
 #: tokens that one trajectory draws and reads, with which stages are costed
 DRAWN, READ = 1500, 1500
@@ -41,17 +42,20 @@ def stages(config: ConfigDict, programs: Sequence[Planned], chips: Topology) -> 
   def rollout(model: str) -> float:
     return DRAWN * per_token(model, "decode") + READ * per_token(model, "extend")
 
-  def training(trajectories: float, passes: float, name: str = "sft_step") -> float:
-    return trajectories * passes * (DRAWN + READ) * per_token("student", name)
+  def training(trajectories: float, passes: float, name: str = "sft_step", model: str = "student") -> float:
+    return trajectories * passes * (DRAWN + READ) * per_token(model, name)
 
-  c = config
+  c, scores = config, PolicyGradient.of(config.rl).student_scores
   warm, mentored = c.tasks.train * c.warm_start.share, c.tasks.train * (1 - c.warm_start.share)
   rollouts = c.rl.steps * c.rl.prompts * c.rl.group_size
   seconds = {
     "warm_start": warm * rollout("teacher") + training(warm, c.warm_start.epochs),
     "mps": mentored * (2 * rollout("student") + rollout("teacher")),
     "sft": training(mentored / 2, c.sft.epochs),
-    "rl": rollouts * rollout("student") + training(rollouts, 1, "policy_gradient_step"),
+    "rl": rollouts * rollout("student")
+    + training(rollouts, 1, "policy_gradient_step")
+    + training(rollouts, scores, "score")
+    + training(rollouts, 1, "score", "teacher"),
     "eval": c.tasks.test * c.eval.tries * rollout("student"),
   }
   return {name: {"seconds": s, "chip_hours": s * chips.count / 3600} for name, s in seconds.items()}

@@ -41,8 +41,10 @@ TIERS = (
 HEALTH = (
   ("entropy", "entropy (nat)"),
   ("logprob_gap", "log-probability gap"),
-  ("kl", "KL (nat)"),
-  ("clip_fraction", "clipped share"),
+  ("kl_sampler", "KL from the sampler (nat)"),
+  ("ess", "effective share of samples"),
+  ("clip_share_low", "clipped low"),
+  ("clip_share_high", "clipped high"),
   ("no_signal_groups", "groups without signal"),
   ("grad_norm", "gradient norm"),
 )
@@ -137,10 +139,10 @@ def reward_tiers(lines: Sequence[Mapping[str, Any]]) -> str:
 
 @matplotlib.rc_context(RC)
 def health(metrics: Metrics) -> str:
-  """Six small charts of what tells first that policy-gradient training goes wrong."""
-  fig = figure.Figure(figsize=(SIZE[0], 1.5 * SIZE[1]), layout="constrained")
+  """Small charts of what tells first that policy-gradient training goes wrong."""
+  fig = figure.Figure(figsize=(SIZE[0], 2 * SIZE[1]), layout="constrained")
   drawn = 0
-  for ax, (name, label) in zip(fig.subplots(3, 2).flat, HEALTH, strict=True):
+  for ax, (name, label) in zip(fig.subplots(4, 2).flat, HEALTH, strict=True):
     for stage, lines in metrics.items():
       steps, values = series(lines, name)
       drawn += len(steps)

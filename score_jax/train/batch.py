@@ -30,8 +30,11 @@ class Batch:
   segments: Array  # int32 [B, T], 1, 2, … within a row; 0 is padding
   learnt: Array  # float32 [B, T], 1 where the token carries loss
   advantages: Array  # float32 [B, T], 0 outside `learnt`; of no use to SFT
+  share: Array  # float32 [B, T], how much the token counts in the loss of its update, 0 outside `learnt`
   sampled: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
-  denominator: Array  # float32 [], the number of tokens that the update's mean is over
+  old: Array  # float32 [B, T], that which ratios are against, 0 outside `learnt`; of no use to SFT
+  reference: Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
+  denominator: Array  # float32 [], learnt tokens of the update, which means of metrics are over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,9 @@ class Sample:
   tokens: np.ndarray  # int32 [n]
   learnt: np.ndarray  # float32 [n]
   sampled: np.ndarray  # float32 [n]
-  advantage: float = 0.0
+  advantage: float | np.ndarray = 0.0  # of the trajectory, or float32 [n] of each token
+  old: np.ndarray | None = None  # float32 [n]; None: as sampled
+  reference: np.ndarray | None = None  # float32 [n]; None: there is none
 
 
 Chooser = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
@@ -97,9 +102,14 @@ def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
   return rows
 
 
-def fill(rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float) -> Batch:
-  """`count` rows of `length`, those beyond the given ones empty."""
-  grids = (np.zeros((count, length), t) for t in (np.int32,) * 3 + (np.float32,) * 3)
+Share = Callable[[int], float]  # learnt tokens of a sample -> how much each counts in the loss of its update
+
+
+def fill(
+  rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float, share: Share | None = None
+) -> Batch:
+  """`count` rows of `length`, those beyond the given ones empty; without `share` the loss is the mean over tokens."""
+  grids = (np.zeros((count, length), t) for t in (np.int32,) * 3 + (np.float32,) * 6)
   batch = Batch(*grids, denominator=np.float32(denominator))
   for row, samples in enumerate(rows):
     at = 0
@@ -110,23 +120,25 @@ def fill(rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominat
       batch.segments[row, span] = number
       batch.learnt[row, span] = one.learnt
       batch.advantages[row, span] = one.advantage * one.learnt
+      batch.share[row, span] = one.learnt * (share(int(one.learnt.sum())) if share else 1.0 / denominator)
       batch.sampled[row, span] = one.sampled
+      batch.old[row, span] = one.sampled if one.old is None else one.old * one.learnt
+      batch.reference[row, span] = 0.0 if one.reference is None else one.reference * one.learnt
       at = span.stop
   return batch
 
 
 def update_of(
-  rows: Sequence[Sequence[Sample]], *, length: int, micro: int, most: int, denominator: float | None = None
+  rows: Sequence[Sequence[Sample]], *, length: int, micro: int, most: int, share: Share | None = None
 ) -> Batch:
   """The rows of one update in micro-batches of `micro`, whose losses and gradients add up to the update's.
 
   There are as many as `most` rows fill, so that all updates of a stage have one shape; those beyond the given rows are
-  empty. The mean is over the learnt tokens of all rows, unless a `denominator` says otherwise.
+  empty. The loss is the mean over the learnt tokens of all rows, unless `share` says otherwise.
   """
-  if denominator is None:
-    denominator = sum(float(one.learnt.sum()) for row in rows for one in row)
+  learnt = sum(float(one.learnt.sum()) for row in rows for one in row)
   parts = -(-most // micro)
-  whole = fill(rows, length=length, count=parts * micro, denominator=max(denominator, 1.0))
+  whole = fill(rows, length=length, count=parts * micro, denominator=max(learnt, 1.0), share=share)
   return jax.tree.map(lambda x: x.reshape(parts, micro, length) if x.ndim else x, whole)
 
 

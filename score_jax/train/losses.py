@@ -1,4 +1,4 @@
-"""Losses over packed batches, as pure functions of log-probabilities; and those log-probabilities.
+"""Log-probabilities over packed batches, and every reduction of them that losses and metrics make.
 
 A token's log-probability comes from the position before it, so a trajectory's
 first token has none and can never carry loss. Every reduction is in float32 and
@@ -19,9 +19,51 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch
 
 
-def learnt_mean(x: jax.Array, batch: Batch) -> jax.Array:
+def learnt_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """The batch's part of the mean of x over the learnt tokens of its update."""
-  return jnp.sum(jnp.where(batch.learnt > 0, x, 0.0)) / batch.denominator
+  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT, 0.0)) / batch.denominator
+
+
+def shared_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+  """The batch's part of the sum of x over the learnt tokens of its update, each by its share."""
+  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT * batch.share, 0.0))
+
+
+def sequence_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+  """At each token the mean of x over the learnt tokens of its trajectory, [B, T]; 0 where that has none."""
+  count = sequence_sum(batch.learnt, batch.segments)
+  return sequence_sum(x_BxT * batch.learnt, batch.segments) / jnp.maximum(count, 1.0)
+
+
+@jax.custom_vjp
+def sequence_sum(x_BxT: jax.Array, segments_BxT: jax.Array) -> jax.Array:
+  """At each token the sum of x over the tokens of its segment, [B, T].
+
+  It is its own transpose. Sums are running ones that begin anew with each segment, in an order that is fixed: no
+  scattered addition, whose order a GPU does not promise.
+  """
+  length = x_BxT.shape[1]
+  edge = jnp.ones_like(segments_BxT[:, :1], bool)
+  inner = segments_BxT[:, 1:] != segments_BxT[:, :-1]
+  begins, ends = (jnp.concatenate(parts, axis=1) for parts in ((edge, inner), (inner, edge)))
+
+  def join(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return jnp.where(b[1], b[0], a[0] + b[0]), a[1] | b[1]
+
+  running, _ = jax.lax.associative_scan(join, (x_BxT, begins), axis=1)
+  last = jax.lax.cummin(jnp.where(ends, jnp.arange(length)[None], length), axis=1, reverse=True)
+  return jnp.take_along_axis(running, last, axis=1)
+
+
+def _sequence_sum(x_BxT: jax.Array, segments_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return sequence_sum(x_BxT, segments_BxT), segments_BxT
+
+
+def _sequence_sum_gradient(segments_BxT: jax.Array, gradient_BxT: jax.Array) -> tuple[jax.Array, None]:
+  return sequence_sum(gradient_BxT, segments_BxT), None
+
+
+sequence_sum.defvjp(_sequence_sum, _sequence_sum_gradient)
 
 
 def token_logprobs(
@@ -120,33 +162,4 @@ predict.defvjp(_predict, _predict_gradient)
 
 def sft_loss(logp_BxT: jax.Array, batch: Batch) -> jax.Array:
   """Mean negative log-likelihood of the learnt tokens (paper, SFT)."""
-  return -learnt_mean(logp_BxT, batch)
-
-
-def policy_gradient_loss(
-  logp_BxT: jax.Array, batch: Batch, *, clip: float, dual_clip: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Clipped surrogate, mean over the learnt tokens of the batch (paper, RL: GRPO with token mean).
-
-  With r the ratio of a token's probability now to when it was drawn, the loss of
-  a token is max(-A r, -A clip(r, 1-clip, 1+clip)), and for A < 0 at most
-  -A dual_clip (Ye et al. 2020).
-
-  Returns:
-    The loss, and `clip_fraction`, `kl` (mean of r - 1 - log r, an estimate of the
-    divergence from the sampling policy), `logprob_gap_max` (greatest difference of
-    log-probabilities, the trainer's against the sampler's).
-  """
-  difference = (logp_BxT - batch.sampled) * batch.learnt
-  ratio = jnp.exp(difference)
-  advantage = batch.advantages
-  plain = -advantage * ratio
-  clipped = -advantage * jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-  loss = jnp.maximum(plain, clipped)
-  loss = jnp.where(advantage < 0, jnp.minimum(loss, -advantage * dual_clip), loss)
-  numbers = {
-    "clip_fraction": learnt_mean((clipped > plain).astype(jnp.float32), batch),
-    "kl": learnt_mean(ratio - 1.0 - difference, batch),
-    "logprob_gap_max": jnp.max(jnp.abs(difference)),
-  }
-  return learnt_mean(loss, batch), numbers
+  return -shared_sum(logp_BxT, batch)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
@@ -25,11 +25,12 @@ from score_jax.model import adapters, attention
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
 from score_jax.train.batch import Batch, micro_batch
-from score_jax.train.losses import learnt_mean, policy_gradient_loss, sft_loss, token_logprobs
+from score_jax.train.losses import learnt_mean, sft_loss, token_logprobs
+from score_jax.train.policy_gradient import PolicyGradient, policy_gradient_loss
 
 Metrics = dict[str, jax.Array]
 
-#: logical axes of an update's arrays [M, B, T]; its denominator has none
+#: logical axes of an update's arrays [M, B, T], of a micro-batch's the last two; its denominator has none
 GRID = (None, "rows", None)
 
 
@@ -55,11 +56,11 @@ def likelihood() -> Loss:
   return loss
 
 
-def clipped_policy_gradient(*, clip: float, dual_clip: float) -> Loss:
+def policy_gradient(knobs: PolicyGradient) -> Loss:
   """The loss of RL."""
 
   def loss(logp: jax.Array, entropy: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-    value, numbers = policy_gradient_loss(logp, batch, clip=clip, dual_clip=dual_clip)
+    value, numbers = policy_gradient_loss(logp, batch, knobs=knobs)
     return value, numbers | {"entropy": learnt_mean(entropy, batch)}
 
   return loss
@@ -67,7 +68,7 @@ def clipped_policy_gradient(*, clip: float, dual_clip: float) -> Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-  """How the train step computes."""
+  """How train steps, and scorers, compute."""
 
   temperature: float  # that log-probabilities are of
   logit_chunk: int  # positions of a row whose logits exist at a time
@@ -75,6 +76,43 @@ class Passes:
   remat: str  # a key of decoder.REMAT
   dtype: str  # of the passes
   weights_dtype: str  # of the trained weights
+
+
+def log_probabilities(
+  graph: nnx.GraphDef[Decoder], mesh: Mesh, passes: Passes, trained: Weights, frozen: Weights, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+  """token_logprobs as `passes` says, traced for a mesh."""
+  mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
+  with traced_for(mesh):
+    return token_logprobs(
+      graph,
+      adapters.together(_cast(trained, passes.dtype), frozen),
+      batch,
+      temperature=passes.temperature,
+      chunk=passes.logit_chunk,
+      mix=mix,
+      remat=passes.remat,
+    )
+
+
+def place(mesh: Mesh, batch: Batch) -> Batch:
+  """An update or a micro-batch on a mesh, its rows split over data and fsdp.
+
+  Raises:
+    UserError: they cannot be split so.
+  """
+  data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+  rows = batch.tokens.shape[-2]
+  if rows % (data * fsdp):
+    raise UserError(
+      f"micro_rows = {rows} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); choose a multiple"
+    )
+  return jax.device_put(batch, jax.tree.map(lambda x: placed(mesh, x.ndim), batch))
+
+
+def placed(mesh: Mesh, axes: int) -> NamedSharding:
+  """Where an array of a batch lies that has so many axes."""
+  return sharding(mesh, *GRID[len(GRID) - axes :])
 
 
 class Trainer:
@@ -97,19 +135,8 @@ class Trainer:
     self._program: Any = None
 
     def objective(trained: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, Metrics]:
-      mix = attention.rows(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
-      with traced_for(mesh):
-        weights = adapters.together(_cast(trained, passes.dtype), frozen)
-        logp, entropy = token_logprobs(
-          graph,
-          weights,
-          batch,
-          temperature=passes.temperature,
-          chunk=passes.logit_chunk,
-          mix=mix,
-          remat=passes.remat,
-        )
-        return loss(logp, entropy, batch)
+      logp, entropy = log_probabilities(graph, mesh, passes, trained, frozen, batch)
+      return loss(logp, entropy, batch)
 
     self.objective = objective
 
@@ -169,21 +196,7 @@ class Trainer:
     micro-batches, the greatest for names that end in `_max`.
     """
     self._program = self._program or self.program(state)
-    return self._program(state, self.frozen, self.place(batch))
-
-  def place(self, batch: Batch) -> Batch:
-    """An update on the mesh, the rows of its micro-batches split over data and fsdp.
-
-    Raises:
-      UserError: they cannot be split so.
-    """
-    data, fsdp = self.mesh.shape["data"], self.mesh.shape["fsdp"]
-    rows = batch.tokens.shape[1]
-    if rows % (data * fsdp):
-      raise UserError(
-        f"micro_rows = {rows} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); choose a multiple"
-      )
-    return jax.device_put(batch, jax.tree.map(lambda x: sharding(self.mesh, *GRID[: x.ndim]), batch))
+    return self._program(state, self.frozen, place(self.mesh, batch))
 
 
 def _cast(weights: Any, dtype: str) -> Any:

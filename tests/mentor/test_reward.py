@@ -3,10 +3,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 
-from score_jax.mentor.reward import Tiers, advantages, equivalent, tier
+from score_jax.mentor.reward import Tiers, equivalent, tier
 from score_jax.trajectory import Correction, Status, Step, Trajectory
 
 PLAN = Step("first_thought", "plan: add", tokens=(1,))
@@ -108,32 +107,3 @@ def test_tiers_pay_what_they_are_set_to() -> None:
   names: tuple[Any, ...] = ("final", "key", "avoid", "none")
   assert [tiers.pay(n) for n in names] == [1.0, 0.5, 0.1, 0.0]
   assert [Tiers(1.0, 0.0, 0.0).pay(n) for n in names] == [1.0, 0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-  ("reward", "divide", "high", "low"),
-  [
-    (1.0, True, 3.872983, -0.258199),
-    (0.1, True, 3.872983, -0.258199),  # the division cancels the size of a tier
-    (1.0, False, 0.9375, -0.0625),
-    (0.1, False, 0.09375, -0.00625),
-  ],
-)
-def test_one_reward_among_fifteen_nothings(reward: float, divide: bool, high: float, low: float) -> None:
-  values = advantages([0.0] * 7 + [reward] + [0.0] * 8, divide_by_deviation=divide)
-  assert values.dtype == np.float32
-  np.testing.assert_allclose(values, [low] * 7 + [high] + [low] * 8, rtol=1e-5)
-
-
-def test_mixed_rewards_by_hand() -> None:
-  """Mean 0.4, deviations 0.6, 0.1, -0.3, -0.4, of which the root mean square is sqrt(0.155)."""
-  rewards = [1.0, 0.5, 0.1, 0.0]
-  centred = np.array([0.6, 0.1, -0.3, -0.4])
-  np.testing.assert_allclose(advantages(rewards, divide_by_deviation=False), centred, rtol=1e-6)
-  np.testing.assert_allclose(advantages(rewards, divide_by_deviation=True), centred / np.sqrt(0.155), rtol=1e-6)
-
-
-@pytest.mark.parametrize("divide", [True, False])
-@pytest.mark.parametrize("rewards", [[0.1] * 16, [1.0] * 3, [0.0], [1 / 3] * 7])
-def test_equal_rewards_have_no_advantage_at_all(rewards: list[float], divide: bool) -> None:
-  assert advantages(rewards, divide_by_deviation=divide).tolist() == [0.0] * len(rewards)

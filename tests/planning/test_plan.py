@@ -42,6 +42,17 @@ def test_a_gpu_is_estimated_from_shapes() -> None:
   assert all(p["bytes"]["total"] == sum(v for k, v in p["bytes"].items() if k != "total") for p in found["programs"])
 
 
+def test_what_scores_in_rl_is_planned() -> None:
+  """The passes of trainer and reference, and of a teacher that is distilled, which stays beside the student."""
+  knobs = ("--config.rl.kl=0.1", "--config.rl.distill=1.0")
+  _, found = planned("--config=configs/score_qwen2_5_0_5b.py", "--topology=h100:1", *knobs)
+  names = {(p["model"], p["name"]) for p in found["programs"]}
+  assert ("student", "score") in names
+  weights = 494_032_768
+  assert found["resident"]["rl"]["reference copy"] == 4 * weights
+  assert "reference copy" not in found["resident"]["sft"]
+
+
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:
   done = plan("--config=configs/score_qwen2_5_0_5b.py", "--topology=t4:1")
   assert done.returncode == 1, done.stderr

@@ -125,7 +125,8 @@ def learning(stage: str, steps: int) -> list[str]:
         "logprob_gap": 1e-4 * (1 + math.sin(step)),
         "entropy": 1 - done / 2,
       }
-      line |= {"kl": 0.002 * place * done, "clip_fraction": 0.02 * done, "generated_tokens": 4000}
+      line |= {"kl_sampler": 0.002 * place * done, "ess": 1 - 0.1 * done, "generated_tokens": 4000}
+      line |= {"clip_share_low": 0.01 * done, "clip_share_high": 0.02 * done}
     if step % 10 == 0:
       line["val_accuracy"] = 0.05 * place + 0.6 * done
     lines.append(json.dumps(line))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -68,10 +69,23 @@ def test_a_row_is_filled_as_worked_out_by_hand() -> None:
   assert batch.learnt.tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]
   assert batch.advantages.tolist() == [[0, -2, -2, 0, 0.25, 0, 0], [0] * 7]
   assert batch.sampled.tolist() == [[0, -0.5, -0.5, 0, -0.5, 0, 0], [0] * 7]
+  assert batch.old.tolist() == batch.sampled.tolist(), "ratios are against what was drawn"
+  assert not batch.reference.any()
   assert batch.denominator == 3.0
+  np.testing.assert_allclose(batch.share, batch.learnt / 3)
   assert {x.dtype for x in (batch.tokens, batch.positions, batch.segments)} == {np.dtype(np.int32)}
-  floats = (batch.learnt, batch.advantages, batch.sampled, batch.denominator)
+  floats = (batch.learnt, batch.advantages, batch.share, batch.sampled, batch.old, batch.reference, batch.denominator)
   assert {x.dtype for x in floats} == {np.dtype(np.float32)}
+
+
+def test_each_token_may_have_its_own_advantage_and_other_log_probabilities() -> None:
+  """What stands at places that are not learnt does not get into the batch."""
+  values = np.array([9.0, 1.0, -1.0], np.float32)
+  one = dataclasses.replace(simple(3, 10, learnt=2), advantage=values, old=values - 2, reference=values - 3)
+  batch = fill([[one]], length=4, count=1, denominator=2.0)
+  assert batch.advantages.tolist() == [[0, 1, -1, 0]]
+  assert batch.old.tolist() == [[0, -1, -3, 0]]
+  assert batch.reference.tolist() == [[0, -2, -4, 0]]
 
 
 def test_micro_batches_share_the_denominator_of_their_update() -> None:
@@ -81,7 +95,10 @@ def test_micro_batches_share_the_denominator_of_their_update() -> None:
   assert update.denominator == 7.0 and micro_batch(update, 2).denominator == 7.0
   assert micro_batch(update, 0).tokens.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
   assert update.segments.tolist() == [[[1] * 4, [1] * 4], [[1] * 4, [0] * 4], [[0] * 4, [0] * 4]]
-  assert update_of(rows, length=4, micro=3, most=3, denominator=70.0).denominator == 70.0
+  np.testing.assert_allclose(update.share, update.learnt / 7)
+  shared = update_of(rows, length=4, micro=3, most=3, share=lambda count: count / 10)
+  assert shared.denominator == 7.0, "means of metrics are over what is learnt"
+  np.testing.assert_allclose(shared.share.sum(axis=(0, 2)), [0.9, 0.4, 0.4], rtol=1e-6)
   assert update_of([], length=4, micro=1, most=1).denominator == 1.0, "no division by zero"
   with pytest.raises(IndexError):
     update_of(rows, length=4, micro=1, most=2)

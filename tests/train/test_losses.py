@@ -16,7 +16,16 @@ from flax import nnx
 from score_jax.model import hugging_face
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch, Sample, fill, micro_batch, update_of
-from score_jax.train.losses import policy_gradient_loss, predict, sft_loss, token_logprobs
+from score_jax.train.losses import (
+  learnt_mean,
+  predict,
+  sequence_mean,
+  sequence_sum,
+  sft_loss,
+  shared_sum,
+  token_logprobs,
+)
+from score_jax.train.policy_gradient import PolicyGradient, policy_gradient_loss
 from tests.conftest import Tiny
 
 scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
@@ -131,9 +140,10 @@ def table(**rows: list[list[float]]) -> Batch:
   """A batch of which the losses see only what is given."""
   grids = {name: np.array(value, np.float32) for name, value in rows.items()}
   nothing = np.zeros_like(grids["learnt"])
-  whole = {name: grids.get(name, nothing) for name in ("learnt", "advantages", "sampled")}
-  tokens = nothing.astype(np.int32)
-  return Batch(tokens, tokens, tokens, **whole, denominator=np.float32(grids["learnt"].sum()))
+  denominator = np.float32(grids["learnt"].sum())
+  whole = {name: nothing for name in ("advantages", "sampled", "old", "reference")}
+  tokens, share = nothing.astype(np.int32), grids["learnt"] / denominator
+  return Batch(tokens, tokens, tokens, **(whole | grids), share=share, denominator=denominator)
 
 
 def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
@@ -143,49 +153,58 @@ def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
   # without the mask it would be 20.25; a mean of the rows' means would be 6
 
 
-RATIOS = np.array([[1.5, 0.5, 0.5, 9.0], [1.5, 5.0, 9.0, 5.0]])
-ADVANTAGES = [[1.0, 1.0, -1.0, 0.0], [-1.0, -2.0, 0.0, 2.0]]
-LEARNT = [[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 1.0]]
-#: max(-A r, -A clip(r, 0.8, 1.2)), for A < 0 at most -3 A
-TOKEN_LOSSES = [[-1.2, -0.5, 0.8, 0.0], [1.5, 6.0, 0.0, -2.4]]
+# Reductions
 
 
-@pytest.fixture
-def surrogate() -> tuple[jax.Array, Batch]:
-  """Log-probabilities whose ratios to the sampler's are RATIOS; those of tokens that are not learnt are absurd."""
-  sampled = np.where(LEARNT, -1.5, 0.0)
-  batch = table(learnt=LEARNT, advantages=ADVANTAGES, sampled=sampled.tolist())
-  return jnp.asarray(np.where(LEARNT, np.log(RATIOS) + sampled, 90.0), jnp.float32), batch
+@pytest.fixture(scope="module")
+def masked(batch: Batch) -> tuple[jax.Array, np.ma.MaskedArray]:
+  """Numbers at every place, and the same as numpy masks them; those of places that are not learnt are absurd."""
+  x = np.random.default_rng(3).normal(size=batch.learnt.shape)
+  x[batch.learnt == 0] = 1e30
+  return jnp.asarray(x, jnp.float32), np.ma.masked_array(x, mask=batch.learnt == 0)
 
 
-def test_policy_gradient_loss_is_the_one_worked_out_by_hand(surrogate: tuple[jax.Array, Batch]) -> None:
-  loss, numbers = policy_gradient_loss(*surrogate, clip=0.2, dual_clip=3.0)
-  assert float(loss) == pytest.approx(np.sum(TOKEN_LOSSES) / 6, rel=1e-5)  # 0.7
-  assert float(numbers["clip_fraction"]) == pytest.approx(3 / 6)  # 1.5 and 5 for A > 0, 0.5 for A < 0
-  r = RATIOS[np.array(LEARNT) > 0]
-  assert float(numbers["kl"]) == pytest.approx(np.mean(r - 1 - np.log(r)), rel=1e-5)
-  assert float(numbers["logprob_gap_max"]) == pytest.approx(np.log(5.0), rel=1e-5)
+def test_means_are_those_of_numpys_masked_arrays(masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch) -> None:
+  x, expected = masked
+  assert float(learnt_mean(x, batch)) == pytest.approx(expected.mean(), rel=1e-5)
+  assert float(shared_sum(x, batch)) == pytest.approx(expected.mean(), rel=1e-5), "without shares it is the mean"
 
 
-def test_the_second_clip_bounds_what_a_bad_token_costs(surrogate: tuple[jax.Array, Batch]) -> None:
-  loss, _ = policy_gradient_loss(*surrogate, clip=0.2, dual_clip=100.0)
-  assert float(loss) == pytest.approx((np.sum(TOKEN_LOSSES) + 10.0 - 6.0) / 6, rel=1e-5)
+def test_sums_by_share_are_those_of_numpys_masked_arrays(
+  masked: tuple[jax.Array, np.ma.MaskedArray], rows: list[list[Sample]]
+) -> None:
+  x, expected = masked
+  batch = fill(rows, length=20, count=2, denominator=1.0, share=lambda count: 1.0 / (3 * count))
+  of_each = [expected[0][:10].mean(), expected[0][10:18].mean(), expected[1][:13].mean()]
+  assert float(shared_sum(x, batch)) == pytest.approx(np.mean(of_each), rel=1e-5)
+  assert abs(np.mean(of_each) - expected.mean()) > 0.01, "the mean over tokens is another"
 
 
-def test_tokens_are_averaged_not_sequences() -> None:
-  """On policy the loss is minus the mean advantage of the tokens: rows of 3 and 1 tokens weigh 3 to 1."""
-  learnt = [[1, 1, 1, 0], [0, 0, 0, 1]]
-  batch = table(learnt=learnt, advantages=[[1, 1, 1, 0], [0, 0, 0, -1]], sampled=np.multiply(learnt, -2.0).tolist())
-  loss, numbers = policy_gradient_loss(jnp.asarray(batch.sampled), batch, clip=0.2, dual_clip=3.0)
-  assert float(loss) == -0.5  # a mean of the rows' means would be 0
-  assert [float(numbers[name]) for name in ("kl", "clip_fraction", "logprob_gap_max")] == [0.0, 0.0, 0.0]
+def test_means_of_sequences_are_those_of_numpys_masked_arrays(
+  masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch
+) -> None:
+  x, expected = masked
+  found = np.asarray(jax.jit(sequence_mean)(jnp.where(batch.learnt > 0, x, 7.0), batch))
+  for row, segment in ((0, 1), (0, 2), (1, 1)):
+    here = batch.segments[row] == segment
+    np.testing.assert_allclose(found[row][here], expected[row][here].mean(), rtol=1e-5)
+  assert np.all(found[batch.segments == 0] == 0.0)
 
 
-def test_a_clipped_token_has_no_gradient(surrogate: tuple[jax.Array, Batch]) -> None:
-  logp, batch = surrogate
-  gradient = jax.grad(lambda x: policy_gradient_loss(x, batch, clip=0.2, dual_clip=3.0)[0])(logp)
-  expected = np.array([[0.0, -0.5, 0.0, 0.0], [1.5, 0.0, 0.0, 0.0]]) / 6  # -A r where it is not clipped
-  np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=0)
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_sums_of_segments_are_those_of_loops(length: int) -> None:
+  """Their transpose too: each place pulls on all of its segment."""
+  draws = np.random.default_rng(length)
+  segments = np.cumsum(draws.random((5, length)) < 0.4, axis=1).astype(np.int32)
+  x, pull = (draws.normal(size=segments.shape).astype(np.float32) for _ in range(2))
+
+  def looped(values: np.ndarray) -> np.ndarray:
+    same = segments[:, :, None] == segments[:, None]
+    return np.einsum("bts,bs->bt", same, values.astype(np.float64))
+
+  found, pull_back = jax.vjp(lambda values: sequence_sum(values, segments), jnp.asarray(x))
+  np.testing.assert_allclose(found, looped(x), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(pull_back(jnp.asarray(pull))[0], looped(pull), rtol=1e-5, atol=1e-6)
 
 
 # Gradients through the model
@@ -193,8 +212,11 @@ def test_a_clipped_token_has_no_gradient(surrogate: tuple[jax.Array, Batch]) -> 
 Objective = Callable[[jax.Array, Batch], jax.Array]
 
 
+KNOBS = PolicyGradient("token", "group_std", "token", 0.2, 0.2, dual_clip=3.0, truncate=0.0, kl=0.0, distill=0.0)
+
+
 def surrogate_loss(logp: jax.Array, batch: Batch) -> jax.Array:
-  return policy_gradient_loss(logp, batch, clip=0.2, dual_clip=3.0)[0]
+  return policy_gradient_loss(logp, batch, knobs=KNOBS)[0]
 
 
 OBJECTIVES = [pytest.param(sft_loss, id="sft"), pytest.param(surrogate_loss, id="rl")]

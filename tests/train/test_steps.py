@@ -19,7 +19,8 @@ from score_jax.mesh.sharding import path_name, weight_shardings
 from score_jax.model.adapters import NOTHING
 from score_jax.train.batch import Batch, Sample, micro_batch, pack, update_of
 from score_jax.train.optimizer import optimizer, schedule
-from score_jax.train.steps import Loss, Trainer, TrainState, clipped_policy_gradient, likelihood
+from score_jax.train.policy_gradient import PolicyGradient, shares
+from score_jax.train.steps import Loss, Trainer, TrainState, likelihood, place, policy_gradient
 from tests.conftest import PASSES, Tiny
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax mixes integers and floats
@@ -38,13 +39,19 @@ def update(*, seed: int, micro: int = 4, most: int = 8) -> Batch:
     size = int(draws.integers(6, 11))
     learnt = (np.arange(size) > 2).astype(np.float32)
     sampled = draws.normal(-4.0, 0.1, size).astype(np.float32) * learnt
-    samples.append(Sample(draws.integers(0, 64, size).astype(np.int32), learnt, sampled, advantage))
+    one = Sample(draws.integers(0, 64, size).astype(np.int32), learnt, sampled, advantage)
+    samples.append(dataclasses.replace(one, old=sampled + 0.1 * learnt, reference=sampled - 0.1 * learnt))
   rows = pack(samples, length=20)
   assert 4 < len(rows) <= 8 or micro != 4
   return update_of(rows, length=20, micro=micro, most=most)
 
 
-LOSSES: dict[str, Loss] = {"sft": likelihood(), "rl": clipped_policy_gradient(clip=0.2, dual_clip=3.0)}
+KNOBS = PolicyGradient("token", "group_std", "token", 0.2, 0.2, dual_clip=3.0, truncate=0.0, kl=0.0, distill=0.0)
+LOSSES: dict[str, Loss] = {
+  "sft": likelihood(),
+  "rl": policy_gradient(KNOBS),
+  "rl by sequence": policy_gradient(dataclasses.replace(KNOBS, ratio="sequence", truncate=1.05, kl=0.1)),
+}
 Trainers = Callable[[str, Mesh], Trainer]
 
 
@@ -100,9 +107,10 @@ def test_metrics_are_sums_over_micro_batches_and_the_greatest_of_maxima(
   parts = [objective(tiny.weights, NOTHING, micro_batch(batch, i)) for i in range(2)]
   losses, numbers = zip(*jax.device_get(parts), strict=True)
   _, metrics = trainer(trainer.start(tiny.weights), batch)
-  assert metrics.keys() == {"loss", "grad_norm", "entropy", "clip_fraction", "kl", "logprob_gap_max"}
+  means = {"entropy", "clip_share_low", "clip_share_high", "clip_share_dual", "kl_sampler", "weight", "weight_square"}
+  assert metrics.keys() == {"loss", "grad_norm", "logprob_gap_max", *means}
   assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-5)
-  for name in ("entropy", "clip_fraction", "kl"):
+  for name in means:
     assert float(metrics[name]) == pytest.approx(sum(n[name] for n in numbers), rel=1e-5)
   gaps = [n["logprob_gap_max"] for n in numbers]
   assert float(metrics["logprob_gap_max"]) == pytest.approx(max(gaps), rel=1e-5)
@@ -150,7 +158,8 @@ def test_empty_micro_batches_change_nothing(tiny: Tiny, trainers: Trainers, one_
 def test_an_update_of_nothing_has_no_gradient(tiny: Tiny, trainers: Trainers, one_device: Mesh) -> None:
   """Where no group of a minibatch has a signal."""
   state, metrics = trainers("rl", one_device)(
-    trainers("rl", one_device).start(tiny.weights), update_of([], length=20, micro=4, most=8, denominator=7.0)
+    trainers("rl", one_device).start(tiny.weights),
+    update_of([], length=20, micro=4, most=8, share=shares("token", [7], length=20)),
   )
   assert {name: float(x) for name, x in metrics.items()} == dict.fromkeys(metrics, 0.0)
   assert int(state.step) == 1
@@ -195,7 +204,7 @@ def test_logits_exist_for_a_chunk_at_a_time(make_tiny: Callable[..., Tiny], one_
     passes = dataclasses.replace(PASSES, logit_chunk=chunk, remat=remat)
     trainer = Trainer(wide.graph, rule, LOSSES["sft"], one_device, passes)
     state = trainer.start(wide.weights)
-    compiled = trainer.program(state).lower(state, NOTHING, trainer.place(batch)).compile()
+    compiled = trainer.program(state).lower(state, NOTHING, place(trainer.mesh, batch)).compile()
     took[chunk] = compiled.memory_analysis().temp_size_in_bytes
   logits = 4 * rows * length * vocab
   assert took[16] < logits / 2 < logits < took[length]
