@@ -28,7 +28,7 @@ from score_jax.model import adapters
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
-from score_jax.stages import weights_of
+from score_jax.stages import configured, weights_of
 from score_jax.train.batch import Batch, Sample, pack, sample, update_of
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
@@ -98,12 +98,13 @@ class _Reinforce:
 
   def __init__(self, run: Run, stage: str, starts: Sequence[Start], begin: str, token_budget: int | None):
     self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
-    self.config = c = run.config.rl
+    settings = configured(run.config, stage)
+    self.config = c = settings.rl
     self.agent = run.rl_agent(c.temperature)
     self.tiers = Tiers(c.final, c.key, c.avoid)
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
-    self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
+    self.trainer = trainer(settings, run.student.graph, run.meshes.train, frozen)
 
   def train(self) -> Trained:
     run, c = self.run, self.config

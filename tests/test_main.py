@@ -67,8 +67,8 @@ def results(folder: pathlib.Path) -> dict:
 
 def test_every_model_stands_in_the_results(finished: pathlib.Path) -> None:
   rows = results(finished)["rows"]
-  models = ["untrained", "warm_start", "sft", "rl", "bc", "rl_from_question"]
-  assert [row["model"] for row in rows] == models
+  begun = {"untrained": "", "warm_start": "untrained", "bc": "untrained", "sft": "warm_start", "rl": "sft"}
+  assert [(row["model"], row["from"]) for row in rows] == [*(begun | {"rl_from_question": "sft"}).items()]
   for row in rows:
     assert 0.0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1.0
     assert row["n"] == smoke_config().tasks.test
