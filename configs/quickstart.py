@@ -14,6 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c = ConfigDict()
   c.seed = 0
   c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
+  c.arms = ()  # more baselines and controls, each with the stages that it needs: score_jax/arms.py; ("all",): all
 
   c.mesh = ConfigDict()
   # (data, fsdp, tensor) of the same devices for each use; -1 takes what are left

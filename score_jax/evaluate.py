@@ -10,22 +10,23 @@ import jax
 import numpy as np
 
 from score_jax.agent.rollout import Request, at_question
+from score_jax.arms import STAGES
 from score_jax.model.decoder import Weights
 from score_jax.progress import Progress
 from score_jax.run import Run
-from score_jax.stages import BUILDS_ON, cost_until, encoded, needed, weights_of
+from score_jax.stages import cost_until, encoded, result, weights_of
 from score_jax.tasks.intervals import accuracy_interval
-from score_jax.trajectory import Ledger, to_json
+from score_jax.trajectory import to_json
 
 
 def evaluate(run: Run) -> list[dict[str, Any]]:
-  """Every model on the test questions; the rows of results.json."""
-  models = ["untrained", *(s for s in run.config.stages if "updates" in needed(run, s))]
+  """Every model that the workdir holds on the test questions; the rows of results.json, in the order of arms.STAGES."""
+  models = ["untrained", *(name for name in STAGES if "updates" in (result(run, name) or {}))]
   if run.config.teacher.kind == "model":
     models.insert(0, "teacher")
   rows: list[dict[str, Any]] = []
   for model in models:
-    rows.append(_evaluated(run, model))
+    rows.append(_evaluated(run, model) | {"from": STAGES[model].begin if model in STAGES else ""})
     run.free_teacher()
   run.workdir.write_json("results.json", {"schema": 1, "rows": rows})
   return rows
@@ -43,7 +44,7 @@ def _evaluated(run: Run, model: str) -> dict[str, Any]:
   if row is None or row.pop("identity") != key:
     run.say(f"eval: {model}")
     row = _roll_out(run, model, weights, name) | {"weights_sha256": digest}
-    row["ledger"] = encoded(cost_until(run, model) if model in BUILDS_ON else Ledger())
+    row["ledger"] = encoded(cost_until(run, model))
     run.workdir.write_json(f"eval/{model}/row.json", row | {"identity": key})
   return row
 

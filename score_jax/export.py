@@ -55,12 +55,13 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
   from score_jax import stages
+  from score_jax.arms import STAGES
   from score_jax.model import adapters, source
   from score_jax.run import Run
   from score_jax.workdir import Workdir, config_of
 
-  if stage not in (*stages.READS, "untrained"):
-    raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
+  if stage not in (*STAGES, "untrained"):
+    raise UserError(f"--stage={stage}: there is none; choose from {', '.join(STAGES)}, untrained")
   with Run(config_of(root), Workdir(root)) as run:
     shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
     return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)

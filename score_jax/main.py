@@ -3,7 +3,10 @@
     python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
     python -m score_jax.main --config=configs/quickstart.py:smoke --config.rl.group_size=4
 
-Started again in the same workdir it goes on where it was. Exit status: 0 done,
+    python -m score_jax.main --config=configs/quickstart.py --config.arms="('grpo',)" --workdir=runs/quickstart
+
+Started again in the same workdir it goes on where it was; stages and arms that are asked for later are added to
+it (score_jax/arms.py lists them). Exit status: 0 done,
 1 failed (one line says why), 2 wrong usage.
 """
 
@@ -44,8 +47,12 @@ def run_recipe(config: ConfigDict, root: str) -> None:
   print(f"{'finished before; nothing was left to do' if finished and not run.seconds else 'finished'}: {path}")
 
 
+#: what may change between two runs of one workdir: which stages and arms are asked for
+ASKED = ("stages", "arms")
+
+
 def claim(workdir: Any, config: ConfigDict) -> None:
-  """Writes config.json, or checks that the one there is of the same configuration.
+  """Writes config.json, or checks that the one there is of the same configuration but for what is asked for.
 
   Raises:
     UserError: the workdir is of another configuration; names what differs.
@@ -57,12 +64,13 @@ def claim(workdir: Any, config: ConfigDict) -> None:
     workdir.write_json("config.json", {"config": resolved, "versions": versions, "commit": commit()})
     return
   ours, theirs = flat(resolved), flat(found["config"])
-  for key in sorted(ours.keys() | theirs.keys()):
+  for key in sorted((ours.keys() | theirs.keys()) - set(ASKED)):
     if ours.get(key) != theirs.get(key):
       raise UserError(
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
         "give another --workdir"
       )
+  workdir.write_json("config.json", found | {"config": resolved})
 
 
 def commit() -> str | None:

@@ -33,6 +33,7 @@ def plan(config: ConfigDict, _: str) -> None:
     raise UserError("--topology=KIND:SHAPE is missing; try --topology=v5e:8x8")
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a program for chips that are not here is not read back
+  from score_jax import arms
   from score_jax.planning import table
   from score_jax.planning.chips import GIB, topology
   from score_jax.planning.programs import Recipe
@@ -59,7 +60,7 @@ def plan(config: ConfigDict, _: str) -> None:
     "compiled": chips.compiles,
     "fits": all(p.fits for p in planned),
     "programs": [dataclasses.asdict(p) for p in planned],
-    "resident": by_stage(arrays, ("warm_start", *config.stages, "eval")),
+    "resident": by_stage(arrays, ("warm_start", *arms.planned(config.stages, config.arms), "eval")),
     "stages": table.stages(config, planned, chips),
   }
   print(json.dumps(found) if JSON.value else table.render(found))

@@ -7,65 +7,115 @@
     bc                baseline: as many teacher trajectories as the whole of SCoRe's teaching cost
     rl_from_question  baseline: from the sft weights, whole rollouts, outcome reward, equal student tokens
 
+The other arms are listed in arms.py. Whatever trains learns either from
+trajectories (LESSONS) or by policy gradient from states (STARTS), and differs
+from its neighbours in these, in where it starts and in its settings.
+
 Then every model is evaluated (evaluate.py). A stage that is done is skipped (stages.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from score_jax.agent.rollout import at_question
+from score_jax import arms
+from score_jax.arms import STAGES, planned
+from score_jax.baselines import (
+  all_demonstrations,
+  all_mentored_questions,
+  bought_demonstrations,
+  planned_demonstrations,
+  questions_for_rl,
+)
+from score_jax.controls import own_successes, random_corrections, redrawn, teacher_endings
 from score_jax.errors import UserError
 from score_jax.evaluate import validate
+from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of, solved, warm_questions, with_unaided
 from score_jax.mentor import starts as rl_starts
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
-from score_jax.mentor.starts import Start
 from score_jax.model import adapters
 from score_jax.reinforce import reinforce
 from score_jax.run import Run, passes
-from score_jax.stages import decoded, encoded, finish, needed, weights_of, whole
-from score_jax.tasks.split import share, split
+from score_jax.stages import configured, encoded, finish, weights_of, whole
 from score_jax.train.batch import every_step, sample, teacher_steps
-from score_jax.train.supervised import Trained, fine_tune
-from score_jax.trajectory import Ledger, Question, Trajectory, total
+from score_jax.train.supervised import fine_tune
+from score_jax.trajectory import Ledger, total
 
 CHOOSERS = {"every_step": every_step, "teacher_steps": teacher_steps}
 
 
 def walk(run: Run) -> None:
-  """Runs the stages that the config lists, in order; those that are done are skipped.
+  """Runs the stages that the config lists, in order, then its arms; those that are done are skipped.
 
   Raises:
     UserError: a stage does not exist, or cannot be done with what there is.
   """
-  known: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "warm_start": warm_start,
-    "mps": mps,
-    "sft": sft,
-    "rl": rl,
-    "bc": bc,
-    "rl_from_question": rl_from_question,
-  }
-  for name in run.config.stages:
-    if name not in known:
-      raise UserError(f"stages: {name!r} is none; choose from {', '.join(known)}")
+  names = planned(run.config.stages, run.config.arms)
   _write_split(run)
-  for name in run.config.stages:
+  for name in names:
     if whole(run, name):
       run.say(f"{name}: done already")
       continue
     run.say(f"{name}: starts")
     with run.timed(name):
-      finish(run, name, known[name](run))
+      finish(run, name, _do(run, name))
     run.say(f"{name}: done in {run.seconds[name]:.0f} s")
 
 
-# What the stages have in common
+def _do(run: Run, name: str) -> dict[str, Any]:
+  """What a stage finds."""
+  stage = STAGES[name]
+  if stage.lessons:
+    return imitate(run, name, LESSONS[stage.lessons](run, name))
+  if stage.starts:
+    return explore(run, name, STARTS[stage.starts](run, name))
+  return mps(run)
+
+
+def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
+  """Fine-tunes the weights that the stage starts from on trajectories; the new ones are in its checkpoints."""
+  stage = STAGES[name]
+  settings = configured(run.config, name)[stage.group]
+  loss = settings.loss if stage.group == "sft" else "every_step"
+  if loss not in CHOOSERS:
+    raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
+  samples = [sample(t, carries_loss=CHOOSERS[loss]) for t in lesson.material]
+  run.free_teacher()
+  trained = fine_tune(
+    name,
+    [[one for one in samples if one.learnt.any()]],
+    config=run.student.config,
+    graph=run.student.graph,
+    begin=lambda: adapters.parts(weights_of(run, stage.begin))[0],
+    frozen=adapters.parts(run.student.weights)[1],
+    mesh=run.meshes.train,
+    settings=run.settings(settings),
+    passes=passes(run.config, 1.0),
+    seed=run.config.seed,
+    workdir=run.workdir,
+    say=run.say,
+    validate=lambda weights: validate(run, weights),
+  )
+  return {"ledger": encoded(lesson.cost + trained.cost), "updates": trained.updates, **lesson.findings}
+
+
+def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
+  """Policy gradient on the weights that the stage starts from; for as many student tokens as what it goes by took."""
+  stage = STAGES[name]
+  if not lesson.material:
+    raise UserError(f"{name}: mentoring left nothing to start from; give it more questions (tasks.train)")
+  tokens = budget(run, name, "student") if stage.goes_by else None
+  trained = reinforce(run, name, lesson.material, stage.begin, token_budget=tokens)
+  found = {"updates": trained.updates, "starts": len(lesson.material), **lesson.findings}
+  return {"ledger": encoded(trained.cost)} | found | ({} if tokens is None else {"token_budget": tokens})
+
+
+# The questions and their parts
 
 
 def _write_split(run: Run) -> None:
@@ -86,50 +136,12 @@ def _write_overlap(run: Run) -> None:
     run.say(f"tasks: {note}")
 
 
-def warm_questions(run: Run) -> list[Question]:
-  """The part of the training questions that the teacher demonstrates on."""
-  return split(run.tasks.train, salt=f"{run.config.seed}/warm_start", first=run.config.warm_start.share)[0]
+# What the stages of the method learn from
 
 
-def mentored_questions(run: Run) -> list[Question]:
-  return split(run.tasks.train, salt=f"{run.config.seed}/warm_start", first=run.config.warm_start.share)[1]
-
-
-def _train(run: Run, stage: str, start: str, trajectories: Sequence[Trajectory], loss: str) -> Trained:
-  """Fine-tunes the weights of stage `start` on trajectories; the new ones are in the stage's checkpoints."""
-  if loss not in CHOOSERS:
-    raise UserError(f"{stage}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
-  run.free_teacher()
-  return fine_tune(
-    stage,
-    [[sample(t, carries_loss=CHOOSERS[loss]) for t in trajectories]],
-    config=run.student.config,
-    graph=run.student.graph,
-    begin=lambda: adapters.parts(weights_of(run, start))[0],
-    frozen=adapters.parts(run.student.weights)[1],
-    mesh=run.meshes.train,
-    settings=run.settings(run.config[stage]),
-    passes=passes(run.config, 1.0),
-    seed=run.config.seed,
-    workdir=run.workdir,
-    say=run.say,
-    validate=lambda weights: validate(run, weights),
-  )
-
-
-# The stages
-
-
-def warm_start(run: Run) -> dict[str, Any]:
-  """BC on the few: only trajectories that submit an answer and are graded right."""
-  questions = warm_questions(run)
-  shown = run.teacher(run.student.weights).demonstrate(questions, name="warm_start")
-  right = [t for t in shown if t.right]
-  run.say(f"warm_start: {len(right)} of {len(shown)} demonstrations are right")
-  run.workdir.write_part("warm_start", 0, right)
-  trained = _train(run, "warm_start", "untrained", right, "every_step")
-  ledger = total(t.ledger for t in shown) + trained.cost
-  return {"ledger": encoded(ledger), "updates": trained.updates, "demonstrations": len(shown), "right": len(right)}
+def few_demonstrations(run: Run, name: str) -> Lesson:
+  """Warm start: only trajectories that submit an answer and are graded right."""
+  return right_of(run, name, run.teacher(run.student.weights).demonstrate(warm_questions(run), name=name))
 
 
 def mps(run: Run) -> dict[str, Any]:
@@ -148,6 +160,7 @@ def mps(run: Run) -> dict[str, Any]:
   )
   ledger = total(case.ledger for case in cases)
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
+  run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
   summary = _summary(cases)
   if isinstance(teacher, CounterfactualTeacher):
@@ -160,16 +173,6 @@ def mps(run: Run) -> dict[str, Any]:
 
 def _case(case: Mentored) -> dict[str, Any]:
   return {"question": case.question.id, "outcome": case.outcome, "first_error": case.first_error}
-
-
-def mentored_cases(run: Run) -> list[Mentored]:
-  """What the mps stage left in the workdir."""
-  questions = {q.id: q for q in run.tasks.train}
-  cases = run.workdir.read_json("trajectories/mps/cases.json") or []
-  return [
-    Mentored(questions[case["question"]], trajectory, case["outcome"], case["first_error"], Ledger())
-    for case, trajectory in zip(cases, run.workdir.read_parts("mps"), strict=True)
-  ]
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
@@ -192,31 +195,15 @@ def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
   }
 
 
-def _halves(run: Run) -> tuple[list[Mentored], list[Mentored]]:
-  """What mentoring yielded, for SFT and for RL."""
-  cases = mentored_cases(run)
-  salt = f"{run.config.seed}/half"
-  return [c for c in cases if share(c.question, salt) < 0.5], [c for c in cases if share(c.question, salt) >= 0.5]
+def corrected(run: Run, name: str) -> Lesson:
+  """SFT: the corrected trajectories, and some of those that needed no correction."""
+  cases, _ = halves(run)
+  return with_unaided(run, name, cases, solved(cases), Ledger())
 
 
-def sft(run: Run) -> dict[str, Any]:
-  """Fine-tuning on the corrected trajectories, from the warm start."""
-  c, salt = run.config.sft, f"{run.config.seed}/keep_unaided"
-  cases, _ = _halves(run)
-  kept = [
-    case.trajectory
-    for case in cases
-    if case.outcome == "solved" or (case.outcome == "unaided" and share(case.question, salt) < c.keep_unaided)
-  ]
-  run.say(f"sft: {len(kept)} trajectories, {sum(bool(t.corrections) for t in kept)} of them corrected")
-  trained = _train(run, "sft", "warm_start", kept, c.loss)
-  return {"ledger": encoded(trained.cost), "updates": trained.updates, "trajectories": len(kept)}
-
-
-def rl(run: Run) -> dict[str, Any]:
-  """Short-horizon policy gradient, from the SFT weights."""
-  c = run.config
-  _, cases = _halves(run)
+def prefixes(run: Run, name: str) -> Lesson:
+  """RL: the verified prefixes before the last surviving corrections."""
+  c, (_, cases) = run.config, halves(run)
   begin, beyond = rl_starts.starts(
     cases,
     acts=c.agent.acts,
@@ -225,65 +212,25 @@ def rl(run: Run) -> dict[str, Any]:
     keep_hard=c.rl.keep_hard,
     salt=f"{c.seed}/rl",
   )
-  run.say(f"rl: {len(begin)} starts, {sum(s.correction is not None for s in begin)} of them before a corrected step")
-  trained = reinforce(run, "rl", begin, "sft", token_budget=None)
-  return {
-    "ledger": encoded(trained.cost),
-    "updates": trained.updates,
-    "starts": len(begin),
-    "beyond_horizon": beyond,
-  }
+  run.say(
+    f"{name}: {len(begin)} starts, {sum(s.correction is not None for s in begin)} of them before a corrected step"
+  )
+  return Lesson(begin, {"beyond_horizon": beyond})
 
 
-def rl_from_question(run: Run) -> dict[str, Any]:
-  """The same without short horizon and without key-step reward, for as many student tokens."""
-  _, cases = _halves(run)
-  begin = [Start(case.question, at_question(case.question), None, run.config.agent.acts) for case in cases]
-  budget = decoded(needed(run, "rl")["ledger"]).of("student").generated
-  trained = reinforce(run, "rl_from_question", begin, "sft", token_budget=budget)
-  return {
-    "ledger": encoded(trained.cost),
-    "updates": trained.updates,
-    "starts": len(begin),
-    "token_budget": budget,
-  }
-
-
-def bc(run: Run) -> dict[str, Any]:
-  """Cloning teacher trajectories, as many as the teacher tokens of warm start and mentoring buy."""
-  budget = sum(decoded(needed(run, name)["ledger"]).of("teacher").generated for name in ("warm_start", "mps"))
-  bought = _bought(_shown(run, budget), budget)
-  right = [t for t in bought if t.right]
-  run.say(f"bc: {len(right)} of {len(bought)} demonstrations are right")
-  run.workdir.write_part("bc", 0, right)
-  trained = _train(run, "bc", "untrained", right, "every_step")
-  return {
-    "ledger": encoded(total(t.ledger for t in bought) + trained.cost),
-    "updates": trained.updates,
-    "demonstrations": len(bought),
-    "right": len(right),
-    "token_budget": budget,
-  }
-
-
-def _shown(run: Run, budget: int) -> list[Trajectory]:
-  """Demonstrations on all training questions, again and again until they have cost the budget."""
-  teacher = run.teacher(run.student.weights)
-  shown: list[Trajectory] = []
-  rounds = 0
-  while rounds == 0 or sum(t.ledger.of("teacher").generated for t in shown) < budget:
-    shown += teacher.demonstrate(run.tasks.train, name=f"bc/{rounds}")
-    rounds += 1
-  return shown
-
-
-def _bought(shown: Sequence[Trajectory], budget: int) -> list[Trajectory]:
-  """The first trajectories that the budget of teacher tokens pays for; all, where teaching costs no tokens."""
-  result: list[Trajectory] = []
-  spent = 0
-  for trajectory in shown:
-    spent += trajectory.ledger.of("teacher").generated
-    if budget and spent > budget:
-      break
-    result.append(trajectory)
-  return result
+LESSONS: Mapping[arms.Lessons, Callable[[Run, str], Lesson]] = {
+  "few_demonstrations": few_demonstrations,
+  "bought_demonstrations": bought_demonstrations,
+  "planned_demonstrations": planned_demonstrations,
+  "all_demonstrations": all_demonstrations,
+  "corrected": corrected,
+  "own_successes": own_successes,
+  "redrawn": redrawn,
+  "random_corrections": random_corrections,
+  "teacher_endings": teacher_endings,
+}
+STARTS: Mapping[arms.Starts, Callable[[Run, str], Lesson]] = {
+  "prefixes": prefixes,
+  "questions_for_rl": questions_for_rl,
+  "mentored_questions": all_mentored_questions,
+}

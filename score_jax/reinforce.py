@@ -29,7 +29,7 @@ from score_jax.model import adapters
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
-from score_jax.stages import weights_of
+from score_jax.stages import configured, weights_of
 from score_jax.train.batch import Batch, Sample, pack, update_of
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
@@ -78,17 +78,18 @@ class _Reinforce:
 
   def __init__(self, run: Run, stage: str, starts: Sequence[Start], begin: str, token_budget: int | None):
     self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
-    self.config = c = run.config.rl
+    settings = configured(run.config, stage)
+    self.config = c = settings.rl
     self.agent = run.rl_agent(c.temperature)
     self.tiers, self.knobs = Tiers(c.final, c.key, c.avoid), PolicyGradient.of(c)
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
-    self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
-    self.scorer = scorer(run.config, "student", run.student.graph, run.meshes.train, frozen)
+    self.trainer = trainer(settings, run.student.graph, run.meshes.train, frozen)
+    self.scorer = scorer(settings, "student", run.student.graph, run.meshes.train, frozen)
     self.reference = to_host(self._first_weights()) if self.knobs.kl else None
     self.teacher = run.distilling_teacher() if self.knobs.distill else None
     if self.teacher:
-      self.teacher_scorer = scorer(run.config, "teacher", self.teacher.graph, run.meshes.teacher, adapters.NOTHING)
+      self.teacher_scorer = scorer(settings, "teacher", self.teacher.graph, run.meshes.teacher, adapters.NOTHING)
 
   def train(self) -> Trained:
     run, c = self.run, self.config

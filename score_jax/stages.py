@@ -1,4 +1,4 @@
-"""What is known of the stages: what each builds on and reads, whether it is done, what it left and what it cost.
+"""What became of the stages: whether each is done, what it left and what it cost.
 
 A stage is done when stages/<stage>.json stands, which is written last. Its
 identity is the hash of the config that it reads and of the identities of the
@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax.arms import STAGES
 from score_jax.errors import UserError
 from score_jax.model import adapters
 from score_jax.model.decoder import Weights
@@ -22,24 +23,7 @@ from score_jax.tools.open_search import MEANS
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.trajectory import Ledger, Usage, total
 
-#: stage -> stages whose results it uses
-BUILDS_ON: dict[str, tuple[str, ...]] = {
-  "warm_start": (),
-  "mps": ("warm_start",),
-  "sft": ("warm_start", "mps"),
-  "rl": ("mps", "sft"),
-  "bc": ("warm_start", "mps"),
-  "rl_from_question": ("mps", "sft", "rl"),
-}
-#: stage -> groups of the config that it reads beside SHARED
-READS = {
-  "warm_start": ("teacher", "train", "warm_start"),
-  "mps": ("teacher", "mps"),
-  "sft": ("train", "sft"),
-  "rl": ("train", "rl"),
-  "bc": ("teacher", "train", "bc"),
-  "rl_from_question": ("train", "rl"),
-}
+#: groups of the config that every stage reads, beside those that its entry in arms.py names
 SHARED = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
 
 
@@ -47,9 +31,18 @@ def identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
   data = json.loads(config.to_json_best_effort())
   data["tools"]["search"] = {name: value for name, value in data["tools"]["search"].items() if name not in MEANS}
-  own = {name: data[name] for name in (*SHARED, *READS[stage])}
-  inputs = [identity(config, s) for s in BUILDS_ON[stage]]
+  known = STAGES[stage]
+  own = {name: data[name] for name in (*SHARED, known.group, *known.reads)}
+  own[known.group] = own[known.group] | known.changes
+  inputs = [identity(config, s) for s in known.builds_on]
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def configured(config: ConfigDict, stage: str) -> ConfigDict:
+  """The config as a stage reads it: with its changes."""
+  found = config.copy_and_resolve_references()
+  found[STAGES[stage].group].update(STAGES[stage].changes)
+  return found
 
 
 def result(run: Run, stage: str) -> dict[str, Any] | None:
@@ -121,9 +114,14 @@ def decoded(data: dict[str, Any]) -> Ledger:
 
 
 def cost_until(run: Run, stage: str) -> Ledger:
-  """What a stage and all that it builds on have cost, each once."""
-  wanted = {stage}
-  for name in reversed(BUILDS_ON):
-    if name in wanted:
-      wanted.update(BUILDS_ON[name])
-  return total(decoded(needed(run, name)["ledger"]) for name in BUILDS_ON if name in wanted)
+  """What a stage and all that it is made from have cost, each once."""
+  wanted: set[str] = set()
+
+  def add(name: str) -> None:
+    if name in STAGES and name not in wanted:
+      wanted.add(name)
+      for other in (STAGES[name].begin, *STAGES[name].uses):
+        add(other)
+
+  add(stage)
+  return total(decoded(needed(run, name)["ledger"]) for name in STAGES if name in wanted)

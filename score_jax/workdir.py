@@ -84,11 +84,16 @@ class Workdir:
     folder = self.root / "trajectories" / stage
     for path in sorted(folder.glob("part-*.jsonl"), key=lambda p: p.name):
       if below is None or int(path.stem.removeprefix("part-")) < below:
-        try:
-          with path.open() as lines:
-            yield from read_lines(lines)
-        except ValueError as error:
-          raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
+        yield from _read(path)
+
+  def read_part(self, stage: str, number: int) -> list[Trajectory]:
+    """The trajectories of one part; none where it is not there.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = self.root / f"trajectories/{stage}/part-{number:05d}.jsonl"
+    return list(_read(path)) if path.exists() else []
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
@@ -106,6 +111,14 @@ def config_of(root: str) -> ConfigDict:
   if found is None:
     raise UserError(f"workdir {root}: there is no config.json in it; give the folder of a run")
   return ConfigDict(found["config"])
+
+
+def _read(path: epath.Path) -> Iterator[Trajectory]:
+  try:
+    with path.open() as lines:
+      yield from read_lines(lines)
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
 
 
 class Metrics:

@@ -19,6 +19,7 @@ ROOT = PACKAGE.parent
 #: the floors of the house: what stands on one imports from those before it and from its own room
 FLOORS: tuple[tuple[str, ...], ...] = (
   ("errors", "progress", "trajectory"),
+  ("arms",),
   ("mesh", "workdir"),
   ("model", "tools"),
   ("tasks",),
@@ -30,6 +31,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("stages",),
   ("evaluate",),
   ("reinforce",),
+  ("lessons",),
+  ("baselines", "controls"),
   ("recipe",),
   ("report",),
   ("planning",),

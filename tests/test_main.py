@@ -67,14 +67,37 @@ def results(folder: pathlib.Path) -> dict:
 
 def test_every_model_stands_in_the_results(finished: pathlib.Path) -> None:
   rows = results(finished)["rows"]
-  models = ["untrained", "warm_start", "sft", "rl", "bc", "rl_from_question"]
-  assert [row["model"] for row in rows] == models
+  begun = {"untrained": "", "warm_start": "untrained", "bc": "untrained", "sft": "warm_start", "rl": "sft"}
+  assert [(row["model"], row["from"]) for row in rows] == [*(begun | {"rl_from_question": "sft"}).items()]
   for row in rows:
     assert 0.0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1.0
     assert row["n"] == smoke_config().tasks.test
     assert len(row["weights_sha256"]) == 64
   cost = {row["model"]: row["ledger"]["tool_calls"] for row in rows}
   assert cost["untrained"] == 0 < cost["warm_start"] <= cost["sft"] <= cost["rl"]
+
+
+def test_a_row_has_the_costs_of_what_its_model_is_made_from(finished: pathlib.Path) -> None:
+  """BC goes by what mentoring cost, RL from the question by what RL did: neither is made from it."""
+  tool_calls = {row["model"]: row["ledger"]["tool_calls"] for row in results(finished)["rows"]}
+  own = {p.stem: json.loads(p.read_text())["ledger"]["tool_calls"] for p in (finished / "stages").glob("*.json")}
+  assert tool_calls["bc"] == own["bc"]
+  assert tool_calls["sft"] == own["warm_start"] + own["mps"] + own["sft"]
+  assert tool_calls["rl_from_question"] == tool_calls["sft"] + own["rl_from_question"]
+
+
+def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+  folder, config = tmp_path / "more", smoke_config()
+  shutil.copytree(finished, folder)
+  config.arms = ("sft_redraw",)
+  main.run_recipe(config, str(folder))
+  before, after = results(finished)["rows"], results(folder)["rows"]
+  assert [row for row in after if row["model"] != "sft_redraw"] == before
+  [row] = [row for row in after if row["model"] == "sft_redraw"]
+  assert row["from"] == "warm_start"
+  assert json.loads((folder / "config.json").read_text())["config"]["arms"] == ["sft_redraw"]
+  main.run_recipe(smoke_config(), str(folder))
+  assert results(folder)["rows"] == after, "what is there stays in the table"
 
 
 def test_the_report_is_written(finished: pathlib.Path) -> None:

@@ -59,7 +59,10 @@ class CounterfactualTeacher:
     self._values: dict[tuple[int, ...], Value] = {}
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
-    requests = [Request(f"{name}/{q.id}", q, at_question(q), self._acts) for q in questions]
+    return self.finish([(q, at_question(q)) for q in questions], name=name)
+
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    requests = [Request(f"{name}/{q.id}", q, start, self._acts) for q, start in begun]
     return [group[0] for group in self._agent.rollout(self._weights, requests)]
 
   def values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[Value, Ledger]]:
@@ -110,9 +113,13 @@ class CounterfactualTeacher:
     return Finding("unlocated", values={"start": values[0].share})
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """The commonest first step of the teacher's right continuations; the student's own are no correction."""
+    """The commonest first step of the teacher's right continuations; the student's own are no correction.
+
+    From where locating did not go on, since another named the step, the teacher does so now.
+    """
     if self._judge[0].author == "teacher":
-      return [Proposal(next(iter(f.candidates), None)) for _, _, f in located]
+      values = self.values([(q, t.prefix(f.step)) for q, t, f in located], name="correct")
+      return [Proposal(next(iter(value.first_steps), None), cost) for value, cost in values]
     requests = [self._request("correct", q, t.prefix(f.step)) for q, t, f in located]
     groups = self._agent.rollout(self._weights, requests)
     return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]

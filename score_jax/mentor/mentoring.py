@@ -39,6 +39,7 @@ class Mentored:
   outcome: Outcome
   first_error: int | None  # step of the first error located, if one was
   ledger: Ledger  # of student and teacher together
+  attempt: Trajectory | None = None  # the student's first, where it was not right
 
 
 @dataclasses.dataclass
@@ -50,6 +51,7 @@ class _Case:
   outcome: Outcome | None = None
   first_error: int | None = None
   ledger: Ledger = Ledger()
+  attempt: Trajectory | None = None
 
   def settle(self, trajectory: Trajectory, right: Outcome) -> None:
     """Takes the student's new trajectory; done when it is right or unsound."""
@@ -71,6 +73,8 @@ def mentor(
   corrections: int,
   tries: int,
   report: Callable[[str], None],
+  name: str = "mps",
+  attempts: Sequence[Trajectory] | None = None,
 ) -> list[Mentored]:
   """Runs the rounds.
 
@@ -81,25 +85,31 @@ def mentor(
     tries: student rollouts after each correction, and as many from before it, to measure its lift; the first of those
       after it is the one that goes on. 1 measures none.
     report: told of each round in a line.
+    name: of its draws, which keeps them from another mentoring's.
+    attempts: the student's first trajectories, where they are there already; their costs are booked all the same.
   """
-  starts = [Request(f"mps/{q.id}", q, at_question(q), acts) for q in questions]
+  if attempts is None:
+    starts = [Request(f"{name}/{q.id}", q, at_question(q), acts) for q in questions]
+    attempts = [group[0] for group in student.rollout(weights, starts)]
   cases = [_Case(q, at_question(q)) for q in questions]
-  for case, group in zip(cases, student.rollout(weights, starts), strict=True):
-    case.settle(group[0], "unaided")
+  for case, attempt in zip(cases, attempts, strict=True):
+    case.settle(attempt, "unaided")
+    case.attempt = None if attempt.right else attempt
   for round_ in range(1, corrections + 1):
     open_ = [c for c in cases if c.outcome is None]
     report(f"round {round_}: {len(open_)} of {len(cases)} questions need correction")
     if not open_:
       break
-    _correct(open_, student, weights, teacher, acts, tries, round_)
-  return [Mentored(c.question, c.trajectory, c.outcome or "not_kept", c.first_error, c.ledger) for c in cases]
+    _correct(open_, student, weights, teacher, acts, tries, f"{name}/{round_}")
+  return [
+    Mentored(c.question, c.trajectory, c.outcome or "not_kept", c.first_error, c.ledger, c.attempt) for c in cases
+  ]
 
 
 def _correct(
-  cases: Sequence[_Case], student: Agent, weights: Weights, teacher: Teacher, acts: int, tries: int, round_: int
+  cases: Sequence[_Case], student: Agent, weights: Weights, teacher: Teacher, acts: int, tries: int, name: str
 ) -> None:
-  """One round for the cases that are still wrong."""
-  name = f"mps/{round_}"
+  """One round, of that name, for the cases that are still wrong."""
   findings = teacher.locate([(c.question, c.trajectory) for c in cases], name=name)
   located: list[tuple[_Case, Finding]] = []
   for case, finding in zip(cases, findings, strict=True):

@@ -48,6 +48,42 @@ class ReferenceTeacher:
       for q, t in zip(questions, played, strict=True)
     ]
 
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """Plays what is left of the worked solution, each act rewritten for the state that it finds and run in it.
+
+    One that does not compute there what it should is the last: "step_limit", as for a question without a solution.
+    """
+    solutions = self._played([question for question, _ in begun])
+    steps = [list(prefix.steps) for _, prefix in begun]
+    going = [i for i, solution in enumerate(solutions) if solution.steps]
+    for _ in range(max((len(solution.steps) for solution in solutions), default=0)):
+      taken = self._follow([(begun[i][0], steps[i], solutions[i]) for i in going])
+      for i, (step, _) in zip(going, taken, strict=True):
+        steps[i].append(step)
+      going = [i for i, (step, holds) in zip(going, taken, strict=True) if holds and step.answer is None]
+    return [
+      self._finished(question, prefix, tuple(done), name, solution.ledger)
+      for (question, prefix), done, solution in zip(begun, steps, solutions, strict=True)
+    ]
+
+  def _finished(
+    self, question: Question, prefix: Trajectory, steps: tuple[Step, ...], name: str, cost: Ledger
+  ) -> Trajectory:
+    """The graded trajectory of a prefix and what came after it."""
+    answer = steps[-1].answer if steps else None
+    calls = sum(s.kind == "act" for s in steps[len(prefix.steps) :])
+    ended = dataclasses.replace(
+      prefix,
+      prompt_tokens=self._protocol.prompt(question.text),
+      steps=steps,
+      status="step_limit" if answer is None else "answered",
+      answer=answer,
+      name=f"{name}/{question.id}",
+      prefix_steps=len(prefix.steps),
+      ledger=cost + Ledger(tool_calls=calls),
+    )
+    return self._grade(question, ended)
+
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
     """The earliest error of each failed trajectory: the first act that raised, computed a value off the worked
     solution's path, or submitted the wrong answer.
@@ -67,22 +103,26 @@ class ReferenceTeacher:
     """The worked act that follows what the student had reached, rewritten for the student's state and run in it.
 
     It stands in the place of step `finding.step`. When nothing but the answer is
-    left it submits what the student's own code computed. None where it does not compute there what it should.
+    left it submits what the student's own code computed. None where it does not compute there what it should,
+    or there is no worked solution.
     """
     solutions = self._played([question for question, _, _ in located])
-    wanted = []
-    expected: list[float | None] = []
-    for (question, trajectory, finding), solution in zip(located, solutions, strict=True):
-      steps = trajectory.steps[: finding.step]
-      turn, number = _following(question, steps, solution)
-      wanted.append((steps, turn, "teacher"))
-      expected.append(number)
-    taken = act(self._protocol, self._tool, wanted)
+    taken = iter(
+      self._follow([(q, t.steps[: f.step], s) for (q, t, f), s in zip(located, solutions, strict=True) if s.steps])
+    )
     proposals = []
-    for (step, outcome), number, solution in zip(taken, expected, solutions, strict=True):
-      ledger = solution.ledger + Ledger(tool_calls=0 if outcome is None else 1)
-      proposals.append(Proposal(step if _holds(step, outcome, number) else None, ledger))
+    for solution in solutions:
+      step, holds = next(taken) if solution.steps else (None, False)
+      ledger = solution.ledger + Ledger(tool_calls=int(step is not None and step.kind == "act"))
+      proposals.append(Proposal(step if holds else None, ledger))
     return proposals
+
+  def _follow(self, wanted: Sequence[tuple[Question, Sequence[Step], Trajectory]]) -> list[tuple[Step, bool]]:
+    """After each of some steps takes what follows in the worked solution; with whether it came to what it should."""
+    following = [_following(*one) for one in wanted]
+    pairs = zip(wanted, following, strict=True)
+    taken = act(self._protocol, self._tool, [(steps, turn, "teacher") for (_, steps, _), (turn, _) in pairs])
+    return [(step, _holds(step, outcome, n)) for (step, outcome), (_, n) in zip(taken, following, strict=True)]
 
   def _played(self, questions: Sequence[Question]) -> list[Trajectory]:
     """What the worked solutions come to, not graded; no steps for a question without one."""

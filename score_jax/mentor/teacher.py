@@ -42,6 +42,14 @@ class Teacher(Protocol):
     """A graded trajectory of its own for each question; `name` keeps the draws of one call from another's."""
     ...
 
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """Goes on from each prefix to the end, with the budget of acts of a whole trajectory, and is graded.
+
+    `steps` are those of the prefix and then the teacher's own, `prefix_steps` counts the former, the ledger has what
+    going on cost. From the empty prefix it is a demonstration. No question comes twice in one call.
+    """
+    ...
+
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
     """The earliest error of each failed trajectory."""
     ...

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from score_jax import arms
+
 MOMENTS = {
   "demonstrating": ("student weights", "teacher weights", "teacher cache"),
   "training": ("student weights", "trained weights", "moments"),
@@ -30,15 +32,18 @@ MOMENTS = {
   "reinforcing": ("student weights", "trained weights", "moments", "distilling teacher"),
   "evaluating": ("student weights", "trained weights", "sampling copy", "student cache"),
 }
-STAGES = {
-  "warm_start": ("demonstrating", "training"),
-  "mps": ("exploring", "mentoring"),
-  "sft": ("training",),
-  "rl": ("rolling out", "scoring", "reinforcing"),
-  "bc": ("demonstrating", "training"),
-  "rl_from_question": ("rolling out", "scoring", "reinforcing"),
-  "eval": ("demonstrating", "evaluating"),
-}
+
+
+def _moments(stage: arms.Stage) -> tuple[str, ...]:
+  """What happens in a stage, told from what it learns from."""
+  if stage.starts:
+    return ("rolling out", "scoring", "reinforcing")
+  mentoring = ("exploring", "mentoring") if "mps" in (stage.group, *stage.reads) else ()
+  demonstrating = ("demonstrating",) if "teacher" in stage.reads and not mentoring else ()
+  return (*mentoring, *demonstrating, *(("training",) if stage.lessons else ()))
+
+
+STAGES = {name: _moments(stage) for name, stage in arms.STAGES.items()} | {"eval": ("demonstrating", "evaluating")}
 COLUMNS = {
   "weights": (
     "student weights",

@@ -27,9 +27,20 @@ STYLES = {  # of a model or a training stage: colour, marker
   "untrained": (GREY, "x"),
   "warm_start": ("#56b4e9", "o"),
   "bc": (AMBER, "s"),
+  "bc_first_thought": ("#b37a00", "p"),
+  "bc_all": ("#f0c35e", "h"),
+  "bc_grpo": ("#7a5300", "8"),
+  "grpo": ("#8a4f7d", "X"),
   "sft": (GREEN, "^"),
+  "sft_corrected_only": ("#00664a", "<"),
+  "sft_rejection": ("#66c5a8", ">"),
+  "sft_redraw": ("#4d8f3a", "1"),
+  "sft_random_k": ("#a3c940", "2"),
+  "sft_teacher_finishes": ("#2f6f8f", "3"),
   "rl": (ORANGE, "D"),
+  "rl_no_key": ("#f28e52", "d"),
   "rl_from_question": ("#cc79a7", "v"),
+  "distill": ("#5b4fc4", "H"),
 }
 OTHER_STYLE = (BLUE, "P")
 TIERS = (
@@ -145,6 +156,8 @@ def health(metrics: Metrics) -> str:
   for ax, (name, label) in zip(fig.subplots(4, 2).flat, HEALTH, strict=True):
     for stage, lines in metrics.items():
       steps, values = series(lines, name)
+      if not lines:
+        continue
       drawn += len(steps)
       marker = "." if len(steps) == 1 else ""
       ax.plot(steps, values, color=_style(stage)[0], linewidth=1.2, marker=marker, label=table.label(stage))
@@ -154,7 +167,7 @@ def health(metrics: Metrics) -> str:
     ax.tick_params(labelsize=8)
   if not drawn:
     raise Missing(f"No metrics of {' or '.join(metrics)} yet.")
-  fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(metrics), handlelength=1.6)
+  fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.6)
   return _svg(fig, "Health of policy-gradient training over its steps")
 
 

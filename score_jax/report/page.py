@@ -17,13 +17,16 @@ import jinja2
 import markupsafe
 from etils import epath
 
+from score_jax.arms import STAGES
 from score_jax.errors import UserError
 from score_jax.report import charts, table, viewer, workdir
 from score_jax.report.workdir import Missing
 
 NAME = "report.html"
-TRAINED = ("warm_start", "bc", "sft", "rl", "rl_from_question")
-FINE_TUNED, ROLLED_OUT = TRAINED[:3], TRAINED[3:]
+TRAINED = tuple(name for name, stage in STAGES.items() if stage.begin)
+FINE_TUNED, ROLLED_OUT = (
+  tuple(n for n in TRAINED if bool(STAGES[n].starts) == by_rollouts) for by_rollouts in (False, True)
+)
 MENTORING = (  # of the summary: key, label, whether it is a share
   ("questions", "questions", False),
   ("solved_unaided", "solved unaided", False),
@@ -129,6 +132,7 @@ def _results(root: epath.Path) -> dict[str, Any]:
     "text_columns": table.TEXT_COLUMNS,
     "rows": [{"cells": table.cells(row), **{k: 100 * row[k] for k in ("accuracy", "low", "high")}} for row in rows],
     "note": table.NOTE,
+    "says": [(table.label(n), s.says) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
   }
 
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from score_jax.arms import STAGES
+
 LABELS = {
   "teacher": "teacher",
   "untrained": "untrained student",
-  "warm_start": "warm start",
-  "bc": "BC",
-  "sft": "SFT on corrections",
-  "rl": "SCoRe RL",
-  "rl_from_question": "RL from the question",
+  **{name: stage.label for name, stage in STAGES.items() if stage.begin},
 }
 HEADERS = (
   ("", "model"),
+  ("", "from"),
   ("", "benchmark"),
   ("accuracy", "%"),
   ("95 %", "interval"),
   ("", "n"),
-  ("student tokens", "generated"),
+  ("student", "tokens"),
   ("teacher", "tokens"),
   ("tool", "calls"),
   ("grader", "calls"),
   ("", "PFLOP"),
 )
-TEXT_COLUMNS = 2  # set to the left; numbers to the right
-NOTE = "Costs are of making the model, all stages before it included; teacher tokens: generated, scored and read."
+TEXT_COLUMNS = 3  # set to the left; numbers to the right
+NOTE = (
+  "From: whose weights it starts from. Costs are of making the model, all that it is made from included;\n"
+  "student tokens: generated; teacher tokens: generated, scored and read."
+)
 
 
 def label(model: str) -> str:
@@ -52,6 +54,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
   student, teacher = (ledger["models"].get(name, {}) for name in ("student", "teacher"))
   return (
     label(row["model"]),
+    row.get("from", ""),
     row["benchmark"],
     f"{100 * row['accuracy']:.1f}",
     f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",

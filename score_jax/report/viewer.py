@@ -15,18 +15,12 @@ from typing import Any
 import markupsafe
 from etils import epath
 
+from score_jax.arms import STAGES
 from score_jax.report import table, workdir
 from score_jax.trajectory import Correction, Step, Trajectory
 
 LIMIT = 60  # trajectories of each stage or model
-STAGES = {
-  "warm_start": "warm start: the teacher's",
-  "bc": "BC: the teacher's",
-  "mps": "mentored problem solving",
-  "rl": "SCoRe RL: rollouts",
-  "rl_from_question": "RL from the question: rollouts",
-}
-ROLLOUTS = ("rl", "rl_from_question")
+ROLLOUTS = tuple(name for name, stage in STAGES.items() if stage.starts)
 
 
 def groups(root: epath.Path) -> list[dict[str, Any]]:
@@ -61,7 +55,12 @@ def carries_loss(stage: str, trajectory: Trajectory, step: int) -> bool:
 def _stage(root: epath.Path, stage: str) -> dict[str, Any]:
   parts = workdir.parts(root / "trajectories" / stage)
   chosen = _corrected_first(parts) if stage == "mps" else _spread(parts)
-  return {"label": STAGES[stage], "trajectories": [_encode(trajectory, stage=stage) for trajectory in chosen]}
+  return {"label": _label(stage), "trajectories": [_encode(trajectory, stage=stage) for trajectory in chosen]}
+
+
+def _label(stage: str) -> str:
+  suffix = ": rollouts" if stage in ROLLOUTS else ": what it learns from" if STAGES[stage].begin else ""
+  return STAGES[stage].label + suffix
 
 
 def _model(root: epath.Path, model: str) -> dict[str, Any]:

@@ -196,8 +196,29 @@ def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage
 
 def test_no_right_continuation_no_correction(stage: Stage) -> None:
   case = failed(stage, plan(), TAKE, submit())
-  assert teacher(stage, knows).correct([(*case, Finding("located", 1))]) == [Proposal(None)]
-  assert teacher(stage, knows).correct([]) == []
+  judge = teacher(stage, lambda n, t: [plan(), TAKE, submit()][said(t)])
+  judge.values([(case[0], case[1].prefix(1))], name="mps/1")
+  assert judge.correct([(*case, Finding("located", 1))]) == [Proposal(None)]
+  assert judge.correct([]) == []
+
+
+def test_a_step_that_another_named_is_corrected_by_going_on_from_there(stage: Stage) -> None:
+  case = failed(stage, plan(), TAKE, submit())
+  [proposal] = teacher(stage, knows).correct([(*case, Finding("located", 1))])
+  assert proposal.step is not None
+  assert (proposal.step.code, proposal.step.author) == (ADD.code, "teacher")
+  turn = stage.protocol.turn
+  assert proposal.ledger.of("teacher").generated == 4 * (len(turn(ADD)) + len(turn(submit())))
+
+
+def test_it_finishes_what_was_begun(stage: Stage) -> None:
+  asked, trajectory = failed(stage, plan(), LOOK, TAKE, submit())
+  [ended] = teacher(stage, knows).finish([(asked, trajectory.prefix(2))], name="ends")
+  assert (ended.right, ended.prefix_steps, ended.name) == (True, 2, "ends/q/0")
+  assert ended.steps[:2] == trajectory.steps[:2]
+  assert [s.author for s in ended.steps] == ["student", "student", "teacher", "teacher"]
+  turn = stage.protocol.turn
+  assert ended.ledger.of("teacher").generated == len(turn(ADD)) + len(turn(submit()))
 
 
 def test_judged_by_the_students_continuations_the_teacher_still_writes(stage: Stage) -> None:

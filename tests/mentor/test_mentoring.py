@@ -39,6 +39,9 @@ class ScriptedTeacher:
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
     raise NotImplementedError("mentoring asks for no demonstrations")
 
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    raise NotImplementedError("in mentoring the student goes on")
+
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
     self.names.append(name)
     self.seen += [trajectory for _, trajectory in failed]
@@ -392,3 +395,30 @@ def test_questions_go_through_a_round_together_and_come_back_in_order(stage: Sta
   assert [c.outcome for c in cases] == ["unaided", "solved", "hard", "quarantined", "unlocated"]
   assert lines[0] == "round 1: 3 of 5 questions need correction"
   assert teacher.names == ["mps/1"]
+
+
+def test_attempts_that_are_there_are_gone_on_from(stage: Stage) -> None:
+  """The same as from the start, with the attempt's cost booked, and the attempt at hand afterwards."""
+  [whole], teacher, _ = run(stage, takes, first_of(TAKE), lambda t, f: ADD)
+  assert whole.attempt == teacher.seen[0]
+  again = ScriptedTeacher(stage.protocol, stage.tool, first_of(TAKE), lambda t, f: ADD)
+  [case] = mentor(
+    [question()],
+    student=stage.agent(),
+    weights=stage.weights(takes),
+    teacher=again,
+    acts=4,
+    corrections=3,
+    tries=1,
+    report=print,
+    name="other",
+    attempts=[whole.attempt],
+  )
+  assert (case.outcome, case.ledger, case.attempt) == ("solved", whole.ledger, whole.attempt)
+  assert (again.names, case.trajectory.name) == (["other/1"], "other/1/after/q/0")
+  assert case.trajectory.steps == whole.trajectory.steps
+
+
+def test_of_what_was_right_at_once_no_attempt_is_kept(stage: Stage) -> None:
+  [case], _, _ = run(stage, lambda n, t: [plan(), ADD, submit()][said(t)], first_of(TAKE), lambda t, f: ADD)
+  assert case.attempt is None

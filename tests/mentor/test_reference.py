@@ -265,3 +265,44 @@ def test_detours_that_do_not_raise_are_not_located(student: Student) -> None:
     turns[-1] = Turn("act", "answer", "print(x + 1000)")
     cases.append((question, student.play(question, turns, "step_limit")))
   assert [f.step for f in student.teacher.locate(cases, name="test")] == wanted
+
+
+def test_it_finishes_what_the_student_began(student: Student, teacher: ReferenceTeacher) -> None:
+  """In the student's own state: its name for 24 is used, the first worked act is not taken again."""
+  begun = student("may = 48 / 2\nprint(may)").prefix(2)
+  [ended] = teacher.finish([(CLIPS, begun)], name="ends")
+  assert (ended.right, ended.answer, ended.status, ended.prefix_steps) == (True, "67.0", "answered", 2)
+  assert (ended.name, ended.prompt_tokens) == ("ends/clips", begun.prompt_tokens)
+  assert ended.steps[:2] == begun.steps
+  assert [s.author for s in ended.steps] == ["student"] * 2 + ["teacher"] * 3
+  assert "may" in ended.steps[2].code and ended.steps[2].observation.strip() == "72.0"
+  assert all(s.tokens for s in ended.steps)
+  assert ended.ledger.tool_calls == 4 + 3, "the worked solution's, and those of going on"
+  assert ended.ledger.grader_calls == 1
+
+
+def test_from_the_question_it_finishes_as_it_demonstrates(teacher: ReferenceTeacher) -> None:
+  [shown] = teacher.demonstrate([CLIPS], name="bc/0")
+  [ended] = teacher.finish([(CLIPS, Trajectory(CLIPS.id, CLIPS.text, ()))], name="bc/0")
+  assert [(s.thought, s.code, s.observation) for s in ended.steps] == [
+    (s.thought, s.code, s.observation) for s in shown.steps
+  ]
+  assert (ended.right, ended.context()) == (True, shown.context())
+
+
+def test_what_cannot_be_followed_is_not_finished(student: Student, teacher: ReferenceTeacher) -> None:
+  """No worked solution; and one whose acts are shadowed by what the student has defined."""
+  unknown = dataclasses.replace(CLIPS, id="unknown", solution=())
+  broken = student("print = len").prefix(2)
+  [without, ended] = teacher.finish([(unknown, student("x = 1").prefix(2)), (CLIPS, broken)], name="ends")
+  assert (without.status, without.grade, len(without.steps)) == ("step_limit", 0.0, 2)
+  assert (ended.status, ended.grade, len(ended.steps)) == ("step_limit", 0.0, 3)
+
+
+def test_without_a_worked_solution_there_is_no_correction(student: Student, teacher: ReferenceTeacher) -> None:
+  unknown = dataclasses.replace(CLIPS, id="unknown", solution=())
+  named = Finding("located", 1)
+  trajectory = student("x = 1")
+  first, second = teacher.correct([(unknown, trajectory, named), (CLIPS, trajectory, named)])
+  assert first == Proposal(None)
+  assert second.step is not None and second.step.observation.strip() == "24.0"

@@ -139,7 +139,7 @@ def test_a_run_in_its_first_stage(workdir: Path, tmp_path: Path):
   shutil.copy(workdir / "metrics/warm_start.jsonl", tmp_path / "metrics")
   source = page.render(epath.Path(tmp_path))
   assert source.count("<svg role") == 2  # loss and validation accuracy
-  assert "No &#39;accuracy&#39; in the metrics of rl, rl_from_question yet." in source
+  assert f"No &#39;accuracy&#39; in the metrics of {', '.join(page.ROLLED_OUT)} yet." in source
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -13,8 +13,9 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
+from score_jax.arms import STAGES
 from score_jax.errors import UserError
-from score_jax.stages import BUILDS_ON, identity
+from score_jax.stages import identity
 from score_jax.tools.open_search import KINDS, MEANS, open_search
 from score_jax.tools.python import PythonTool
 from score_jax.tools.search import Document, SearchFailed
@@ -118,7 +119,7 @@ def test_how_a_result_is_had_does_not_tell_runs_apart() -> None:
   def identities(**changed: object) -> list[str]:
     c = module("quickstart").get_config()
     c.tools.search.update(changed)
-    return [identity(c, stage) for stage in BUILDS_ON]
+    return [identity(c, stage) for stage in STAGES]
 
   assert set(MEANS) | set(KINDS.values()) - {""} < set(config())
   others = {"index": "i", "timeout_s": 1.0, "retries": 9, "per_second": 1.0, "cache": "c", "offline": True}

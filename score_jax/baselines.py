@@ -1,0 +1,89 @@
+"""What the baselines learn from: the teacher's whole trajectories, and questions without prefixes (arms.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
+
+from score_jax.agent.rollout import at_question
+from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of
+from score_jax.mentor.starts import Start
+from score_jax.run import Run
+from score_jax.trajectory import Question, Trajectory
+
+
+def questions_for_rl(run: Run, name: str) -> Lesson:
+  """The questions whose prefixes RL starts from, and those that it leaves out."""
+  del name
+  _, cases = halves(run)
+  return Lesson([_at(run, case.question) for case in cases], {})
+
+
+def all_mentored_questions(run: Run, name: str) -> Lesson:
+  """Every question that mentoring had."""
+  del name
+  return Lesson([_at(run, question) for question in mentored_questions(run)], {})
+
+
+def _at(run: Run, question: Question) -> Start:
+  """A whole rollout, rewarded by its outcome."""
+  return Start(question, at_question(question), None, run.config.agent.acts)
+
+
+def _demonstrations(run: Run) -> Iterator[Trajectory]:
+  """The teacher's trajectories of all training questions, round after round; rounds stay in the workdir."""
+  for number in itertools.count():
+    shown = run.workdir.read_part("demonstrations", number)
+    if not shown:
+      shown = run.teacher(run.student.weights).demonstrate(run.tasks.train, name=f"bc/{number}")
+      run.workdir.write_part("demonstrations", number, shown)
+    yield from shown
+
+
+def all_demonstrations(run: Run, name: str) -> Lesson:
+  """One demonstration of every training question."""
+  return right_of(run, name, list(itertools.islice(_demonstrations(run), len(run.tasks.train))))
+
+
+def bought_demonstrations(run: Run, name: str) -> Lesson:
+  """Demonstrations for the teacher tokens of what the stage goes by."""
+  return _bought(run, name, _demonstrations(run))
+
+
+def planned_demonstrations(run: Run, name: str) -> Lesson:
+  """The same, but after the first round they go on from the first thought of their question's first right one."""
+  return _bought(run, name, _going_on_from_plans(run, name))
+
+
+def _going_on_from_plans(run: Run, name: str) -> Iterator[Trajectory]:
+  questions, teacher = run.tasks.train, run.teacher(run.student.weights)
+  plans: dict[str, Trajectory] = {}
+  for number in itertools.count():
+    if number == 0:
+      shown = list(itertools.islice(_demonstrations(run), len(questions)))
+    else:
+      begun = [(q, plans.get(q.id, at_question(q))) for q in questions]
+      shown = teacher.finish(begun, name=f"{name}/{number}")
+    yield from shown
+    plans = {t.question_id: t.prefix(1) for t in shown if t.right} | plans
+
+
+def _bought(run: Run, name: str, shown: Iterator[Trajectory]) -> Lesson:
+  """The first trajectories that the budget of teacher tokens pays for; one a question, where teaching costs none."""
+  tokens = budget(run, name, "teacher")
+  bought = within(tokens, shown) if tokens else list(itertools.islice(shown, len(run.tasks.train)))
+  lesson = right_of(run, name, bought)
+  return dataclasses.replace(lesson, findings={**lesson.findings, "token_budget": tokens})
+
+
+def within(tokens: int, shown: Iterable[Trajectory]) -> list[Trajectory]:
+  """The first trajectories that so many teacher tokens pay for."""
+  result: list[Trajectory] = []
+  spent = 0
+  for trajectory in shown:
+    spent += trajectory.ledger.of("teacher").generated
+    if spent > tokens:
+      break
+    result.append(trajectory)
+  return result

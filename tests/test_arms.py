@@ -1,0 +1,118 @@
+"""The table of stages and arms: each is whole, names where it starts, and shares what it has in common with others."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from ml_collections import ConfigDict
+
+from score_jax import arms, recipe
+from score_jax.arms import STAGES, Stage, planned
+from score_jax.errors import UserError
+from score_jax.stages import configured, identity
+from tests.configs import module
+
+METHOD = ("warm_start", "mps", "sft", "rl")
+
+
+def config() -> ConfigDict:
+  return module("quickstart").get_config()
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_an_entry_is_whole(stage: Stage) -> None:
+  c = config()
+  assert len(stage.label) <= 20 or not stage.begin, "a label stands in a column of the table"
+  assert bool(stage.begin) == bool(stage.lessons or stage.starts)
+  assert not (stage.lessons and stage.starts)
+  assert {stage.group, *stage.reads} <= set(c)
+  assert stage.changes.keys() <= set(c[stage.group])
+  assert {stage.begin, *stage.uses, *stage.goes_by} <= {"", "untrained", *STAGES}
+  assert ("train" in stage.reads) == bool(stage.begin)
+
+
+def test_every_policy_gradient_arm_names_the_checkpoint_it_starts_from() -> None:
+  begun = {name: stage.begin for name, stage in STAGES.items() if stage.starts}
+  assert begun == {
+    "bc_grpo": "bc_all",
+    "grpo": "warm_start",
+    "rl": "sft",
+    "rl_no_key": "sft",
+    "rl_from_question": "sft",
+  }
+
+
+def test_the_recipe_has_what_the_entries_name() -> None:
+  assert recipe.LESSONS.keys() == {s.lessons for s in STAGES.values() if s.lessons} == set(get_args(arms.Lessons))
+  assert recipe.STARTS.keys() == {s.starts for s in STAGES.values() if s.starts} == set(get_args(arms.Starts))
+
+
+def test_what_an_arm_needs_comes_before_it() -> None:
+  assert planned((), ("grpo",)) == ["warm_start", "mps", "sft", "rl", "grpo"]
+  assert planned((), ("bc_all",)) == ["bc_all"]
+  assert planned((), ("bc_grpo",)) == ["bc_all", "warm_start", "mps", "sft", "rl", "bc_grpo"]
+  assert planned(("warm_start", "mps"), ("sft_redraw", "mps")) == ["warm_start", "mps", "sft_redraw"]
+  assert planned(METHOD, ("rl_no_key",)) == [*METHOD, "rl_no_key"]
+
+
+def test_stages_are_walked_as_they_are_listed() -> None:
+  """What one needs is not added: `--config.stages` says exactly what is done."""
+  assert planned(("mps", "warm_start"), ()) == ["mps", "warm_start"]
+
+
+def test_all_arms_can_be_asked_for_at_once() -> None:
+  everything = planned(config().stages, ("all",))
+  assert sorted(everything) == sorted(STAGES)
+  for name in everything:
+    assert all(everything.index(other) < everything.index(name) for other in STAGES[name].builds_on)
+
+
+def test_what_is_none_is_refused() -> None:
+  with pytest.raises(UserError, match="stages: 'magic' is none; choose from warm_start, mps"):
+    planned(("magic",), ())
+  with pytest.raises(UserError, match="arms: 'magic' is none; choose from warm_start, mps"):
+    planned((), ("grpo", "magic"))
+
+
+def identities(c: ConfigDict) -> dict[str, str]:
+  return {name: identity(c, name) for name in STAGES}
+
+
+def test_no_two_stages_have_one_identity() -> None:
+  assert len(set(identities(config()).values())) == len(STAGES)
+
+
+def test_arms_share_what_they_have_in_common() -> None:
+  """What an arm changes is its own; what the config changes reaches what reads it, and what builds on that."""
+  c = config()
+  before = identities(c)
+
+  def touched() -> set[str]:
+    after = identities(c)
+    return {name for name in STAGES if after[name] != before[name]}
+
+  c.arms, c.stages = ("all",), ()
+  assert not touched()
+  c.rl.key = 0.25
+  assert touched() == {"rl", "rl_from_question", "grpo", "bc_grpo"}, "rl_no_key has a key of its own"
+  c = config()
+  c.sft.loss = "teacher_steps"
+  of_sft = {name for name, stage in STAGES.items() if stage.group == "sft"} - {"sft_corrected_only"}
+  by_rl = {"rl", "rl_no_key", "rl_from_question", "grpo", "bc_grpo"}
+  assert touched() == of_sft | by_rl
+  c = config()
+  c.bc.learning_rate = 1.0
+  assert touched() == {"bc", "bc_first_thought", "bc_all", "bc_grpo"}
+  c = config()
+  c.mps.corrections = 1
+  assert touched() == set(STAGES) - {"warm_start", "bc_all"}
+
+
+def test_an_arm_changes_its_own_settings_alone() -> None:
+  c = config()
+  changed = configured(c, "rl_no_key")
+  assert (changed.rl.key, changed.rl.avoid, changed.rl.final) == (0.0, 0.0, 1.0)
+  assert (c.rl.key, c.rl.avoid) == (0.5, 0.1)
+  assert configured(c, "rl").to_dict() == c.to_dict()
+  assert configured(c, "sft_corrected_only").sft.loss == "teacher_steps"
