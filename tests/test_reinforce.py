@@ -53,7 +53,7 @@ def smoke() -> ConfigDict:
   config.agent.acts, config.sampler.slots = 3, 16
   config.rl.steps, config.rl.prompts, config.rl.minibatch, config.rl.group_size, config.rl.micro_rows = 2, 4, 2, 4, 4
   config.rl.truncate, config.rl.kl, config.rl.distill, config.rl.checkpoint_every = 2.0, 0.1, 0.5, 1
-  config.student.path = config.teacher.path  # of which most rollouts run to their end
+  config.rl.learning_rate = 1e-3
   return config
 
 
@@ -79,14 +79,16 @@ def both_steps(tmp_path_factory: pytest.TempPathFactory, on_one_device: None) ->
 
 @pytest.mark.usefixtures("lenient_promotion")
 def test_other_weights_have_their_say(both_steps: tuple[Trained, list[dict[str, float]]]) -> None:
-  """Student and teacher are one model here, so at first all four agree on every token; after an update they do not."""
+  """At first trainer, sampler and reference agree; after two updates by what the teacher says they do not."""
   trained, (first, second) = both_steps
   assert trained.updates == 4
-  assert first["logprob_gap"] < 1e-3 and first["ess/0"] == pytest.approx(1.0, abs=1e-4)
-  assert first["truncated_share"] == 0.0, "trainer and sampler agree"
-  assert second["kl_reference"] > first["kl_reference"] > 0.0
-  assert second["logprob_gap"] < 1e-3, "old is that of the weights that drew"
-  assert all(f"{name}/{i}" in line for name in SERIES for i in (0, 1) for line in (first, second))
+  for line in (first, second):
+    assert line["logprob_gap"] < 1e-3 and line["kl_sampler/0"] < 1e-5, "the weights that drew"
+    assert line["ess/0"] == pytest.approx(1.0, abs=1e-4) and line["truncated_share"] == 0.0
+    assert line["ess/1"] < line["ess/0"] and line["kl_sampler/1"] > 1e-4, "an update later"
+    assert all(f"{name}/{i}" in line for name in SERIES for i in (0, 1))
+  assert second["kl_reference"] > 2 * first["kl_reference"] > 0.0
+  assert first["grad_norm"] > 0.0 and first["no_signal_groups"] == 1.0, "nothing but the teacher moves it"
 
 
 @pytest.mark.usefixtures("lenient_promotion")
@@ -94,10 +96,11 @@ def test_what_scores_is_booked(both_steps: tuple[Trained, list[dict[str, float]]
   """A rollout's tokens once for training, once for what was old, once for the reference; once for the teacher."""
   cost = both_steps[0].cost
   assert cost.of("student").scored == 3 * cost.of("teacher").scored > 0
-  assert cost.of("student").flops > 5 * cost.of("teacher").flops > 0, "3 forward passes' worth, 2 scores, and drawing"
+  assert cost.of("teacher").flops > 0
   assert cost.of("teacher").generated == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient_promotion")
 def test_stopped_between_steps_it_ends_the_same(
   both_steps: tuple[Trained, list[dict[str, float]]], tmp_path: pathlib.Path, on_one_device: None
@@ -115,8 +118,6 @@ def test_stopped_between_steps_it_ends_the_same(
 def test_distilling_needs_a_teacher_with_weights(tmp_path: pathlib.Path) -> None:
   config = smoke()
   config.teacher.kind = "reference"
-  with (
-    Run(config, Workdir(str(tmp_path))) as run,
-    pytest.raises(UserError, match=r"rl\.distill = 0\.5 needs a teacher"),
-  ):
+  message = r"rl\.distill = 0\.5 needs a teacher's weights and teacher\.kind = 'reference' has none; choose model"
+  with Run(config, Workdir(str(tmp_path))) as run, pytest.raises(UserError, match=message):
     run.distilling_teacher()

@@ -45,12 +45,14 @@ def test_a_gpu_is_estimated_from_shapes() -> None:
 def test_what_scores_in_rl_is_planned() -> None:
   """The passes of trainer and reference, and of a teacher that is distilled, which stays beside the student."""
   knobs = ("--config.rl.kl=0.1", "--config.rl.distill=1.0")
-  _, found = planned("--config=configs/score_qwen2_5_0_5b.py", "--topology=h100:1", *knobs)
-  names = {(p["model"], p["name"]) for p in found["programs"]}
-  assert ("student", "score") in names
-  weights = 494_032_768
-  assert found["resident"]["rl"]["reference copy"] == 4 * weights
-  assert "reference copy" not in found["resident"]["sft"]
+  _, found = planned("--config=configs/quickstart.py", "--topology=h100:1", *knobs)
+  scored = {p["model"]: p for p in found["programs"] if p["name"] == "score"}
+  assert list(scored) == ["student", "teacher"]
+  arrays = {stage: found["resident"][stage] for stage in ("mps", "sft", "rl")}
+  teacher = arrays["mps"]["teacher weights"]
+  assert arrays["rl"]["distilling teacher"] == teacher and "distilling teacher" not in arrays["sft"]
+  resident = arrays["sft"]["student weights"] + 2 * arrays["sft"]["trained weights"] + teacher
+  assert scored["student"]["bytes"]["weights"] == resident, "the reference is brought beside what is trained"
 
 
 def test_what_does_not_fit_is_said_with_a_remedy() -> None:

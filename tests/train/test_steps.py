@@ -157,10 +157,9 @@ def test_empty_micro_batches_change_nothing(tiny: Tiny, trainers: Trainers, one_
 
 def test_an_update_of_nothing_has_no_gradient(tiny: Tiny, trainers: Trainers, one_device: Mesh) -> None:
   """Where no group of a minibatch has a signal."""
-  state, metrics = trainers("rl", one_device)(
-    trainers("rl", one_device).start(tiny.weights),
-    update_of([], length=20, micro=4, most=8, share=shares("token", [7], length=20)),
-  )
+  trainer = trainers("rl", one_device)
+  nothing = update_of([], length=20, micro=4, most=8, share=shares("token", [7], length=20))
+  state, metrics = trainer(trainer.start(tiny.weights), nothing)
   assert {name: float(x) for name, x in metrics.items()} == dict.fromkeys(metrics, 0.0)
   assert int(state.step) == 1
 
