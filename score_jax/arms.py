@@ -72,13 +72,15 @@ class Stage:
     return tuple(name for name in dict.fromkeys(inputs) if name in STAGES)
 
 
+#: groups of the config that say who teaches
+TEACHING = ("teacher",)
 #: in the order of the table
 STAGES: Mapping[str, Stage] = {
   "warm_start": Stage(
     label="warm start",
     says="cloning on a fifth of the questions: able to run the loop, no more",
     group="warm_start",
-    reads=("teacher", "train"),
+    reads=(*TEACHING, "train"),
     begin="untrained",
     lessons="few_demonstrations",
   ),
@@ -86,7 +88,7 @@ STAGES: Mapping[str, Stage] = {
     label="mentored problem solving",
     says="the student acts, the teacher corrects its earliest error, the student goes on",
     group="mps",
-    reads=("teacher",),
+    reads=TEACHING,
     uses=("warm_start",),
   ),
   # Baselines by cloning and by policy gradient without mentoring
@@ -94,7 +96,7 @@ STAGES: Mapping[str, Stage] = {
     label="BC",
     says="what the whole of SCoRe's teacher tokens buy as demonstrations",
     group="bc",
-    reads=("teacher", "train"),
+    reads=(*TEACHING, "train"),
     begin="untrained",
     lessons="bought_demonstrations",
     goes_by=("warm_start", "mps"),
@@ -103,7 +105,7 @@ STAGES: Mapping[str, Stage] = {
     label="BC, first thought",
     says="the same tokens, spent on going on from first thoughts that led to the answer",
     group="bc",
-    reads=("teacher", "train"),
+    reads=(*TEACHING, "train"),
     begin="untrained",
     lessons="planned_demonstrations",
     goes_by=("warm_start", "mps"),
@@ -112,7 +114,7 @@ STAGES: Mapping[str, Stage] = {
     label="BC on all",
     says="every training question demonstrated once, whatever it costs",
     group="bc",
-    reads=("teacher", "train"),
+    reads=(*TEACHING, "train"),
     begin="untrained",
     lessons="all_demonstrations",
   ),
@@ -176,7 +178,7 @@ STAGES: Mapping[str, Stage] = {
     label="SFT, random step",
     says="corrections of steps named by lot: what is the earliest error worth?",
     group="sft",
-    reads=("teacher", "train", "mps"),
+    reads=(*TEACHING, "train", "mps"),
     begin="warm_start",
     lessons="random_corrections",
     goes_by=("mps",),
@@ -185,7 +187,7 @@ STAGES: Mapping[str, Stage] = {
     label="SFT, teacher ends it",
     says="the teacher goes on to the end: what is it worth that the student goes on?",
     group="sft",
-    reads=("teacher", "train", "mps"),
+    reads=(*TEACHING, "train", "mps"),
     begin="warm_start",
     lessons="teacher_endings",
     uses=("mps",),

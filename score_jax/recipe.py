@@ -109,6 +109,7 @@ def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
   stage = STAGES[name]
   if not lesson.material:
     raise UserError(f"{name}: mentoring left nothing to start from; give it more questions (tasks.train)")
+  run.free_teacher()
   tokens = budget(run, name, "student") if stage.goes_by else None
   trained = reinforce(run, name, lesson.material, stage.begin, token_budget=tokens)
   found = {"updates": trained.updates, "starts": len(lesson.material), **lesson.findings}

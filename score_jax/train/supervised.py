@@ -122,7 +122,7 @@ def check(numbers: dict[str, float], stage: str, step: int) -> dict[str, float]:
   values = {k: float(v) for k, v in numbers.items()}
   for name, value in values.items():
     if not abs(value) < float("inf"):
-      raise UserError(f"{stage}: {name} is {value} at step {step}; lower {stage}.learning_rate or look at its data")
+      raise UserError(f"{stage}: {name} is {value} at step {step}; lower its learning_rate or look at its data")
   return values
 
 
