@@ -73,7 +73,7 @@ class Stage:
 
 
 #: groups of the config that say who teaches
-TEACHING = ("teacher",)
+TEACHING = ("teacher", "chat")
 #: in the order of the table
 STAGES: Mapping[str, Stage] = {
   "warm_start": Stage(

@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
   ("errors", "progress", "trajectory"),
   ("arms",),
-  ("mesh", "workdir"),
+  ("mesh", "store", "workdir"),
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),
