@@ -22,14 +22,24 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh.teacher = (-1, 1, 1)
 
   c.teacher = ConfigDict()
-  c.teacher.kind = "model"  # model: a decoder on the mesh; reference: the tasks' worked solutions
-  c.teacher.path = "shipped:teacher"
+  # model: a decoder on the mesh; reference: the tasks' worked solutions; prompted: the model of the group chat;
+  # recorded: corrections from a file
+  c.teacher.kind = "model"
+  c.teacher.path = "shipped:teacher"  # model: as student.path; recorded: the file, or a folder of them
   c.teacher.dtype = "float32"
   c.teacher.layer_scan = False  # True: programs loop over stacked layers, which compiles sooner; on CPU it is slower
   c.teacher.temperature = 0.7
   c.teacher.top_k = 0  # 0: all
   c.teacher.top_p = 1.0
   c.teacher.repetition_penalty = 1.0
+  c.teacher.locate = "prompted"  # who names the wrong step: prompted, counterfactual (by the student) or both
+  c.teacher.prompts = ""  # prompted: folder of *.jinja files; "": score_jax/mentor/prompts
+  c.teacher.reply_tokens = 2048  # prompted: of one reply, at most
+  c.teacher.first_thought_temperature = 0.5  # prompted
+  c.teacher.step_temperature = 0.7  # prompted
+  c.teacher.locate_temperature = 0.9  # prompted
+  c.teacher.correct_temperature = 0.5  # prompted
+  c.teacher.judge_temperature = 0.3  # of the chat model that judges answers, where a benchmark wants a judge
 
   c.student = ConfigDict()
   c.student.path = "shipped:student"
@@ -143,7 +153,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mps = ConfigDict()
   c.mps.corrections = 5  # of one trajectory, at most
   c.mps.continuations = 4  # M
-  c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student
+  c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student (a prompted teacher's)
   c.mps.delta = 0.5  # fall of V that is an error
   c.mps.tries = 2  # student rollouts after and before a correction, to measure its lift; 1: none
   c.mps.depth_probe = 20  # right student trajectories on whose prefixes the teacher is tried

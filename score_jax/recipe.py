@@ -24,7 +24,10 @@ from score_jax.evaluate import validate
 from score_jax.mentor import starts as rl_starts
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
+from score_jax.mentor.prompted import PromptedTeacher
+from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.starts import Start
+from score_jax.mentor.teacher import Teacher
 from score_jax.model import adapters
 from score_jax.reinforce import reinforce
 from score_jax.run import Run, passes
@@ -149,13 +152,18 @@ def mps(run: Run) -> dict[str, Any]:
   ledger = total(case.ledger for case in cases)
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
-  summary = _summary(cases)
+  summary = _summary(cases) | _told(teacher)
   if isinstance(teacher, CounterfactualTeacher):
     right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
     table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
     summary["teacher_success_by_depth"], ledger = table, ledger + cost
   run.workdir.write_json("trajectories/mps/summary.json", summary)
   return {"ledger": encoded(ledger), "summary": summary}
+
+
+def _told(teacher: Teacher) -> dict[str, Any]:
+  """What a teacher that is asked, or that looks up, has to say of how that went."""
+  return teacher.counts() if isinstance(teacher, PromptedTeacher | RecordedTeacher) else {}
 
 
 def _case(case: Mentored) -> dict[str, Any]:

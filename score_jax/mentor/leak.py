@@ -45,7 +45,7 @@ _NUMBER = re.compile(
   r"(?<![\w.])([+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.(\d+))?(?:[eE][+-]?\d{1,2}(?!\w))?)"
   r"(?:\s?/\s?(\d{1,30})(?![\d.]))?(\s*(?:%|percent))?"
 )
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = rf"(?P<m>{'|'.join(_MONTHS)})[a-z]*\.?"
 _DATES = [
   re.compile(pattern, re.IGNORECASE)
@@ -97,11 +97,11 @@ class Target:
     found = normalised(text)
     return f" {self.words} " in f" {found} " if self.words.isascii() else self.words in found
 
-  def equals(self, text: str) -> bool:
-    """Whether a submitted text is it."""
+  def submitted_as(self, text: str) -> bool:
+    """Whether who submits this text submits it."""
     if self.letter:
-      return letter(text) == self.letter or (self.option is not None and self.option.equals(text))
-    return self.stands_in(text) and (not self.words or normalised(target(text).words) == self.words)
+      return letter(text) == self.letter or (self.option is not None and self.option.stands_in(text))
+    return self.stands_in(text)
 
 
 def targets(question: Question) -> list[Target]:
@@ -112,9 +112,7 @@ def targets(question: Question) -> list[Target]:
   if len(options) < 2:
     return found
   return [
-    dataclasses.replace(one, letter=one.text, option=options.get(one.text))
-    if re.fullmatch("[A-Z]", one.text)
-    else one
+    dataclasses.replace(one, letter=one.text, option=options.get(one.text)) if re.fullmatch("[A-Z]", one.text) else one
     for one in found
   ]
 
@@ -145,7 +143,7 @@ def step_leak(question: Question, before: Sequence[Step], thought: str, code: st
         return Leak("thought", one.text)
       if any(map(one.stands_in, _written(code))):
         return Leak("code", one.text)
-    if any(map(one.equals, submitted(code))) and not _observed(one, before):
+    if any(map(one.submitted_as, submitted(code))) and not _observed(one, before):
       return Leak("submission", one.text)
   return None
 
@@ -317,6 +315,6 @@ def dates(text: str) -> set[tuple[int, int, int]]:
   found: set[tuple[int, int, int]] = set()
   for pattern in _DATES:
     for date in pattern.finditer(text):
-      month = date["m"].lower()
-      found.add((int(date["y"]), int(month) if month.isdigit() else _MONTHS.index(month[:3]) + 1, int(date["d"])))
+      month = str(date["m"]).lower()
+      found.add((int(date["y"]), int(month) if month.isdigit() else _MONTHS.index(month) + 1, int(date["d"])))
   return found

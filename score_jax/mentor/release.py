@@ -95,6 +95,7 @@ def _correction(one: Mapping[str, Any]) -> Correction:
     replacement=_step(one["teacher_guided_step"], index, "teacher"),
     diagnosis=one["correction_suggestion"],
     verified="recorded" if one["is_valid"] else "",
+    located="recorded",
   )
 
 

@@ -37,9 +37,14 @@ ALWAYS = {"search", "imports"}
 _ESCAPED = re.compile("<(?=[|\uff5c/A-Za-z_])|[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
+def harmless(text: str) -> str:
+  """A text in which nothing looks like a special token; what did is spelled as in JSON."""
+  return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def quoted(value: Any) -> str:
-  """A value as JSON on one line, in which nothing looks like a special token; any JSON reader gives it back."""
-  return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+  """A value as JSON on one line, harmless; any JSON reader gives it back."""
+  return harmless(json.dumps(value, ensure_ascii=False))
 
 
 class Wording:
@@ -69,7 +74,7 @@ class Wording:
       parsed = self._jinja.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(
-        f"{path} cannot be read ({error}); teacher.prompts needs all files of score_jax/mentor/prompts: copy that folder"
+        f"{path} cannot be read ({error}); copy the folder score_jax/mentor/prompts with all its files"
       ) from error
     except jinja2.TemplateSyntaxError as error:
       raise UserError(f"{path}:{error.lineno}: {error.message}; mend the template") from error
