@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,9 +94,18 @@ class Target:
     if self.numbers:
       return any(_same(wanted, given, places) for given, places in values(text) for wanted in self.numbers)
     if self.symbols:
-      return re.search(rf"(?<![\w+\-*/^.]){re.escape(self.symbols)}(?![\w+\-*/^]|[.,]\d)", symbols(text)) is not None
+      return self._bounded.search(symbols(text)) is not None
+    if not self.words:
+      return False
     found = normalised(text)
     return f" {self.words} " in f" {found} " if self.words.isascii() else self.words in found
+
+  @functools.cached_property
+  def _bounded(self) -> re.Pattern[str]:
+    """Its symbols, alone: not as a part of a longer expression."""
+    before = r"(?<![\w+\-*/^.])" if self.symbols[0].isalnum() else ""
+    after = r"(?![\w+\-*/^]|[.,]\d)" if self.symbols[-1].isalnum() else ""
+    return re.compile(before + re.escape(self.symbols) + after)
 
   def submitted_as(self, text: str) -> bool:
     """Whether who submits this text submits it."""
@@ -286,6 +296,8 @@ def values(text: str) -> Iterator[tuple[Fraction, int]]:
       if int(found[3]) == 0:
         continue
       value, places = value / int(found[3]), 0
+      if value.denominator == 1:  # something to be worked out, rather than a form of the number
+        continue
     yield value, places
     if found[4]:
       yield value / 100, places + 2 if places else 0
@@ -307,7 +319,8 @@ def symbols(text: str) -> str:
     text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
     if text == before:
       break
-  return squeezed(re.sub(r"[\\{}()*]", "", text))
+  plain = squeezed(re.sub(r"[\\{}()*]", "", text))
+  return re.sub(r"(?<=\d) (?=[A-Za-z](?![A-Za-z]))", "", plain)
 
 
 def dates(text: str) -> set[tuple[int, int, int]]:
