@@ -260,8 +260,8 @@ class Run:
     if c.teacher.locate != "prompted":
       if c.mps.continue_by != "student":
         raise UserError(
-          f"teacher.locate = {c.teacher.locate!r} with mps.continue_by = {c.mps.continue_by!r}; a prompted teacher does "
-          "not go on from the student's tokens: set mps.continue_by = 'student'"
+          f"teacher.locate = {c.teacher.locate!r} with mps.continue_by = {c.mps.continue_by!r}; a prompted teacher "
+          "cannot go on from the student's tokens: set mps.continue_by = 'student'"
         )
       student = self.student_agent, student_weights
       judge = self._judging(student, student)

@@ -1,6 +1,6 @@
 """A teacher that says what was said before: corrections from a file, played again where the student comes to the same.
 
-A file, or a folder with *.jsonl in it (a run's trajectories/, say), holds a line for each record:
+A file, or a folder with *.jsonl in it or in its folders (a run's trajectories/, say), holds a line for each record:
 
     {"question_id": "q1", "step": 2, "thought": "add 7", "code": "x = 5 + 7\\nprint(x)", "diagnosis": "it takes away"}
 
@@ -86,7 +86,10 @@ class RecordedTeacher:
       raise ValueError("step is a number from 0 on, thought and code are texts")
     if prefix is not None and len(prefix) != step:
       raise ValueError(f"a prefix of {len(prefix)} steps before step {step}")
-    self._keep(data["question_id" if "question_id" in data else "question"], Record(step, said, str(data.get("diagnosis", "")), prefix))
+    self._keep(
+      data["question_id" if "question_id" in data else "question"],
+      Record(step, said, str(data.get("diagnosis", "")), prefix),
+    )
 
   def _read_trajectory(self, trajectory: Trajectory) -> None:
     said = tuple(map(_said, trajectory.steps))
@@ -107,6 +110,11 @@ class RecordedTeacher:
     """The recorded demonstrations, really run; a question without one gets a trajectory without steps, graded 0."""
     solved = [dataclasses.replace(q, solution=self._shown.get(q.id, ())) for q in questions]
     return self._player.demonstrate(solved, name=name)
+
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """The rest of the recorded demonstrations that begin with these prefixes; others end where they are, graded 0."""
+    played = self.demonstrate([question for question, _ in begun], name=name)
+    return [_joined(prefix, whole) for (_, prefix), whole in zip(begun, played, strict=True)]
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
     """The earliest recorded step that fits; unlocated where none does."""
@@ -149,6 +157,16 @@ def _said(step: Step) -> Said:
   return step.thought, step.code
 
 
+def _joined(prefix: Trajectory, whole: Trajectory) -> Trajectory:
+  """A prefix and the rest of a trajectory that begins like it."""
+  given = len(prefix.steps)
+  begins = tuple(map(_said, whole.steps[:given])) == tuple(map(_said, prefix.steps))
+  ended = whole if begins else dataclasses.replace(whole, steps=(), status="step_limit", answer=None, grade=0.0)
+  return dataclasses.replace(
+    ended, steps=(*prefix.steps, *ended.steps[given:]), prefix_steps=given, corrections=prefix.corrections
+  )
+
+
 def _lines(path: str) -> Iterator[tuple[str, str]]:
   """Each line that is not blank, and where it stands.
 
@@ -156,7 +174,7 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
     UserError: there is no such file, or none in the folder.
   """
   root = epath.Path(path)
-  files = sorted(root.glob("**/*.jsonl")) if path and root.is_dir() else [root]
+  files = sorted([*root.glob("*.jsonl"), *root.glob("*/*.jsonl")]) if path and root.is_dir() else [root]
   if not path or not files or not files[0].exists():
     raise UserError(f"teacher.path = {path!r}: no file of recorded corrections, nor a folder with *.jsonl; give one")
   for file in files:

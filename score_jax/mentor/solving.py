@@ -82,9 +82,7 @@ class Solver:
       raise Refused("long", f"it has {size} tokens, and a step may have {self.settings.turn_tokens}; do less in it")
     return made
 
-  def run(
-    self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None
-  ) -> list[Step]:
+  def run(self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None) -> list[Step]:
     """Turns as steps, each run in the state that some steps leave; sessions: see agent.written.act."""
     wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
     return [step for step, _ in act(self.protocol, self.tool, wanted, sessions=sessions)]

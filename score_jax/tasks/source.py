@@ -86,7 +86,15 @@ def load(config: ConfigDict, *, seed: int, judge: Judge | None = None) -> Tasks:
   _check_parts(config, train, validation, test)
   name = config.test_kind or config.kind
   return Tasks(
-    name, train, validation, test, documents, _grader(config, test, judge), (*dropped, *overlapping), words, tuple(notes)
+    name,
+    train,
+    validation,
+    test,
+    documents,
+    _grader(config, test, judge),
+    (*dropped, *overlapping),
+    words,
+    tuple(notes),
   )
 
 

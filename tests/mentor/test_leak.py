@@ -161,7 +161,11 @@ def test_what_is_computed_is_no_literal(code: str) -> None:
 
 
 def test_a_fraction_of_literals_is_a_literal() -> None:
-  for code in ("final_answer_print(1/2)", "final_answer_print(Fraction(1, 2))", "final_answer_print(sp.Rational(1, 2))"):
+  for code in (
+    "final_answer_print(1/2)",
+    "final_answer_print(Fraction(1, 2))",
+    "final_answer_print(sp.Rational(1, 2))",
+  ):
     assert leak("1/2", "submit", code) != ""
 
 

@@ -104,7 +104,7 @@ def test_a_demonstration_becomes_the_students_tokens_once(stage: Stage) -> None:
   assert all(step.logprobs == () for step in shown.steps)
 
 
-def test_release_mistake_1_the_step_limit_holds(stage: Stage) -> None:
+def test_release_mistake_1_the_step_limit_holds_in_a_demonstration(stage: Stage) -> None:
   made, chat = teacher(stage, lambda ask: reply(plan() if "first_thought" in ask.name else LOOK), acts=3)
   [shown] = made.demonstrate([question()], name="warm")
   assert (shown.status, shown.acts, shown.grade, len(chat.asked)) == ("step_limit", 3, 0.0, 4)
@@ -496,6 +496,22 @@ def test_a_whole_round(stage: Stage) -> None:
   assert chat.names() == ["mps/1/locate/q", "correct/q/mps/q/0/1"]
   assert case.ledger.of("teacher") == COST + COST
   assert case.ledger.of("scripted") == Usage()
+
+
+def test_release_mistake_1_the_step_limit_holds_in_mentoring(stage: Stage) -> None:
+  """Two acts, before a correction and after each."""
+  numbers = iter(range(100))
+
+  def says(ask: Ask) -> Any:
+    shown = data_of(ask)["steps"]
+    if "locate" in ask.name:
+      return {"step": len(shown) - 1, "diagnosis": "x"}
+    return {"thought": "look", "code": f"y = {next(numbers)}"}
+
+  case, chat = run(stage, lambda n, t: LOOK if said(t) else plan(), says, acts=2)
+  assert (case.outcome, case.trajectory.status, case.trajectory.acts) == ("not_kept", "step_limit", 2)
+  lengths = [len(data_of(ask)["steps"]) for ask in chat.asked if "locate" in ask.name]
+  assert lengths == [3, 5, 7]  # the plan and two acts; then two more after each corrected one
 
 
 def test_release_mistake_11_what_stays_wrong_is_not_kept(stage: Stage) -> None:
