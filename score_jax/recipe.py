@@ -228,6 +228,7 @@ def rl(run: Run) -> dict[str, Any]:
   begin, beyond = rl_starts.starts(
     cases,
     acts=c.agent.acts,
+    prefix=c.rl.prefix,
     fresh_horizon=c.rl.fresh_horizon,
     keep_unaided=c.rl.keep_unaided,
     keep_hard=c.rl.keep_hard,

@@ -22,8 +22,10 @@ from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
-from score_jax.mentor.reward import Tier, Tiers, advantages, tier
+from score_jax.mentor.comparisons import Comparisons
+from score_jax.mentor.reward import Same, Tier, Tiers, advantages, tier
 from score_jax.mentor.starts import Start
+from score_jax.mentor.step_judge import ChatStepJudge, prompt
 from score_jax.model import adapters
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
@@ -66,10 +68,12 @@ def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[i
   return (sequence[i * prompts : (i + 1) * prompts].tolist() for i in range(steps))
 
 
-def score(start: Start, group: Sequence[Trajectory], tiers: Tiers, *, divide_by_deviation: bool) -> list[Scored]:
-  """Rewards and advantages of one group."""
+def score(
+  start: Start, group: Sequence[Trajectory], tiers: Tiers, same: Same, *, divide_by_deviation: bool
+) -> list[Scored]:
+  """Rewards and advantages of one group; `same` compares first steps with recorded ones."""
   sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch") and t.grade is not None]
-  names: list[Tier] = [tier(t, start.correction) for t in sound]
+  names: list[Tier] = [tier(t, start.correction, tiers.rule, same) for t in sound]
   rewards = [tiers.pay(n) for n in names]
   values = advantages(rewards, divide_by_deviation=divide_by_deviation) if rewards else []
   return [Scored(start, t, n, r, float(a)) for t, n, r, a in zip(sound, names, rewards, values, strict=True)]
@@ -100,7 +104,9 @@ class _Reinforce:
     self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
     self.config = c = run.config.rl
     self.agent = run.rl_agent(c.temperature)
-    self.tiers = Tiers(c.final, c.key, c.avoid)
+    self.tiers = Tiers(c.final, c.key, c.avoid, c.reward)
+    how = {"temperature": c.judge_temperature, "tokens": c.judge_tokens}
+    self.judge = ChatStepJudge(run.chat, prompt, **how) if c.judge else None
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
@@ -159,9 +165,13 @@ class _Reinforce:
       Request(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
       for i, s in enumerate(starts)
     ]
-    groups = self.agent.rollout(self.trainer.whole(state), requests)
+    comparisons = Comparisons(self.agent.grader, self.judge)
+    groups = comparisons.judged(starts, self.agent.rollout(self.trainer.whole(state), requests), self.tiers.rule)
     divide = self.config.divide_by_deviation
-    scored = [score(s, g, self.tiers, divide_by_deviation=divide) for s, g in zip(starts, groups, strict=True)]
+    scored = [
+      score(s, g, self.tiers, comparisons.of(s), divide_by_deviation=divide)
+      for s, g in zip(starts, groups, strict=True)
+    ]
     return scored, groups
 
   def _update(
