@@ -25,7 +25,6 @@ from score_jax.evaluate import validate
 from score_jax.mentor.comparisons import Comparisons
 from score_jax.mentor.reward import Same, Tier, Tiers, advantages, tier
 from score_jax.mentor.starts import Start
-from score_jax.mentor.step_judge import ChatStepJudge, prompt
 from score_jax.model import adapters
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
@@ -105,8 +104,7 @@ class _Reinforce:
     self.config = c = run.config.rl
     self.agent = run.rl_agent(c.temperature)
     self.tiers = Tiers(c.final, c.key, c.avoid, c.reward)
-    how = {"temperature": c.judge_temperature, "tokens": c.judge_tokens}
-    self.judge = ChatStepJudge(run.chat, prompt, **how) if c.judge else None
+    self.judge = run.step_judge() if c.judge else None
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(run.config, run.student.graph, run.meshes.train, frozen)
@@ -135,7 +133,7 @@ class _Reinforce:
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
         state, numbers = self._update(number, state, scored)
-        numbers |= self._numbers(scored)
+        numbers |= self._numbers(scored) | self.comparisons.numbers()
         numbers["tokens_per_s"] = numbers["generated_tokens"] / seconds
         numbers |= sampling
         last = number + 1 == steps or self._spent(ledger)
@@ -165,7 +163,7 @@ class _Reinforce:
       Request(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
       for i, s in enumerate(starts)
     ]
-    comparisons = Comparisons(self.agent.grader, self.judge)
+    self.comparisons = comparisons = Comparisons(self.agent.grader, self.judge)
     groups = comparisons.judged(starts, self.agent.rollout(self.trainer.whole(state), requests), self.tiers.rule)
     divide = self.config.divide_by_deviation
     scored = [

@@ -26,6 +26,7 @@ from score_jax.mentor.prompted import Locate, PromptedTeacher
 from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.solving import Settings
+from score_jax.mentor.step_judge import ChatStepJudge, StepJudge
 from score_jax.mentor.teacher import Teacher
 from score_jax.mentor.wording import Wording
 from score_jax.mesh.sharding import Meshes
@@ -116,6 +117,15 @@ class Run:
       return None
     wording = Wording(c.prompts, search=False)
     return answer_judge(lambda: self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
+
+  def step_judge(self) -> StepJudge:
+    """The chat model as the judge of steps.
+
+    Raises:
+      UserError: the config names none, or the prompts cannot be read.
+    """
+    c, wording = self.config.teacher, Wording(self.config.teacher.prompts, search=self.tool.searches)
+    return ChatStepJudge(self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
 
   @cached_property
   def tool(self) -> PythonTool:

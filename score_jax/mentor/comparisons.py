@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from score_jax.mentor.equivalence import SAID, Verdict, compare, same_answer
 from score_jax.mentor.reward import Same, compared_with
@@ -15,12 +16,12 @@ from score_jax.trajectory import Step, Trajectory
 
 
 class Comparisons:
-  """The verdicts of one RL step; a new one is made for the next, so that a restarted run asks what it asked."""
+  """The verdicts of one RL step; the next has its own, so that a run that was stopped asks again what it asked."""
 
   def __init__(self, grader: Grader, judge: StepJudge | None):
     self._grader, self._judge = grader, judge
-    self._opinions: dict[str, Opinion] = {}
-    self.verdicts: Counter[Verdict] = Counter()  # that `of` has given
+    self._opinions: dict[Pair, Opinion] = {}
+    self._given: Counter[Verdict] = Counter()
 
   def judged(
     self, starts: Sequence[Start], groups: Sequence[Sequence[Trajectory]], rule: str
@@ -31,21 +32,20 @@ class Comparisons:
     """
     if self._judge is None:
       return [list(group) for group in groups]
-    by_rollout = [
+    needed = [
       [(self._undecided(start, t, rule), t) for t in group] for start, group in zip(starts, groups, strict=True)
     ]
-    pairs = {pair.digest: pair for group in by_rollout for found, _ in group for pair in found}
-    self._opinions = dict(zip(pairs, self._judge([*pairs.values()]), strict=True))
+    pairs = list(dict.fromkeys(pair for group in needed for found, _ in group for pair in found))
+    self._opinions = dict(zip(pairs, self._judge(pairs), strict=True))
     unbooked = dict(self._opinions)
 
     def booked(found: Sequence[Pair], trajectory: Trajectory) -> Trajectory:
       ledger = trajectory.ledger
-      for pair in found:
-        if pair.digest in unbooked:
-          ledger = ledger + unbooked.pop(pair.digest).ledger
+      for opinion in (unbooked.pop(pair) for pair in found if pair in unbooked):
+        ledger = ledger + opinion.ledger
       return dataclasses.replace(trajectory, ledger=ledger)
 
-    return [[booked(found, t) for found, t in group] for group in by_rollout]
+    return [[booked(found, t) for found, t in group] for group in needed]
 
   def _undecided(self, start: Start, trajectory: Trajectory, rule: str) -> list[Pair]:
     answers = same_answer(self._grader, start.question)
@@ -60,12 +60,22 @@ class Comparisons:
     def same(new: Step, recorded: Step) -> Verdict:
       verdict = compare(new, recorded, answers)
       if verdict == "undecided" and self._judge is not None:
-        verdict = SAID[self._opinions[_pair(start, new, recorded).digest].same]
-      self.verdicts[verdict] += 1
+        verdict = SAID[self._opinions[_pair(start, new, recorded)].same]
+      self._given[verdict] += 1
       return verdict
 
     return same
 
+  def numbers(self) -> dict[str, float]:
+    """What came of the comparisons that tiers hung on, as shares of them; all 0 where there was none."""
+    return {f"steps_{name}": self._given[name] / max(self._given.total(), 1) for name in get_args(Verdict)}
+
 
 def _pair(start: Start, new: Step, recorded: Step) -> Pair:
-  return Pair(start.question.text, start.trajectory.steps, new, recorded)
+  """The pair, without what is of no concern to anybody's opinion of it."""
+  prefix, first, second = start.trajectory.steps, _bare(new), _bare(recorded)
+  return Pair(start.question.text, tuple(map(_bare, prefix)), first, second)
+
+
+def _bare(step: Step) -> Step:
+  return dataclasses.replace(step, author="student", tokens=(), logprobs=(), observation_tokens=())

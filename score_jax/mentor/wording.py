@@ -30,6 +30,7 @@ PROMPTS = {
   "correct": {"question", "steps", "wrong", "diagnosis"},
   "correct_first_thought": {"question", "wrong", "diagnosis"},
   "judge_answer": {"question", "reference", "answer"},
+  "judge_step": {"question", "steps", "first", "second"},
   "tools": set[str](),
 }
 ALWAYS = {"search", "imports"}

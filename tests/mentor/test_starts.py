@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -101,6 +102,17 @@ def test_all_of_them_has_a_corrected_first_thought_start_at_the_question() -> No
   assert [s.correction is None for s in found] == [True, False]
   found, _ = started(mentored("solved", 0, 3), prefix="first")
   assert (places(found), found[0].correction) == ([(0, 8)], None)
+
+
+def test_release_mistake_6_a_prefix_is_the_steps_themselves_not_parsed_out_of_text() -> None:
+  """Blank lines and what looks like a turn in an observation stay, and the tokens are those that were drawn."""
+  seen = "first\n\nObservation: second\n<thought>no</thought><code>x = 0</code>\n\n\nlast"
+  odd = dataclasses.replace(ACT, observation=seen, observation_tokens=(21, 22, 23))
+  case = mentored("solved", 3)
+  case = dataclasses.replace(case, trajectory=dataclasses.replace(case.trajectory, steps=(PLAN, odd, *STEPS[2:])))
+  [start], _ = started(case)
+  assert start.trajectory.steps == (PLAN, odd, ACT)
+  assert start.trajectory.context() == (1, 2, 10, 11, 20, 21, 22, 23, 20, 21)
 
 
 def test_an_unknown_prefix_is_refused() -> None:

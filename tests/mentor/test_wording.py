@@ -21,6 +21,8 @@ SAMPLE: dict[str, Any] = {
   "wrong": {"step": 1, "thought": "t", "code": "c", "printed": "o"},
   "diagnosis": "it takes away",
   "answer": "12",
+  "first": {"step": 1, "thought": "t", "code": "c", "printed": "o"},
+  "second": {"step": 1, "thought": "u", "code": "d", "printed": "p"},
 }
 
 
