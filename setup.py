@@ -29,6 +29,7 @@ INSTALL = [
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12",
   "pydantic>=2.10",
+  "pydantic>=2.9",
   "safetensors>=0.5",
   "scipy>=1.14",
   "sympy>=1.13",
@@ -73,6 +74,7 @@ setup(
   python_requires=">=3.11",
   packages=find_packages(include=["score_jax", "score_jax.*"]),
   package_data={
+    "score_jax.mentor": ["prompts/*.jinja"],
     "score_jax.report": ["*.jinja", "*.css", "*.js"],
     "score_jax": ["shipped/**"],
   },

@@ -38,6 +38,9 @@ from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_
 from score_jax.mentor import starts as rl_starts
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
+from score_jax.mentor.prompted import PromptedTeacher
+from score_jax.mentor.recorded import RecordedTeacher
+from score_jax.mentor.teacher import Teacher
 from score_jax.model import adapters
 from score_jax.reinforce import reinforce
 from score_jax.run import Run, passes
@@ -163,13 +166,18 @@ def mps(run: Run) -> dict[str, Any]:
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
   run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
-  summary = _summary(cases)
+  summary = _summary(cases) | _told(teacher)
   if isinstance(teacher, CounterfactualTeacher):
     right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
     table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
     summary["teacher_success_by_depth"], ledger = table, ledger + cost
   run.workdir.write_json("trajectories/mps/summary.json", summary)
   return {"ledger": encoded(ledger), "summary": summary}
+
+
+def _told(teacher: Teacher) -> dict[str, Any]:
+  """What a teacher that is asked, or that looks up, has to say of how that went."""
+  return teacher.counts() if isinstance(teacher, PromptedTeacher | RecordedTeacher) else {}
 
 
 def _case(case: Mentored) -> dict[str, Any]:
@@ -208,6 +216,7 @@ def prefixes(run: Run, name: str) -> Lesson:
   begin, beyond = rl_starts.starts(
     cases,
     acts=c.agent.acts,
+    prefix=c.rl.prefix,
     fresh_horizon=c.rl.fresh_horizon,
     keep_unaided=c.rl.keep_unaided,
     keep_hard=c.rl.keep_hard,

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request
 from score_jax.evaluate import validate
+from score_jax.mentor.comparisons import Comparisons
 from score_jax.mentor.groups import Scored, numbers, score
 from score_jax.mentor.reward import Tiers
 from score_jax.mentor.starts import Start
@@ -81,7 +82,8 @@ class _Reinforce:
     settings = configured(run.config, stage)
     self.config = c = settings.rl
     self.agent = run.rl_agent(c.temperature)
-    self.tiers, self.knobs = Tiers(c.final, c.key, c.avoid), PolicyGradient.of(c)
+    self.tiers, self.knobs = Tiers(c.final, c.key, c.avoid, c.reward), PolicyGradient.of(c)
+    self.judge = run.step_judge() if c.judge else None
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(settings, run.student.graph, run.meshes.train, frozen)
@@ -115,7 +117,7 @@ class _Reinforce:
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
         state, found = self._update(number, state, scored)
-        found |= numbers(groups, scored) | {"learning_rate": c.learning_rate}
+        found |= numbers(groups, scored) | self.comparisons.numbers() | {"learning_rate": c.learning_rate}
         found["tokens_per_s"] = found["generated_tokens"] / seconds
         found |= sampling
         last = number + 1 == steps or self._spent(ledger)
@@ -145,8 +147,10 @@ class _Reinforce:
       Request(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
       for i, s in enumerate(starts)
     ]
-    groups = self.agent.rollout(self.trainer.whole(state), requests)
-    return score(starts, groups, self.tiers, scale=self.knobs.scale), groups
+    self.comparisons = Comparisons(self.agent.grader, self.judge)
+    drawn = self.agent.rollout(self.trainer.whole(state), requests)
+    groups = self.comparisons.judged(starts, drawn, self.tiers.rule)
+    return score(starts, groups, self.tiers, self.comparisons.of, scale=self.knobs.scale), groups
 
   def _update(
     self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]]

@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,9 +20,15 @@ from score_jax.chat.open_chat import open_chat
 from score_jax.chat.record import Recorded
 from score_jax.chat.template import Template
 from score_jax.errors import UserError
+from score_jax.mentor.answer_judge import answer_judge
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
+from score_jax.mentor.prompted import Locate, PromptedTeacher
+from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.reference import ReferenceTeacher
+from score_jax.mentor.solving import Settings
+from score_jax.mentor.step_judge import ChatStepJudge, StepJudge
 from score_jax.mentor.teacher import Teacher
+from score_jax.mentor.wording import Wording
 from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
@@ -31,6 +37,7 @@ from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.sampler.stops import Stops
+from score_jax.tasks.judge import Judge
 from score_jax.tasks.source import Tasks, load
 from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
@@ -98,7 +105,7 @@ class Run:
 
   @cached_property
   def tasks(self) -> Tasks:
-    tasks = load(self.config.tasks, seed=self.config.seed)
+    tasks = load(self.config.tasks, seed=self.config.seed, judge=self._answer_judge())
     if isinstance(tasks.grader, contextlib.AbstractContextManager):
       self._open.enter_context(tasks.grader)
     return tasks
@@ -106,6 +113,23 @@ class Run:
   def grade(self, question: Question, answer: str) -> tuple[float | None, str]:
     """By the tasks' grader; questions are read when there is the first answer to one."""
     return self.tasks.grader(question, answer)
+
+  def _answer_judge(self) -> Judge | None:
+    """The chat model as the judge of answers, where there is one."""
+    c = self.config.teacher
+    if not self.config.chat.kind:
+      return None
+    wording = Wording(c.prompts, search=False)
+    return answer_judge(lambda: self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
+
+  def step_judge(self) -> StepJudge:
+    """The chat model as the judge of steps.
+
+    Raises:
+      UserError: the config names none, or the prompts cannot be read.
+    """
+    c, wording = self.config.teacher, Wording(self.config.teacher.prompts, search=self.tool.searches)
+    return ChatStepJudge(self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
 
   @cached_property
   def tool(self) -> PythonTool:
@@ -222,25 +246,61 @@ class Run:
     Raises:
       UserError: its kind is unknown or it does not fit the student.
     """
-    c = self.config
-    if c.teacher.kind == "reference":
+    c = self.config.teacher
+    if c.kind == "reference":
       return ReferenceTeacher(self.protocol, self.tool, self.tasks.grader)
-    if c.teacher.kind != "model":
-      raise UserError(f"teacher.kind = {c.teacher.kind!r}; choose model or reference")
+    if c.kind == "recorded":
+      return RecordedTeacher(c.path, self.protocol, self.tool, self.tasks.grader)
+    if c.kind == "prompted":
+      return self._prompted_teacher(student_weights)
+    if c.kind != "model":
+      raise UserError(f"teacher.kind = {c.kind!r}; choose model, reference, prompted or recorded")
+    return self._counterfactual_teacher(student_weights)
+
+  def _counterfactual_teacher(self, student_weights: Weights) -> CounterfactualTeacher:
     self._require_same_tokens()
-    judges = {
-      "teacher": (self.teacher_agent, self.teacher_model.weights),
-      "student": (self.student_agent, student_weights),
-    }
-    if c.mps.continue_by not in judges:
-      raise UserError(f"mps.continue_by = {c.mps.continue_by!r}; choose teacher or student")
+    teacher = self.teacher_agent, self.teacher_model.weights
+    judges = {"teacher": teacher, "student": (self.student_agent, student_weights)}
+    by = self.config.mps.continue_by
+    if by not in judges:
+      raise UserError(f"mps.continue_by = {by!r}; choose teacher or student")
+    return self._judging(teacher, judges[by])
+
+  def _judging(self, agent: tuple[Agent, Weights], judge: tuple[Agent, Weights]) -> CounterfactualTeacher:
+    c = self.config
     return CounterfactualTeacher(
-      self.teacher_agent,
-      self.teacher_model.weights,
-      judge=judges[c.mps.continue_by],
-      continuations=c.mps.continuations,
-      delta=c.mps.delta,
-      acts=c.agent.acts,
+      *agent, judge=judge, continuations=c.mps.continuations, delta=c.mps.delta, acts=c.agent.acts
+    )
+
+  def _prompted_teacher(self, student_weights: Weights) -> PromptedTeacher:
+    c, judge = self.config, None
+    if c.teacher.locate not in get_args(Locate):
+      raise UserError(f"teacher.locate = {c.teacher.locate!r}; choose from {', '.join(get_args(Locate))}")
+    if c.teacher.locate != "prompted":
+      if c.mps.continue_by != "student":
+        raise UserError(
+          f"teacher.locate = {c.teacher.locate!r} with mps.continue_by = {c.mps.continue_by!r}; a prompted teacher "
+          "cannot go on from the student's tokens: set mps.continue_by = 'student'"
+        )
+      student = self.student_agent, student_weights
+      judge = self._judging(student, student)
+    return PromptedTeacher(
+      self.chat,
+      Wording(c.teacher.prompts, search=self.tool.searches),
+      self.protocol,
+      self.tool,
+      self.tasks.grader,
+      Settings(
+        acts=c.agent.acts,
+        turn_tokens=c.agent.turn_tokens,
+        reply_tokens=c.teacher.reply_tokens,
+        first_thought_temperature=c.teacher.first_thought_temperature,
+        step_temperature=c.teacher.step_temperature,
+        locate_temperature=c.teacher.locate_temperature,
+        correct_temperature=c.teacher.correct_temperature,
+      ),
+      locate_by=c.teacher.locate,
+      judge=judge,
     )
 
   def distilling_teacher(self) -> source.Model:

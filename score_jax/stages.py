@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from score_jax.arms import STAGES
+from score_jax.arms import STAGES, TEACHING
 from score_jax.chat import open_chat
 from score_jax.errors import UserError
 from score_jax.model import adapters
@@ -41,7 +41,8 @@ def identity(config: ConfigDict, stage: str) -> str:
     *groups, name = key.split(".")
     del functools.reduce(operator.getitem, groups, data)[name]
   known = STAGES[stage]
-  own = {name: data[name] for name in (*SHARED, known.group, *known.reads)}
+  asks = TEACHING if data[known.group].get("judge") or data[known.group].get("distill") else ()
+  own = {name: data[name] for name in (*SHARED, known.group, *known.reads, *asks)}
   own[known.group] = own[known.group] | known.changes
   inputs = [identity(config, s) for s in known.builds_on]
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]

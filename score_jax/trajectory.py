@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-SCHEMA = 1
+SCHEMA = 2
 
 Author = Literal["student", "teacher"]
 Kind = Literal[
@@ -125,6 +125,7 @@ class Correction:
   diagnosis: str = ""
   verified: str = ""  # how: "student_success", "recorded", "" while unverified
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  located: str = ""  # by what: "prompted", "counterfactual", "both" (prompted, and confirmed), "reference", "recorded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,9 +236,11 @@ def from_json(line: str) -> Trajectory:
   """
   data = json.loads(line)
   schema = data.get("schema") if isinstance(data, dict) else None
-  if schema != SCHEMA:
-    raise ValueError(f"trajectory of schema {schema!r}; this version reads schema {SCHEMA}")
+  if schema not in (1, SCHEMA) or isinstance(schema, bool):
+    raise ValueError(f"trajectory of schema {schema!r}; this version reads schemas 1 and {SCHEMA}")
   try:
+    if schema == 1:  # which did not say how a correction was located
+      data |= {"schema": SCHEMA, "corrections": [{**c, "located": ""} for c in data["corrections"]]}
     return _made(
       Trajectory,
       data,

@@ -45,7 +45,7 @@ steps = st.builds(
 usages = st.builds(Usage, st.integers(0, 2**53), st.integers(0, 9), st.integers(0, 9), st.floats(0, 1e30))
 ledgers = st.builds(Ledger, st.dictionaries(texts, usages, max_size=2), st.integers(0, 9), st.integers(0, 9))
 corrections = st.builds(
-  Correction, st.integers(0, 9), st.lists(steps, max_size=2).map(tuple), steps, texts, texts, numbers
+  Correction, st.integers(0, 9), st.lists(steps, max_size=2).map(tuple), steps, texts, texts, numbers, texts
 )
 trajectories = st.builds(
   Trajectory,
@@ -115,7 +115,17 @@ def test_lines_are_read_one_by_one() -> None:
   assert list(read_lines(text.split("\n"))) == [WHOLE, other]
 
 
-@pytest.mark.parametrize("schema", [0, SCHEMA + 1, str(SCHEMA), None])
+def test_the_schema_before_this_one_is_read() -> None:
+  """It did not say how a correction was located."""
+  data = json.loads(to_json(WHOLE)) | {"schema": 1}
+  for correction in data["corrections"]:
+    del correction["located"]
+  assert from_json(json.dumps(data)) == WHOLE
+  with pytest.raises(ValueError, match="located"):
+    from_json(json.dumps(data | {"schema": SCHEMA}))
+
+
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, str(SCHEMA), None, True])
 def test_another_schema_is_refused(schema: object) -> None:
   data = json.loads(to_json(WHOLE)) | {"schema": schema}
   with pytest.raises(ValueError, match="schema"):

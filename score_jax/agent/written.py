@@ -75,21 +75,30 @@ def written_step(protocol: Protocol, step: Step) -> Step:
 
 
 def act(
-  protocol: Protocol, tool: PythonTool, wanted: Sequence[tuple[Sequence[Step], Turn, Author]]
+  protocol: Protocol,
+  tool: PythonTool,
+  wanted: Sequence[tuple[Sequence[Step], Turn, Author]],
+  *,
+  sessions: Sequence[str] | None = None,
 ) -> list[tuple[Step, Outcome | None]]:
   """Takes one written turn after each of some prefixes, in the state that they leave; with what the tool said.
 
   A first thought runs nothing: its outcome is None.
+
+  Args:
+    sessions: of the tool, which the caller keeps for further turns and closes; None: each turn has its own, for once.
   """
+  names = [f"act/{index}" for index in range(len(wanted))] if sessions is None else sessions
   outcomes: dict[str, Outcome] = {}
-  for index, (steps, turn, _) in enumerate(wanted):
+  for name, (steps, turn, _) in zip(names, wanted, strict=True):
     if turn.kind == "act":
-      tool.submit(f"act/{index}", turn.code, ran(steps))
+      tool.submit(name, turn.code, ran(steps))
   while finished := tool.wait(60.0):
     outcomes.update(finished)
   result: list[tuple[Step, Outcome | None]] = []
-  for index, (_, turn, author) in enumerate(wanted):
-    outcome = outcomes.get(f"act/{index}")
-    tool.close(f"act/{index}")
+  for name, (_, turn, author) in zip(names, wanted, strict=True):
+    outcome = outcomes.get(name)
+    if sessions is None:
+      tool.close(name)
     result.append((written_step(protocol, _step(turn, author, outcome)), outcome))
   return result

@@ -55,7 +55,8 @@ class CounterfactualTeacher:
       acts: H, the budget of every continuation.
     """
     self._agent, self._weights, self._judge = agent, weights, judge
-    self._continuations, self._delta, self._acts = continuations, delta, acts
+    self.delta = delta
+    self._continuations, self._acts = continuations, acts
     self._values: dict[tuple[int, ...], Value] = {}
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
@@ -99,16 +100,17 @@ class CounterfactualTeacher:
 
   def _find(self, values: Sequence[Value]) -> Finding:
     """The earliest step over which V falls by delta."""
-    if values[0].share < self._delta:
+    if values[0].share < self.delta:
       return Finding("hard", values={"start": values[0].share})
     for k, (before, after) in enumerate(itertools.pairwise(values)):
-      if before.share - after.share >= self._delta:
+      if before.share - after.share >= self.delta:
         return Finding(
           "located",
           step=k,
           diagnosis=f"continuations end right {before.share:.0%} of the time before it, {after.share:.0%} after it",
           values={"before": before.share, "after": after.share},
           candidates=before.first_steps,
+          located="counterfactual",
         )
     return Finding("unlocated", values={"start": values[0].share})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from score_jax.mentor.reward import Tier, Tiers, tier
+from score_jax.mentor.reward import Same, Tier, Tiers, tier
 from score_jax.mentor.starts import Start
 from score_jax.train.batch import Sample, sample
 from score_jax.train.policy_gradient import advantages
@@ -65,11 +65,20 @@ def failure(trajectory: Trajectory) -> Failure | None:
 
 
 def score(
-  starts: Sequence[Start], groups: Sequence[Sequence[Trajectory]], tiers: Tiers, *, scale: str
+  starts: Sequence[Start],
+  groups: Sequence[Sequence[Trajectory]],
+  tiers: Tiers,
+  same: Callable[[Start], Same],
+  *,
+  scale: str,
 ) -> list[list[Scored]]:
-  """Rewards and advantages of a step's groups, without the rollouts that something else failed."""
+  """Rewards and advantages of a step's groups, without the rollouts that something else failed.
+
+  `same` gives, for a start, what compares first steps with the recorded ones of its place.
+  """
   earned = [
-    [_earned(start, t, tiers) for t in group if failure(t) is None] for start, group in zip(starts, groups, strict=True)
+    [_earned(start, t, tiers, same(start)) for t in group if failure(t) is None]
+    for start, group in zip(starts, groups, strict=True)
   ]
   values = advantages([[s.reward for s in group] for group in earned], scale=scale)
   return [
@@ -78,8 +87,8 @@ def score(
   ]
 
 
-def _earned(start: Start, trajectory: Trajectory, tiers: Tiers) -> Scored:
-  name = tier(trajectory, start.correction)
+def _earned(start: Start, trajectory: Trajectory, tiers: Tiers, same: Same) -> Scored:
+  name = tier(trajectory, start.correction, tiers.rule, same)
   return Scored(start, trajectory, name, tiers.pay(name))
 
 

@@ -136,7 +136,7 @@ def corrected(trajectory: Trajectory, finding: Finding, replacement: Step) -> Tr
   earlier = [c for c in trajectory.corrections if c.step == k]
   mistakes = tuple(m for c in earlier for m in c.mistakes)
   mistakes += tuple(s for s in trajectory.steps[k : k + 1] if s.author == "student")
-  correction = Correction(k, mistakes, replacement, finding.diagnosis, values=finding.values)
+  correction = Correction(k, mistakes, replacement, finding.diagnosis, values=finding.values, located=finding.located)
   prefix = trajectory.prefix(k)
   return dataclasses.replace(
     prefix,

@@ -155,16 +155,20 @@ def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> F
     done = walk.next == len(solution.steps) - 2
     move = walk.take(step)
     if move in ("raised", "off"):
-      return Finding("located", index, DIAGNOSES[move])
+      return _at(index, move)
     if trajectory.status == "answered" and index == len(trajectory.steps) - 1:
-      return Finding("located", index, DIAGNOSES["wrong" if done else "early"])
+      return _at(index, "wrong" if done else "early")
     if move == "idle" and step.kind == "act" and idle is None:
       idle = index
   if trajectory.status == "bad_format":
-    return Finding("located", len(trajectory.steps) - 1, DIAGNOSES["format"])
+    return _at(len(trajectory.steps) - 1, "format")
   if idle is not None:
-    return Finding("located", idle, DIAGNOSES["idle"])
+    return _at(idle, "idle")
   return Finding("unlocated")
+
+
+def _at(step: int, diagnosis: str) -> Finding:
+  return Finding("located", step, DIAGNOSES[diagnosis], located="reference")
 
 
 def _following(question: Question, steps: Sequence[Step], solution: Trajectory) -> tuple[Turn, float | None]:

@@ -27,6 +27,7 @@ from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
 
 _LABEL = re.compile(r"^\s*(First Thought|Thought)\s*:\s*")
+_ERROR = "Error:"  # begins what it noted of code that raised
 _PLACE = re.compile(r" \(<string>, line \d+\)$")  # where an error of syntax stood
 _SILENT = ("", "None", "Execution successful, no output.")  # what the release noted of code that prints nothing
 
@@ -83,8 +84,8 @@ def _step(entry: Mapping[str, Any], index: int, author: Author) -> Step:
     return Step("first_thought", thought, author=author)
   said = plain(entry["observation"]).rstrip("\n")
   if entry.get("is_finished", "final_answer_print" in code):
-    return Step("act", thought, code, answer=said, author=author)
-  return Step("act", thought, code, said, author=author)
+    return Step("act", thought, code, reason="ok", answer=said, author=author)
+  return Step("act", thought, code, said, "exception" if said.startswith(_ERROR) else "ok", author=author)
 
 
 def _correction(one: Mapping[str, Any]) -> Correction:
@@ -95,6 +96,7 @@ def _correction(one: Mapping[str, Any]) -> Correction:
     replacement=_step(one["teacher_guided_step"], index, "teacher"),
     diagnosis=one["correction_suggestion"],
     verified="recorded" if one["is_valid"] else "",
+    located="recorded",
   )
 
 
@@ -108,8 +110,8 @@ def difference(recorded: Step, outcome: Outcome) -> str:
       return f"no answer: {outcome.reason}"
     said = "\n".join(filter(None, (outcome.observation, outcome.answer)))
     return "" if said.split() == recorded.answer.split() else "another answer"
-  if recorded.observation.startswith("Error:"):
-    message = _PLACE.sub("", recorded.observation.removeprefix("Error:").strip())
+  if recorded.observation.startswith(_ERROR):
+    message = _PLACE.sub("", recorded.observation.removeprefix(_ERROR).strip())
     if outcome.reason == "ok":
       return "an error there, none here"
     return "" if message in outcome.observation else f"another error: {outcome.reason}"

@@ -24,6 +24,7 @@ class Finding:
   diagnosis: str = ""
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
   candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
+  located: str = ""  # how: see Correction.located; "contradicted": a name that did not hold
   ledger: Ledger = Ledger()
 
 

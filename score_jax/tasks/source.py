@@ -29,6 +29,7 @@ from score_jax.tasks.benchmarks import BENCHMARKS
 from score_jax.tasks.fields import Fields
 from score_jax.tasks.fields import questions as asked
 from score_jax.tasks.grade import Grader, grader
+from score_jax.tasks.judge import Judge
 from score_jax.tasks.overlap import WORDS, Dropped, distinct, without_overlap
 from score_jax.tasks.split import share
 from score_jax.tools.search import Document
@@ -58,8 +59,8 @@ def difficulty(config: ConfigDict) -> word_problems.Difficulty:
   return word_problems.Difficulty(tuple(config.acts), tuple(config.operations), config.distractors)
 
 
-def load(config: ConfigDict, *, seed: int) -> Tasks:
-  """The questions that `config.tasks` asks for.
+def load(config: ConfigDict, *, seed: int, judge: Judge | None = None) -> Tasks:
+  """The questions that `config.tasks` asks for; `judge` says of answers what their grader alone cannot.
 
   Raises:
     UserError: a kind is unknown, a file is missing or damaged, or there are too few questions.
@@ -85,7 +86,15 @@ def load(config: ConfigDict, *, seed: int) -> Tasks:
   _check_parts(config, train, validation, test)
   name = config.test_kind or config.kind
   return Tasks(
-    name, train, validation, test, documents, _grader(config, test), (*dropped, *overlapping), words, tuple(notes)
+    name,
+    train,
+    validation,
+    test,
+    documents,
+    _grader(config, test, judge),
+    (*dropped, *overlapping),
+    words,
+    tuple(notes),
   )
 
 
@@ -157,10 +166,10 @@ def _check_parts(config: ConfigDict, train: list[Question], validation: list[Que
       )
 
 
-def _grader(config: ConfigDict, test: list[Question]) -> Grader:
+def _grader(config: ConfigDict, test: list[Question], judge: Judge | None) -> Grader:
   """The grader of the training questions, and of the test questions where they have another one."""
   names = [config.grader if kind == "questions" else kind for kind in (config.kind, config.test_kind or config.kind)]
-  graders = [grader(name) for name in dict.fromkeys(names)]
+  graders = [grader(name, judge) for name in dict.fromkeys(names)]
   return graders[0] if len(graders) == 1 else EachItsOwn(*graders, test=test)
 
 

@@ -116,6 +116,11 @@ class PythonTool:
     """The process ids of the sessions that there are."""
     return self._supervisor.pids()
 
+  @property
+  def searches(self) -> bool:
+    """Whether its code can call web_search."""
+    return self._settings.search
+
   def describe(self) -> str:
     """One line on what keeps the code in."""
     s = self._settings

@@ -67,17 +67,21 @@ def fine_tune(
 ) -> Trained:
   """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
 
+  Without any sample, as a teacher that never succeeds leaves it, the weights stay as they begin.
+
   Args:
     begin: gives the weights to start from, those that are trained; they are not kept.
     frozen: all others.
     validate: gives the accuracy that the last line of metrics shows.
 
   Raises:
-    UserError: there is nothing to train on, the optimizer is unknown, or the loss or gradient is not finite.
+    UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
   """
   fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
   samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
-  if not all(fitting):
+  if not samples:
+    say(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
+  elif not all(fitting):
     raise UserError(f"{stage}: none of {samples} trajectories fits {settings.length} tokens; nothing to train on")
   if kept < samples:
     say(f"{stage}: {samples - kept} of {samples} trajectories are longer than {settings.length} tokens and left out")
@@ -107,6 +111,8 @@ def fine_tune(
       progress(1, f"loss {values['loss']:.3f}")
       if number % settings.checkpoint_every == 0 or number == steps:
         checkpoints.save(state)
+  if not steps:
+    checkpoints.save(state)
   metrics.close()
   checkpoints.close()
   cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)

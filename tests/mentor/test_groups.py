@@ -7,15 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from score_jax.mentor.equivalence import compare
 from score_jax.mentor.groups import FAILURES, SILENCES, Scored, failure, numbers, score, silence
-from score_jax.mentor.reward import Tiers
+from score_jax.mentor.reward import Same, Tiers
 from score_jax.mentor.starts import Start
 from score_jax.trajectory import Correction, Question, Status, Step, Trajectory
 
+
+def SAME(_: Start) -> Same:
+  """By execution."""
+  return lambda a, b: compare(a, b, str.__eq__)
+
+
 TIERS = Tiers(final=1.0, key=0.5, avoid=0.1)
 PLAN = Step("first_thought", "plan", tokens=(1, 2))
-TEACHERS = Step("act", "right", "print(4)", "4", "ok", "teacher", (5, 6))
-MISTAKE = Step("act", "wrong", "print(5)", "5", "ok", "student", (7, 8))
+TEACHERS = Step("act", "right", "print(4)", "4", "ok", None, "teacher", (5, 6))
+MISTAKE = Step("act", "wrong", "print(5)", "5", "ok", None, "student", (7, 8))
 PREFIX = Trajectory("q", "2 + 2?", (9, 9), (PLAN,), prefix_steps=1)
 START = Start(Question("q", "2 + 2?", "4"), PREFIX, Correction(1, (MISTAKE,), TEACHERS), 7)
 
@@ -23,14 +30,14 @@ START = Start(Question("q", "2 + 2?", "4"), PREFIX, Correction(1, (MISTAKE,), TE
 def rollout(observation: str, status: Status = "answered", *, grade: float | None = 0.0) -> Trajectory:
   """After the prefix a first new step that shows `observation`, and a last one that submits."""
   new = (
-    Step("act", "mine", "…", observation, "ok", "student", (3, 4, 5), (-1.0,) * 3),
-    Step("act", "submit", "…", "", "ok", "student", (6,), (-1.0,)),
+    Step("act", "mine", "…", observation, "ok", None, "student", (3, 4, 5), (-1.0,) * 3),
+    Step("act", "submit", "…", "", "ok", "4", "student", (6,), (-1.0,)),
   )
   return Trajectory("q", "2 + 2?", (9, 9), (PLAN, *new), status, "4", grade, prefix_steps=1)
 
 
 def scored_group(group: list[Trajectory], scale: str = "group_std", tiers: Tiers = TIERS) -> list[Scored]:
-  (found,) = score([START], [group], tiers, scale=scale)
+  (found,) = score([START], [group], tiers, SAME, scale=scale)
   return found
 
 

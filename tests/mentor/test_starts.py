@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from score_jax.errors import UserError
 from score_jax.mentor.mentoring import Mentored, Outcome
 from score_jax.mentor.starts import Start, starts
 from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory
@@ -25,7 +27,14 @@ def mentored(outcome: Outcome, *steps: int, name: str = "q") -> Mentored:
 
 
 def started(*cases: Mentored, **changed: Any) -> tuple[list[Start], int]:
-  settings = {"acts": 8, "fresh_horizon": False, "keep_unaided": 0.0, "keep_hard": 0.0, "salt": "0/rl"}
+  settings = {
+    "acts": 8,
+    "prefix": "last",
+    "fresh_horizon": False,
+    "keep_unaided": 0.0,
+    "keep_hard": 0.0,
+    "salt": "0/rl",
+  }
   return starts(cases, **{**settings, **changed})
 
 
@@ -59,6 +68,56 @@ def test_it_starts_before_the_last_correction_and_keeps_those_before() -> None:
   first, last = case.trajectory.corrections
   assert (start.correction, start.acts, len(start.trajectory.steps)) == (last, 4, 5)
   assert start.trajectory.corrections == (first,)
+
+
+def places(found: list[Start]) -> list[tuple[int, int]]:
+  """(steps of the prefix, horizon) of each start."""
+  return [(len(s.trajectory.steps), s.acts) for s in found]
+
+
+def test_each_start_goes_before_the_correction_that_its_rollouts_are_compared_with() -> None:
+  case = mentored("solved", 2, 5, 7)
+  first, second, third = case.trajectory.corrections
+  for prefix, expected in (("last", [third]), ("first", [first]), ("all", [first, second, third])):
+    found, _ = started(case, prefix=prefix)
+    assert [s.correction for s in found] == expected
+    assert places(found) == [(c.step, 8 - (c.step - 1)) for c in expected], "each by its own place"
+    assert [s.trajectory.corrections for s in found] == [
+      tuple(c for c in case.trajectory.corrections if c.step < s.step) for s in expected
+    ]
+
+
+def test_the_first_of_several_may_be_within_the_horizon_where_the_last_is_not() -> None:
+  case = mentored("solved", 3, 9)
+  assert started(case) == ([], 1)
+  found, beyond = started(case, prefix="first")
+  assert (places(found), beyond) == ([(3, 6)], 0)
+  found, beyond = started(case, prefix="all")
+  assert (places(found), beyond) == ([(3, 6)], 1)
+
+
+def test_all_of_them_has_a_corrected_first_thought_start_at_the_question() -> None:
+  found, _ = started(mentored("solved", 0, 3), prefix="all")
+  assert places(found) == [(0, 8), (3, 6)]
+  assert [s.correction is None for s in found] == [True, False]
+  found, _ = started(mentored("solved", 0, 3), prefix="first")
+  assert (places(found), found[0].correction) == ([(0, 8)], None)
+
+
+def test_release_mistake_6_a_prefix_is_the_steps_themselves_not_parsed_out_of_text() -> None:
+  """Blank lines and what looks like a turn in an observation stay, and the tokens are those that were drawn."""
+  seen = "first\n\nObservation: second\n<thought>no</thought><code>x = 0</code>\n\n\nlast"
+  odd = dataclasses.replace(ACT, observation=seen, observation_tokens=(21, 22, 23))
+  case = mentored("solved", 3)
+  case = dataclasses.replace(case, trajectory=dataclasses.replace(case.trajectory, steps=(PLAN, odd, *STEPS[2:])))
+  [start], _ = started(case)
+  assert start.trajectory.steps == (PLAN, odd, ACT)
+  assert start.trajectory.context() == (1, 2, 10, 11, 20, 21, 22, 23, 20, 21)
+
+
+def test_an_unknown_prefix_is_refused() -> None:
+  with pytest.raises(UserError, match=r"rl.prefix = 'lsat'; choose from last, first, all"):
+    started(prefix="lsat")
 
 
 def test_a_corrected_first_thought_starts_at_the_question() -> None:
