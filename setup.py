@@ -29,7 +29,6 @@ INSTALL = [
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12",
   "pydantic>=2.10",
-  "pydantic>=2.9",
   "safetensors>=0.5",
   "scipy>=1.14",
   "sympy>=1.13",
