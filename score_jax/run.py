@@ -19,6 +19,7 @@ from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.teacher import Teacher
+from score_jax.mesh import hosts
 from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
@@ -27,9 +28,12 @@ from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.sampler.stops import Stops
+from score_jax.tasks.shared import by_first
 from score_jax.tasks.source import Tasks, load
 from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
+from score_jax.tools.shared import SharedTool
+from score_jax.tools.tool import Tool
 from score_jax.train import supervised
 from score_jax.train.steps import Passes
 from score_jax.trajectory import Author, Question
@@ -84,6 +88,7 @@ class Run:
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
     """Books the seconds of a stage."""
+    hosts.mark(stage)
     start = time.monotonic()
     yield
     self.seconds[stage] = time.monotonic() - start
@@ -95,8 +100,11 @@ class Run:
   @cached_property
   def tasks(self) -> Tasks:
     tasks = load(self.config.tasks, seed=self.config.seed)
-    if isinstance(tasks.grader, contextlib.AbstractContextManager):
-      self._open.enter_context(tasks.grader)
+    grader = held = tasks.grader
+    if isinstance(held, contextlib.AbstractContextManager):
+      self._open.enter_context(held)
+      tasks = dataclasses.replace(tasks, grader=by_first(grader))
+    hosts.require_same("questions (tasks)", (tasks.train, tasks.validation, tasks.test, tasks.documents))
     return tasks
 
   def grade(self, question: Question, answer: str) -> tuple[float | None, str]:
@@ -104,7 +112,7 @@ class Run:
     return self.tasks.grader(question, answer)
 
   @cached_property
-  def tool(self) -> PythonTool:
+  def tool(self) -> Tool:
     c = self.config.tools
     documents = self.tasks.documents if c.search.kind == "tasks" else []
     search = self._open.enter_context(open_search(c.search, documents, self.workdir.root))
@@ -119,7 +127,8 @@ class Run:
       search=search,
     )
     self.say(tool.describe())
-    return self._open.enter_context(tool)
+    tool = self._open.enter_context(tool)
+    return tool if hosts.count() == 1 else SharedTool(tool)
 
   @cached_property
   def student(self) -> source.Model:
