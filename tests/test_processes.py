@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import pathlib
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
 
-from tests.mesh.processes import eight_devices, start
+from tests.mesh.processes import Process, by_hand, ended, start
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +20,14 @@ PATIENCE_S = 3000.0
 OF_ITS_TIME = ("metrics", "checkpoints", "report.html", "config.json")
 
 
-def run(workdir: pathlib.Path, count: int) -> list[subprocess.Popen[str]]:
-  arguments = ["-m", "score_jax.main", "--config=configs/quickstart.py:smoke", f"--workdir={workdir}"]
-  return start(lambda _: [*arguments, "--config.mesh.train=(2,2,2)"], count, eight_devices(count))
+def run(workdir: pathlib.Path, count: int) -> list[Process]:
+  line = ["-m", "score_jax.main", "--config=configs/quickstart.py:smoke", "--config.mesh.train=(2,2,2)"]
+  return start([*line, f"--workdir={workdir}"], by_hand(count))
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> None:
-  errors = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
-  assert [process.returncode for process in processes] == [0] * len(processes), [error[-3000:] for error in errors]
+def finish(processes: list[Process]) -> None:
+  statuses, _, errors = ended(processes, timeout_s=PATIENCE_S)
+  assert statuses == [0] * len(processes), [error[-3000:] for error in errors]
 
 
 def files(workdir: pathlib.Path) -> dict[str, bytes]:
@@ -58,29 +56,22 @@ def test_two_processes_leave_what_one_leaves(alone: pathlib.Path, tmp_path: path
 def test_one_that_is_killed_ends_the_other_and_both_go_on(alone: pathlib.Path, tmp_path: pathlib.Path) -> None:
   """The second in the midst of mentoring, then the first, to which the other is connected, in the midst of RL."""
   workdir = tmp_path / "w"
-  kill(1, run(workdir, 2), lambda said: "mps: round 1" in said)
-  kill(0, run(workdir, 2), lambda said: "rl: starts" in said)
+  kill(1, run(workdir, 2), "mps: round 1")
+  kill(0, run(workdir, 2), "rl: starts")
   finish(run(workdir, 2))
   ours, theirs = files(workdir), files(alone)
   assert [name for name in theirs if ours.get(name) != theirs[name]] == []
 
 
-def kill(victim: int, processes: list[subprocess.Popen[str]], when: Callable[[str], bool]) -> None:
+def kill(victim: int, processes: list[Process], said: str) -> None:
   """Kills one process a little after the run has said something; the other ends within a minute, and says why."""
-  output = processes[0].stdout
-  assert output is not None
-  for line in output:
-    if when(line):
-      break
-  else:
-    raise AssertionError(processes[0].communicate()[1][-3000:])
+  processes[0].until(said, timeout_s=PATIENCE_S)
   time.sleep(3.0)
-  begin = time.monotonic()
-  processes[victim].send_signal(signal.SIGKILL)
-  processes[victim].communicate()
-  other = processes[1 - victim]
-  error = other.communicate(timeout=120.0)[1]
-  assert time.monotonic() - begin < 60.0
-  said = [line for line in error.splitlines() if line.startswith("error: ")]
-  assert said and said[0].startswith(f"error: process {victim} (") and "died in stage" in said[0], error[-3000:]
-  assert other.returncode == 1
+  processes[victim].send(signal.SIGKILL)
+  processes[victim].ended(timeout_s=60.0)
+  status, _, error = processes[1 - victim].ended(timeout_s=60.0)
+  reasons = [line for line in error.splitlines() if line.startswith("error: ")]
+  assert reasons and reasons[0].startswith(f"error: process {victim} (") and "died in stage" in reasons[0], error[
+    -3000:
+  ]
+  assert status == 1

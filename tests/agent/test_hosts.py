@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.mesh.processes import eight_devices, start
+from tests.mesh.processes import by_hand, ended, start
 
 
 def rolled_out(count: int) -> list[dict[str, Any]]:
   """What each of so many processes has: the trajectories, and how many pieces of code it ran."""
-  started = start(lambda _: ["-m", "tests.agent.hosts"], count, eight_devices(count))
-  found = [process.communicate(timeout=300) for process in started]
-  assert [process.returncode for process in started] == [0] * count, [error[-2000:] for _, error in found]
-  return [json.loads(text.strip().splitlines()[-1]) for text, _ in found]
+  statuses, outputs, errors = ended(start(["-m", "tests.agent.hosts"], by_hand(count)), timeout_s=300.0)
+  assert statuses == [0] * count, [error[-2000:] for error in errors]
+  return [json.loads(text.strip().splitlines()[-1]) for text in outputs]
 
 
 def test_two_processes_roll_out_as_one() -> None:
