@@ -3,6 +3,7 @@
     with together(timeout_s=900):
       first()                                                  whether this is process 0, which writes the files
       from_first("read results.json", lambda: read(path))      process 0 does it, all have the result
+      agree(time.monotonic() > end)                            process 0's clock counts
       gather("tool", outcomes)                                 all have what each has
 
 All that depends on a clock, a file, a network or another process has to come through here; the rest follows from
@@ -126,6 +127,16 @@ def from_first(what: str, make: Callable[[], Any]) -> Any:
   finally:
     _alone = False
   return _peers.agree(what, value)
+
+
+def agree(value: Any) -> Any:
+  """Process 0's value, on every process."""
+  return from_first("decision", lambda: value)
+
+
+def anywhere(value: bool) -> bool:
+  """Whether it is so on some process: of signals, which may come to one alone."""
+  return any(gather("decision", value))
 
 
 def gather(what: str, value: Any) -> list[Any]:

@@ -26,8 +26,9 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from score_jax.errors import UserError
 from score_jax.mesh.cluster import Place
@@ -49,11 +50,11 @@ class Peer:
   pid: int
   connection: Connection | None = None  # None: this process, or one that only process 0 talks to
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # of sending
-  heard: float = 0.0  # when, on this process's clock
+  heard: float = dataclasses.field(default_factory=time.monotonic)  # when, on this process's clock
   stage: str = ""
   marks: int = 0  # things done; the same things on every process
-  idle_s: float = 0.0  # since the last of them
-  waits: str = ""  # the exchange that it waits in
+  idle_s: float = 0.0  # at its last beat: since the last of them
+  waits: str = ""  # at its last beat: the exchange that it waited in
 
   @property
   def name(self) -> str:
@@ -85,7 +86,7 @@ class Peers:
     self._given: dict[int, dict[int, tuple[str, Any]]] = defaultdict(dict)  # exchange -> process -> what, value
     self._told: dict[int, tuple[str, Any]] = {}  # exchange -> what, result
     self._number = 0  # of the exchange
-    self._marked = time.monotonic()
+    self._marked, self._waits = time.monotonic(), ""
     self._over = False
     self._ending = threading.Lock()
     host, port = place.address.rsplit(":", 1)
@@ -142,7 +143,7 @@ class Peers:
     first.send(_encoded(me))
     try:
       told = json.loads(connection.recv_bytes()) if connection.poll(max(end - time.monotonic(), 0.0) + LEAVE_S) else {}
-    except (EOFError, OSError):
+    except (EOFError, OSError, ValueError):
       told = {"end": "it does not want this process: are all started with the same number of processes?"}
     if "go" not in told:
       raise UserError(f"{where}: process 0 at {host}:{port} says: {told.get('end', 'nothing')}")
@@ -158,6 +159,7 @@ class Peers:
     number = self._next()
     if self.index:
       return self._result(number, what)
+    self.mark()
     return self._tell(number, what, value)
 
   def gather(self, what: str, value: Any) -> list[Any]:
@@ -168,14 +170,12 @@ class Peers:
       return self._result(number, what)
     with self._changed:
       self._given[number][0] = what, value
-      self.me.waits = what
-      self._changed.wait_for(lambda: len(self._given[number]) == self.count)
-      self.me.waits = ""
+      self._wait(what, lambda: len(self._given[number]) == self.count)
       given = self._given.pop(number)
     for peer in self.all:
       self._require_same(peer, what, given[peer.index][0])
     values = [given[i][1] for i in range(self.count)]
-    self._over = what == END
+    self._over = self._over or what == END
     return self._tell(number, what, values)
 
   def _next(self) -> int:
@@ -184,20 +184,22 @@ class Peers:
 
   def _result(self, number: int, what: str) -> Any:
     with self._changed:
-      self.me.waits = what
-      self._changed.wait_for(lambda: number in self._told)
-      self.me.waits = ""
+      self._wait(what, lambda: number in self._told)
       theirs, result = self._told.pop(number)
     self._require_same(self.all[0], what, theirs)
-    self.mark()
     return result
+
+  def _wait(self, what: str, come: Callable[[], bool]) -> None:
+    self._waits = what
+    self._changed.wait_for(come)
+    self.mark()  # before it waits no longer: see _beat
+    self._waits = ""
 
   def _tell(self, number: int, what: str, result: Any) -> Any:
     """Process 0 ends an exchange: all have the result as JSON gives it back."""
     data = _encoded({"all": [number, what, result]})
     for peer in self.all[1:]:
       peer.send(data)
-    self.mark()
     return json.loads(data)["all"][2]
 
   def _require_same(self, peer: Peer, ours: str, theirs: str) -> None:
@@ -246,43 +248,30 @@ class Peers:
       self._thread.join(2 * BEAT_S)
     open_ = [p.connection for p in self.all if p.connection is not None]
     while open_ and self.index == 0 and time.monotonic() < end:
-      for connection in wait(open_, timeout=0.1):
-        if _receive(connection) is None:  # pyright: ignore[reportArgumentType]
-          open_.remove(connection)  # pyright: ignore[reportArgumentType]
+      for connection in _ready(open_, 0.1):
+        if _receive(connection) is None:
+          open_.remove(connection)
 
   # The thread.
 
   def _watch(self) -> None:
-    now = time.monotonic()
-    for peer in self.all:
-      peer.heard = now
-    beat = 0.0
-    while not self._over:
-      self._read(BEAT_S / 2)
-      if time.monotonic() - beat >= BEAT_S:
-        beat = time.monotonic()
-        self._beat()
-        self._judge()
-
-  def _read(self, timeout_s: float) -> None:
-    """Takes all that has come."""
     by_connection = {p.connection: p for p in self.all if p.connection is not None}
-    while not self._over and (ready := wait(by_connection, timeout=timeout_s)):  # pyright: ignore[reportArgumentType]
-      timeout_s = 0.0
-      for connection in ready:
-        peer = by_connection[connection]  # pyright: ignore[reportArgumentType]
-        message = _receive(connection)  # pyright: ignore[reportArgumentType]
-        if self._over:
-          return
-        if message is None:
-          self.end(
-            f"{peer.name} died{_in(peer.stage)}, {time.monotonic() - peer.heard:.1f} s after its last sign of life"
-          )
-          return
-        peer.heard = time.monotonic()
-        self._take(peer, message)
+    while not self._over:
+      self._beat()
+      end = time.monotonic() + BEAT_S
+      while not self._over and (ready := _ready(list(by_connection), max(end - time.monotonic(), 0.0))):
+        for connection in ready:  # all that has come is heard before anybody is judged: this thread may have been late
+          self._hear(by_connection[connection])
+      self._judge()
 
-  def _take(self, peer: Peer, message: dict[str, Any]) -> None:
+  def _hear(self, peer: Peer) -> None:
+    assert peer.connection is not None
+    message, now = _receive(peer.connection), time.monotonic()
+    if self._over:
+      return
+    if message is None:
+      self.end(f"{peer.name} died{_in(peer.stage)}, {now - peer.heard:.1f} s after its last sign of life")
+    peer.heard = now
     if "end" in message:
       self.end(message["end"])
     elif "beat" in message:
@@ -295,10 +284,12 @@ class Peers:
         else:
           number, what, value = message["all"]
           self._told[number] = what, value
-          self._over = what == END
+          self._over = self._over or what == END
         self._changed.notify_all()
 
   def _beat(self) -> None:
+    """Says where this process is. One that has just been waiting has just done something, so that is looked at last."""
+    self.me.waits = self._waits
     self.me.idle_s = time.monotonic() - self._marked
     data = _encoded({"beat": [self.me.stage, self.me.marks, round(self.me.idle_s, 3), self.me.waits]})
     for peer in self.all:
@@ -343,6 +334,11 @@ def _greeted(found: socket.socket, count: int) -> Peer | None:
   if peer is None:
     connection.close()
   return peer
+
+
+def _ready(connections: list[Connection], timeout_s: float) -> list[Connection]:
+  """Those that something has come over, or that have ended."""
+  return cast(list[Connection], wait(connections, timeout=timeout_s))
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
