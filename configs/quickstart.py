@@ -22,6 +22,9 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mesh.sample = (-1, 1, 1)  # the student, when it samples
   c.mesh.teacher = (-1, 1, 1)
 
+  c.hosts = ConfigDict()
+  c.hosts.timeout_s = 900.0  # without progress of one of several processes, after which the run ends on all
+
   c.teacher = ConfigDict()
   # model: a decoder on the mesh; reference: the tasks' worked solutions; prompted: the model of the group chat;
   # recorded: corrections from a file
@@ -94,7 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.tools = ConfigDict()
   c.tools.isolation = "bubblewrap"  # bubblewrap: by the kernel; process: WEAK, see score_jax/tools/isolation.py
-  c.tools.workers = 2  # pieces of code that run at once
+  c.tools.workers = 2  # pieces of code that run at once, on each host
   c.tools.sessions = 128  # whose processes are kept for their next steps
   c.tools.timeout_s = 10.0  # of one piece of code
   c.tools.memory_mb = 512  # of one session, MiB

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 import jax
-import numpy as np
 
 from score_jax.agent.rollout import Request, at_question
 from score_jax.arms import STAGES
+from score_jax.mesh.sharding import fetch
 from score_jax.model.decoder import Weights
 from score_jax.progress import Progress
 from score_jax.run import Run
@@ -84,5 +84,5 @@ def fingerprint(weights: Weights) -> str:
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
     digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.asarray(leaf).tobytes())
+    digest.update(fetch(leaf).tobytes())
   return digest.hexdigest()

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from score_jax.command import command, flat
 from score_jax.errors import UserError
+from score_jax.mesh import hosts
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
 
@@ -36,17 +37,19 @@ def run_recipe(config: ConfigDict, root: str) -> None:
   from score_jax.workdir import Workdir
 
   check(config.chat)  # before config.json is written: a key in the wrong place must not get into it
-  workdir = Workdir(root)
-  claim(workdir, config)
-  with Run(config, workdir) as run:
-    finished = workdir.read_json("results.json") is not None
-    walk(run)
-    rows = evaluate(run)
-    path = page.write(workdir.root)
-  for stage, seconds in run.seconds.items():
-    print(f"{stage:>18} {seconds:7.1f} s")
-  print(table.render(rows))
-  print(f"{'finished before; nothing was left to do' if finished and not run.seconds else 'finished'}: {path}")
+  with hosts.together(timeout_s=config.hosts.timeout_s):
+    workdir = Workdir(root)
+    workdir.require_shared()
+    claim(workdir, config)
+    with Run(config, workdir) as run:
+      finished = workdir.read_json("results.json") is not None
+      walk(run)
+      rows = evaluate(run)
+      path = hosts.from_first("report", lambda: str(page.write(workdir.root)))
+    for stage, seconds in run.seconds.items():
+      print(f"{stage:>18} {seconds:7.1f} s")
+    print(table.render(rows))
+    print(f"{'finished before; nothing was left to do' if finished and not run.seconds else 'finished'}: {path}")
 
 
 #: what may change between two runs of one workdir: which stages and arms are asked for
@@ -57,14 +60,16 @@ def claim(workdir: Any, config: ConfigDict) -> None:
   """Writes config.json, or checks that the one there is of the same configuration, ASKED and `stages.MEANS` aside.
 
   Raises:
-    UserError: the workdir is of another configuration; names what differs.
+    UserError: the workdir is of another configuration, or a process has another one; names what differs.
   """
   from score_jax.stages import MEANS
 
   resolved = json.loads(config.to_json_best_effort())
+  versions = {name: metadata.version(name) for name in VERSIONS}
+  for what, value in (("config", resolved), ("versions of packages", versions), ("commit of score_jax", commit())):
+    hosts.require_same(what, value)
   found = workdir.read_json("config.json")
   if found is None:
-    versions = {name: metadata.version(name) for name in VERSIONS}
     workdir.write_json("config.json", {"config": resolved, "versions": versions, "commit": commit()})
     return
   ours, theirs = flat(resolved), flat(found["config"])

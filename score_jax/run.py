@@ -18,6 +18,7 @@ from score_jax.agent.tokenizer import add_tags
 from score_jax.chat.on_mesh import OnMesh
 from score_jax.chat.open_chat import open_chat
 from score_jax.chat.record import Recorded
+from score_jax.chat.shared import SharedChat
 from score_jax.chat.template import Template
 from score_jax.errors import UserError
 from score_jax.mentor.answer_judge import answer_judge
@@ -29,6 +30,7 @@ from score_jax.mentor.solving import Settings
 from score_jax.mentor.step_judge import ChatStepJudge, StepJudge
 from score_jax.mentor.teacher import Teacher
 from score_jax.mentor.wording import Wording
+from score_jax.mesh import hosts
 from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
@@ -38,9 +40,12 @@ from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.sampler.stops import Stops
 from score_jax.tasks.judge import Judge
+from score_jax.tasks.shared import by_first
 from score_jax.tasks.source import Tasks, load
 from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
+from score_jax.tools.shared import SharedTool
+from score_jax.tools.tool import Tool
 from score_jax.train import supervised
 from score_jax.train.steps import Passes
 from score_jax.trajectory import Author, Question
@@ -95,6 +100,7 @@ class Run:
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
     """Books the seconds of a stage."""
+    hosts.mark(stage)
     start = time.monotonic()
     yield
     self.seconds[stage] = time.monotonic() - start
@@ -106,8 +112,11 @@ class Run:
   @cached_property
   def tasks(self) -> Tasks:
     tasks = load(self.config.tasks, seed=self.config.seed, judge=self._answer_judge())
-    if isinstance(tasks.grader, contextlib.AbstractContextManager):
-      self._open.enter_context(tasks.grader)
+    grader = held = tasks.grader
+    if isinstance(held, contextlib.AbstractContextManager):
+      self._open.enter_context(held)
+      tasks = dataclasses.replace(tasks, grader=by_first(grader))
+    hosts.require_same("questions (tasks)", (tasks.train, tasks.validation, tasks.test, tasks.documents))
     return tasks
 
   def grade(self, question: Question, answer: str) -> tuple[float | None, str]:
@@ -132,7 +141,7 @@ class Run:
     return ChatStepJudge(self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
 
   @cached_property
-  def tool(self) -> PythonTool:
+  def tool(self) -> Tool:
     c = self.config.tools
     documents = self.tasks.documents if c.search.kind == "tasks" else []
     search = self._open.enter_context(open_search(c.search, documents, self.workdir.root))
@@ -147,7 +156,8 @@ class Run:
       search=search,
     )
     self.say(tool.describe())
-    return self._open.enter_context(tool)
+    tool = self._open.enter_context(tool)
+    return tool if hosts.count() == 1 else SharedTool(tool)
 
   @cached_property
   def student(self) -> source.Model:
@@ -167,15 +177,20 @@ class Run:
     return source.Model(*added, model.tokenizer)
 
   @cached_property
-  def chat(self) -> Recorded:
-    """The chat model that the config names, with the record of what it said.
+  def chat(self) -> Recorded | SharedChat:
+    """The chat model that the config names, with the record of what it said; of several processes the first one asks.
 
     Raises:
       UserError: it names none, or the settings make no sense.
     """
     c = self.config
+    if hosts.count() > 1 and c.chat.kind == "mesh":
+      raise UserError("chat.kind = 'mesh' on several processes is not there; serve the model, and set it to endpoint")
+    if not hosts.first():
+      return SharedChat(c.chat.model, None)
     opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, say=self.say)
-    return self._open.enter_context(opened)
+    chat = self._open.enter_context(opened)
+    return chat if hosts.count() == 1 else SharedChat(chat.model, chat)
 
   def _chat_on_mesh(self) -> OnMesh:
     """The model of the group `chat`, its vocabulary as it came."""

@@ -20,7 +20,8 @@ ROOT = PACKAGE.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
   ("errors", "progress", "trajectory"),
   ("arms",),
-  ("mesh", "store", "workdir"),
+  ("mesh",),
+  ("store", "workdir"),
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),

@@ -8,7 +8,7 @@ from typing import cast
 
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.tools.outcome import Outcome, Ran, Reason
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Question, Step, Trajectory
 
 Script = Sequence[tuple[Turn, Author]]  # what is said and done, in order, and by whom
@@ -19,7 +19,7 @@ def ran(steps: Iterable[Step]) -> tuple[Ran, ...]:
   return tuple(Ran(s.code, s.observation, cast(Reason, s.reason)) for s in steps if s.reason)
 
 
-def play(scripts: Sequence[tuple[Question, Script]], tool: PythonTool) -> list[Trajectory]:
+def play(scripts: Sequence[tuple[Question, Script]], tool: Tool) -> list[Trajectory]:
   """Plays each script, all at once; the trajectories hold text and what the tool really answered, no tokens yet."""
   done: list[list[Step]] = [[] for _ in scripts]
 
@@ -76,7 +76,7 @@ def written_step(protocol: Protocol, step: Step) -> Step:
 
 def act(
   protocol: Protocol,
-  tool: PythonTool,
+  tool: Tool,
   wanted: Sequence[tuple[Sequence[Step], Turn, Author]],
   *,
   sessions: Sequence[str] | None = None,

@@ -18,7 +18,7 @@ from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.mentor.worked_path import Walk, same, value
 from score_jax.tasks.grade import Grader
 from score_jax.tools.outcome import Outcome
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory
 
 #: the tool's failures, which are nobody's mistake -> status of the trajectory
@@ -37,7 +37,7 @@ DIAGNOSES = {
 class ReferenceTeacher:
   """Demonstrates, locates and corrects by the worked solutions of the questions."""
 
-  def __init__(self, protocol: Protocol, tool: PythonTool, grader: Grader):
+  def __init__(self, protocol: Protocol, tool: Tool, grader: Grader):
     self._protocol, self._tool, self._grader = protocol, tool, grader
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:

@@ -1,25 +1,172 @@
-"""What the processes of one run agree on: process 0 decides, the others are told.
+"""Several processes as one run: all walk the recipe, and what could differ between them is decided by process 0.
 
-All that is random in a schedule (which tool answered first) has to come through here;
-the rest follows from arrays that every process sees alike.
+    with together(timeout_s=900):
+      first()                                                  whether this is process 0, which writes the files
+      from_first("read results.json", lambda: read(path))      process 0 does it, all have the result
+      agree(time.monotonic() > end)                            process 0's clock counts
+      gather("tool", outcomes)                                 all have what each has
+
+All that depends on a clock, a file, a network or another process has to come through here; the rest follows from
+arrays and results that every process sees alike. With one process, or outside of `together`, the same calls
+give the process's own values, and nothing is started.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from score_jax.errors import UserError
+from score_jax.mesh import cluster
+from score_jax.mesh.peers import Peers
+
+FAULT_S = 5.0  # for the connections to tell that another process is why this one failed
+
+_peers: Peers | None = None
+_alone = False  # within from_first: nobody else is there to exchange with
+
+
+@contextlib.contextmanager
+def together(*, timeout_s: float) -> Iterator[None]:
+  """Joins the processes that were started with this one, if there are any, and leaves together with them.
+
+  It comes before anything is computed. An error within ends the run on all processes, and each says why. What
+  processes other than the first print is dropped.
+
+  Args:
+    timeout_s: without progress of a process, after which the run ends.
+
+  Raises:
+    UserError: the environment does not say who the others are, or they do not come.
+  """
+  global _peers
+  place = cluster.find(os.environ, cluster.tpu_metadata())
+  if place is None:
+    yield
+    return
+  peers = Peers(place, timeout_s=timeout_s)
+  status: SystemExit | None = None
+  try:
+    _initialize(place)
+    _peers = peers
+    with _quiet() if place.index else contextlib.nullcontext():
+      yield
+  except SystemExit as error:  # all of them end early
+    status = error
+  except UserError as error:
+    peers.fail(str(error), patience_s=0.0)
+  except BaseException as error:
+    traceback.print_exc()
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    peers.fail(reason[0], patience_s=FAULT_S)
+  finally:
+    _peers = None
+  peers.close()
+  _shutdown()
+  if status is not None:
+    raise status
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    yield
+
+
+def _initialize(place: cluster.Place) -> None:
+  """JAX's own part: who has which devices. SIGTERM stays with the program."""
+  import jax
+
+  jax.config.update("jax_enable_preemption_service", False)
+  jax.distributed.initialize(
+    place.address,
+    place.count,
+    place.index,
+    local_device_ids=place.devices,
+    cluster_detection_method="deactivate",
+  )
+
+
+def _shutdown() -> None:
+  import jax
+
+  jax.distributed.shutdown()
+
+
+def count() -> int:
+  return 1 if _peers is None else _peers.count
+
+
+def index() -> int:
+  return 0 if _peers is None else _peers.index
+
+
+def first() -> bool:
+  """Whether this process writes files and speaks."""
+  return index() == 0
+
+
+def from_first(what: str, make: Callable[[], Any]) -> Any:
+  """What `make` gives on process 0, where alone it is called: something that JSON can carry.
+
+  Args:
+    what: the same on all processes; it is named where one of them is at something else.
+  """
+  global _alone
+  if _peers is None or _alone:
+    return make()
+  if _peers.index:
+    return _peers.agree(what, None)
+  _alone = True
+  try:
+    value = make()
+  finally:
+    _alone = False
+  return _peers.agree(what, value)
 
 
 def agree(value: Any) -> Any:
-  """Process 0's value, on every process: something that JSON can carry. All processes have to call it."""
-  if jax.process_count() == 1:
-    return value
-  data = json.dumps(value).encode() if jax.process_index() == 0 else b""
-  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-  buffer = np.zeros(1 << size.bit_length(), np.uint8)  # few sizes: each is a program
-  buffer[: len(data)] = np.frombuffer(data, np.uint8)
-  return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer))[:size]))
+  """Process 0's value, on every process."""
+  return from_first("decision", lambda: value)
+
+
+def anywhere(value: bool) -> bool:
+  """Whether it is so on some process: of signals, which may come to one alone."""
+  return any(gather("decision", value))
+
+
+def gather(what: str, value: Any) -> list[Any]:
+  """What each process gives, in their order: something that JSON can carry."""
+  return [value] if _peers is None or _alone else _peers.gather(what, value)
+
+
+def require_same(what: str, value: Any) -> None:
+  """
+  Raises:
+    UserError: a process has another value than the first one.
+  """
+  if _peers is None:
+    return
+  digest = hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()
+  found = gather(what, digest)
+  other = [i for i, theirs in enumerate(found) if theirs != found[0]]
+  if other:
+    raise UserError(f"process {other[0]} has other {what} than process 0; give all processes the same")
+
+
+def mark(stage: str | None = None) -> None:
+  """Something is done, or a stage begins. Exchanges say so by themselves."""
+  if _peers is not None:
+    _peers.mark(stage)
+
+
+def numbers() -> dict[str, float]:
+  """For the metrics: how old the last sign of life of a process is, at most, and of which one."""
+  if _peers is None:
+    return {}
+  age, oldest = _peers.oldest()
+  return {"hosts/oldest_beat_s": age, "hosts/oldest_beat_process": oldest}

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from score_jax.errors import UserError
@@ -148,6 +149,16 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 def abstract(shapes: Any, places: Any) -> Any:
   """Shapes with the places of the arrays that they stand for."""
   return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
+
+
+def put(x: Any, place: Any) -> jax.Array:
+  """An array of the host, the same on every process, laid out over a mesh."""
+  return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+  """The whole of an array on the host, wherever its parts are. All processes have to call it."""
+  return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
 
 
 def path_name(path: Sequence[Any]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
+from score_jax.mesh import hosts
 from score_jax.tools.corpus import Corpus, Fields
 from score_jax.tools.retriever import Retriever
 from score_jax.tools.search import Document, Search
@@ -70,7 +71,8 @@ def _cache(path: str, folder: str | os.PathLike[str]) -> pathlib.Path:
   """Where results are kept."""
   if not path and "://" in os.fspath(folder):
     raise UserError(f"no search cache can lie in {os.fspath(folder)}: give tools.search.cache=FILE on a local disk")
-  return pathlib.Path(path).expanduser() if path else pathlib.Path(folder) / "search.sqlite"
+  own = f"search-{hosts.index()}.sqlite" if hosts.index() else "search.sqlite"  # no file for several hosts
+  return pathlib.Path(path).expanduser() if path else pathlib.Path(folder) / own
 
 
 def _check(c: ConfigDict) -> None:

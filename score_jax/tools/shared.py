@@ -1,29 +1,52 @@
-"""One tool for several processes: it runs beside process 0, and all of them get its answers."""
+"""The tool of a run of several processes: each runs the code of some sessions, and all of them get all answers."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
+import zlib
 
-from score_jax.mesh.hosts import agree
+from score_jax.mesh import hosts
 from score_jax.tools.outcome import Outcome, Ran
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
+
+SLICE_S = 0.05  # the most that a process waits for its own code while another's may have ended
 
 
 class SharedTool:
-  """A tool whose every process calls the same methods in the same order; process 0 has the tool, the others None."""
+  """A tool whose every process calls the same methods in the same order.
 
-  def __init__(self, tool: PythonTool | None):
+  A session is run by the process that its name falls on, from its first step to its last.
+  """
+
+  def __init__(self, tool: Tool):
     self._tool = tool
+    self._in_flight: set[str] = set()
 
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None:
-    if self._tool is not None:
+    self._in_flight.add(session)
+    if self._mine(session):
       self._tool.submit(session, code, state)
 
   def wait(self, timeout_s: float) -> list[tuple[str, Outcome]]:
-    found = self._tool.wait(timeout_s) if self._tool is not None else []
-    told = agree([(session, dataclasses.asdict(outcome)) for session, outcome in found])
-    return [(session, Outcome(**outcome)) for session, outcome in told]
+    """What has finished, on any process; when the time is over process 0 says."""
+    end = time.monotonic() + timeout_s
+    while self._in_flight:
+      left = max(0.0, end - time.monotonic())
+      mine = self._tool.wait(min(left, SLICE_S))
+      told = [(session, dataclasses.asdict(outcome)) for session, outcome in mine]
+      by_process = hosts.gather("tool", [told, left <= SLICE_S])
+      found = [(session, Outcome(**outcome)) for answers, _ in by_process for session, outcome in answers]
+      self._in_flight.difference_update(session for session, _ in found)
+      if found or by_process[0][1]:
+        return found
+    return []
 
   def close(self, session: str) -> None:
-    if self._tool is not None:
+    self._in_flight.discard(session)
+    if self._mine(session):
       self._tool.close(session)
+
+  @staticmethod
+  def _mine(session: str) -> bool:
+    return zlib.crc32(session.encode()) % hosts.count() == hosts.index()

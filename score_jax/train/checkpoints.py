@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from score_jax.mesh import hosts
+from score_jax.mesh.sharding import put
 from score_jax.model.decoder import Weights
 from score_jax.train.steps import TrainState
 
@@ -39,7 +42,7 @@ class Checkpoints:
     def read(step: int) -> TrainState:
       weights, moments = (ocp.args.StandardRestore(x) for x in (abstract.weights, abstract.optimizer))
       found = self._manager.restore(step, args=ocp.args.Composite(weights=weights, optimizer=moments))
-      count = jax.device_put(jax.numpy.int32(step), abstract.step.sharding)
+      count = put(np.int32(step), abstract.step.sharding)
       return TrainState(count, found["weights"], found["optimizer"])
 
     found = self._newest(read)
@@ -58,11 +61,15 @@ class Checkpoints:
   def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
     """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
     for step in sorted(self._manager.all_steps(), reverse=True):
+      found, reason = None, ""
       try:
-        return step, jax.block_until_ready(read(step))
+        found = jax.block_until_ready(read(step))
       except Exception as error:  # orbax and tensorstore raise whatever the damage leads to
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
+      reason = next(filter(None, hosts.gather(f"checkpoint {step}", reason)), "")
+      if not reason:
+        return step, found
+      log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
     return None
 
   def close(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import sharding
+from score_jax.mesh.sharding import fetch, sharding
 from score_jax.model import adapters
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
@@ -51,7 +51,7 @@ class Scorer:
     for first in range(0, len(rows), self.micro):
       part = rows[first : first + self.micro]
       batch = fill(part, length=self.length, count=self.micro, denominator=1.0)
-      logp_BxT = np.asarray(self.program(weights, self.frozen, place(self.mesh, batch)))
+      logp_BxT = fetch(self.program(weights, self.frozen, place(self.mesh, batch)))
       for row, logp_T in zip(part, logp_BxT, strict=False):  # rows beyond the last are empty
         ends = np.cumsum([len(one.tokens) for one in row])
         for one, end in zip(row, ends, strict=True):

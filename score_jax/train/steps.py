@@ -20,7 +20,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import abstract, sharding, traced_for, weight_shardings
+from score_jax.mesh.sharding import abstract, put, sharding, traced_for, weight_shardings
 from score_jax.model import adapters, attention
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
@@ -107,7 +107,7 @@ def place(mesh: Mesh, batch: Batch) -> Batch:
     raise UserError(
       f"micro_rows = {rows} cannot be split over the mesh's data and fsdp axes ({data} x {fsdp}); choose a multiple"
     )
-  return jax.device_put(batch, jax.tree.map(lambda x: placed(mesh, x.ndim), batch))
+  return jax.tree.map(lambda x: put(x, placed(mesh, x.ndim)), batch)
 
 
 def placed(mesh: Mesh, axes: int) -> NamedSharding:

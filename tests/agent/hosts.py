@@ -1,40 +1,32 @@
 """One of several processes that roll out together, printing what came of it.
 
-    python -m tests.agent.hosts PORT COUNT INDEX
+    python -m tests.agent.hosts
 
-With COUNT 1 the same on as many devices of one process.
+The environment says which of how many it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 
-port, count, index = map(int, sys.argv[1:])
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={8 // count}"
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
 
-import jax  # noqa: E402
-
-if count > 1:
-  jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
-
-from score_jax.agent.protocol import Protocol  # noqa: E402
-from score_jax.agent.rollout import Agent, Request, at_question  # noqa: E402
-from score_jax.agent.tokenizer import train  # noqa: E402
-from score_jax.mesh.sharding import make_mesh, weight_shardings  # noqa: E402
-from score_jax.sampler.programs import Programs  # noqa: E402
-from score_jax.sampler.slots import Decoding, Shapes  # noqa: E402
-from score_jax.sampler.stops import Stops  # noqa: E402
-from score_jax.tasks.grade import numeric  # noqa: E402
-from score_jax.tools.python import PythonTool  # noqa: E402
-from score_jax.tools.shared import SharedTool  # noqa: E402
-from score_jax.trajectory import Question, to_json  # noqa: E402
-from tests.agent.bigram import bigram  # noqa: E402
-from tests.agent.scripted import SHAPE, TEXT  # noqa: E402
+from score_jax.agent.protocol import Protocol
+from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.agent.tokenizer import train
+from score_jax.mesh import hosts
+from score_jax.mesh.sharding import make_mesh, weight_shardings
+from score_jax.sampler.programs import Programs
+from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.sampler.stops import Stops
+from score_jax.tasks.grade import numeric
+from score_jax.tools.python import PythonTool
+from score_jax.tools.shared import SharedTool
+from score_jax.trajectory import Question, to_json
+from tests.agent.bigram import bigram
+from tests.agent.scripted import SHAPE, TEXT
 
 
 def main() -> None:
@@ -45,10 +37,8 @@ def main() -> None:
   weights = jax.device_put(weights, weight_shardings(mesh, weights))
   programs = Programs(graph, config, mesh, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
   with contextlib.ExitStack() as stack:
-    tool = None
-    if index == 0:
-      limits = {"sessions": 64, "timeout_s": 20.0, "memory_mb": 512, "files_mb": 64, "output_chars": 400}
-      tool = stack.enter_context(PythonTool(isolation="process", workers=2, search=None, **limits))
+    limits = {"sessions": 64, "timeout_s": 20.0, "memory_mb": 512, "files_mb": 64, "output_chars": 400}
+    tool = stack.enter_context(PythonTool(isolation="process", workers=2, search=None, **limits))
     agent = Agent(
       model="student",
       author="student",
@@ -63,7 +53,9 @@ def main() -> None:
     )
     questions = [Question(f"q{i}", f"add {i}", "12") for i in range(24)]
     groups = agent.rollout(weights, [Request(q.id, q, at_question(q), 3, 1 + i % 2) for i, q in enumerate(questions)])
-  print(json.dumps([json.loads(to_json(t)) for group in groups for t in group]))
+  trajectories = [json.loads(to_json(t)) for group in groups for t in group]
+  print(json.dumps({"ran": tool.calls, "trajectories": trajectories}), file=sys.__stdout__)
 
 
-main()
+with hosts.together(timeout_s=300.0):
+  main()

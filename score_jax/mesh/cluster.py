@@ -1,0 +1,168 @@
+"""Which processes make up one run, told from the environment of one of them.
+
+How they are started is found in this order; the first that names several processes decides:
+
+    by hand     JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID; in an indexed job of
+                Kubernetes JOB_COMPLETION_INDEX serves for the last. JAX_NUM_PROCESSES=1 stops the search.
+    SLURM       the tasks of one `srun`; what runs in a batch script itself is one process
+    Open MPI    the ranks of one `mpirun`; JAX_COORDINATOR_ADDRESS has to be given
+    GKE         TPU pods: TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE sets, MEGASCALE_* with several slices
+    TPU VM      the metadata server of a TPU slice; not asked where TPU_SKIP_MDS_QUERY is set
+
+Anything else, a laptop say, is one process. JAX looks for much the same by itself, but it takes what `salloc` was
+asked for as the number of tasks, gives a lone task of a SLURM node one of its GPUs, and fails where it finds nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+
+from score_jax.errors import UserError
+
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+TPU_PORT = 8482  # the one that JAX uses
+METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+
+Metadata = Callable[[str], str]  # key -> value; "" where there is none
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """One process among the others of its run."""
+
+  address: str  # host:port of process 0; the port after it is used too
+  count: int
+  index: int
+  devices: tuple[int, ...] | None = None  # those of this host's GPUs that are its own; None: all that it sees
+
+
+def find(environ: Mapping[str, str], metadata: Metadata | None) -> Place | None:
+  """The place of the process that has this environment; None where it is alone.
+
+  Args:
+    metadata: asks the metadata server; None where this is no TPU VM.
+
+  Raises:
+    UserError: what the environment says is not whole, or is no number.
+  """
+  if COUNT in environ or INDEX in environ:
+    found = _by_hand(environ)
+  elif all(name in environ for name in SLURM):
+    found = _slurm(environ)
+  elif "OMPI_COMM_WORLD_SIZE" in environ:
+    found = _open_mpi(environ)
+  elif "tpu" not in environ.get("JAX_PLATFORMS", "tpu"):
+    found = None
+  elif names := environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"):
+    found = _tpu(environ, names.split(","), "TPU_WORKER_ID", environ.get("TPU_WORKER_ID", ""))
+  elif metadata is not None and "TPU_SKIP_MDS_QUERY" not in environ:
+    found = _tpu_vm(environ, metadata)
+  else:
+    found = None
+  if found is None or found.count == 1:
+    if ADDRESS in environ and environ.get(COUNT) != "1":
+      raise UserError(f"{ADDRESS} is set, but nothing says how many processes there are; set {COUNT} and {INDEX} too")
+    return None
+  if not 0 <= found.index < found.count:
+    raise UserError(f"this is process {found.index} of {found.count}; they are numbered from 0, see {INDEX}")
+  if not re.fullmatch(r".+:\d+", found.address):
+    raise UserError(f"{ADDRESS}={found.address!r} is no HOST:PORT, such as 10.0.0.1:8476")
+  return found
+
+
+def _by_hand(environ: Mapping[str, str]) -> Place | None:
+  if environ.get(COUNT) == "1":
+    return None
+  given = {**environ, INDEX: environ.get(INDEX, environ.get("JOB_COMPLETION_INDEX", ""))}
+  for name in (ADDRESS, COUNT, INDEX):
+    if not given.get(name):
+      raise UserError(f"{name} is not set; several processes need {ADDRESS}=HOST:PORT, {COUNT} and {INDEX}")
+  return Place(given[ADDRESS], _number(given, COUNT), _number(given, INDEX))
+
+
+def _slurm(environ: Mapping[str, str]) -> Place:
+  """A task of `srun`. The port is made from the job's number, as JAX does, so that jobs on one node differ."""
+  count = _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
+  prefix, first = re.match(r"([^,\[]+)(?:\[(\d+))?", environ["SLURM_STEP_NODELIST"] or "?").groups("")  # pyright: ignore[reportOptionalMemberAccess]
+  address = environ.get(ADDRESS, f"{prefix}{first}:{61440 + _number(environ, 'SLURM_JOB_ID') % 4096}")
+  runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+  tasks = [int(size) for size, times in runs for _ in range(int(times or 1))]
+  node = int(environ.get("SLURM_NODEID", 0))
+  beside = tasks[node] if node < len(tasks) else 1
+  return Place(address, count, _number(environ, "SLURM_PROCID"), _gpus(environ, "SLURM_LOCALID", beside))
+
+
+def _open_mpi(environ: Mapping[str, str]) -> Place:
+  count, beside = (_number(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "LOCAL_SIZE"))
+  if count > 1 and ADDRESS not in environ:
+    raise UserError(f"mpirun started {count} processes; say where the first of them is: mpirun -x {ADDRESS}=HOST:PORT")
+  gpus = _gpus(environ, "OMPI_COMM_WORLD_LOCAL_RANK", beside)
+  return Place(environ.get(ADDRESS, ""), count, _number(environ, "OMPI_COMM_WORLD_RANK"), gpus)
+
+
+def _gpus(environ: Mapping[str, str], rank: str, beside: int) -> tuple[int, ...] | None:
+  """The GPUs of one of `beside` processes of a host: an equal share of those that all see, or else what it sees."""
+  visible = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+  if beside == 1 or 0 < len(visible) < beside:
+    return None
+  share = max(len(visible) // beside, 1)
+  first = _number(environ, rank) * share
+  return tuple(range(first, first + share))
+
+
+def _tpu(environ: Mapping[str, str], names: list[str], name: str, index: str) -> Place:
+  """A host of a TPU slice, or of one of several slices."""
+  slices, mine = (
+    int(environ.get(f"MEGASCALE_{key}") or default) for key, default in (("NUM_SLICES", 1), ("SLICE_ID", 0))
+  )
+  host = (environ.get("MEGASCALE_COORDINATOR_ADDRESS") or names[0]).split(":")[0]
+  address = environ.get(ADDRESS, f"{host}:{environ.get('JAX_COORDINATOR_PORT', TPU_PORT)}")
+  count = len(names) * slices
+  return Place(address, count, mine * len(names) + _number({name: index}, name) if count > 1 else 0)
+
+
+def _tpu_vm(environ: Mapping[str, str], metadata: Metadata) -> Place | None:
+  """As the metadata server has it: workers as NAME:ID:IP or as NAME, settings of slices as lines of KEY: 'VALUE'."""
+  workers = [worker.split(":")[-1] for worker in metadata("worker-network-endpoints").split(",") if worker]
+  if not workers:
+    return None
+  settings = dict(re.findall(r"^(MEGASCALE_\w+): *'?([^'\n]*)'?$", metadata("tpu-env"), re.MULTILINE))
+  return _tpu({**settings, **environ}, workers, "agent-worker-number", metadata("agent-worker-number"))
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+  try:
+    return int(environ[name])
+  except (KeyError, ValueError) as error:
+    raise UserError(f"{name}={environ.get(name, '')!r} is no number") from error
+
+
+def tpu_metadata() -> Metadata | None:
+  """Asks the metadata server of a TPU VM; None where this is none: it has no TPU, or no libtpu is installed."""
+  chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
+  return _ask if chips and importlib.util.find_spec("libtpu") else None
+
+
+def _ask(key: str) -> str:
+  request = urllib.request.Request(METADATA + key, headers={"Metadata-Flavor": "Google"})
+  try:
+    with urllib.request.urlopen(request, timeout=10.0) as reply:
+      return reply.read().decode().strip()
+  except urllib.error.HTTPError as error:
+    if error.code == 404:
+      return ""
+    raise UserError(
+      f"the metadata server of this TPU VM said {error.code} to {key}; try again, or {_REMEDY}"
+    ) from error
+  except OSError as error:
+    raise UserError(f"the metadata server of this TPU VM does not answer ({error}); {_REMEDY}") from error
+
+
+_REMEDY = f"set {COUNT}=1 for one process, or {ADDRESS}, {COUNT} and {INDEX}"
