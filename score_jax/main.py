@@ -4,7 +4,8 @@
     python -m score_jax.main --config=configs/quickstart.py:smoke --config.rl.group_size=4
 
 Started again in the same workdir it goes on where it was. Exit status: 0 done,
-1 failed (one line says why), 2 wrong usage.
+1 failed (one line says why), 2 wrong usage, 143 or 130 when it was asked to end by
+SIGTERM or Ctrl-C and has kept everything.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 def run_recipe(config: ConfigDict, root: str) -> None:
   """Walks the recipe of `config` in the workdir `root`, evaluates and reports."""
+  from score_jax import lock, stopping
   from score_jax.evaluate import evaluate
   from score_jax.recipe import walk
   from score_jax.report import page, table
@@ -32,8 +34,8 @@ def run_recipe(config: ConfigDict, root: str) -> None:
   from score_jax.workdir import Workdir
 
   workdir = Workdir(root)
-  claim(workdir, config)
-  with Run(config, workdir) as run:
+  with stopping.heeded(config.survival.grace_s), lock.held(workdir.root), Run(config, workdir) as run:
+    claim(workdir, config)
     finished = workdir.read_json("results.json") is not None
     walk(run)
     rows = evaluate(run)
@@ -45,7 +47,7 @@ def run_recipe(config: ConfigDict, root: str) -> None:
 
 
 def claim(workdir: Any, config: ConfigDict) -> None:
-  """Writes config.json, or checks that the one there is of the same configuration.
+  """Writes config.json, or checks that the one there is of the same configuration, `survival` apart.
 
   Raises:
     UserError: the workdir is of another configuration; names what differs.
@@ -58,7 +60,7 @@ def claim(workdir: Any, config: ConfigDict) -> None:
     return
   ours, theirs = flat(resolved), flat(found["config"])
   for key in sorted(ours.keys() | theirs.keys()):
-    if ours.get(key) != theirs.get(key):
+    if ours.get(key) != theirs.get(key) and not key.startswith("survival."):
       raise UserError(
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
         "give another --workdir"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from score_jax.agent.journal import Journal
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.rollout import Agent
 from score_jax.agent.tokenizer import add_tags
@@ -156,7 +158,15 @@ class Run:
       decoding=Decoding(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
       turn_tokens=c.agent.turn_tokens,
       seed=c.seed,
+      journal=self.journal,
     )
+
+  @cached_property
+  def journal(self) -> Journal:
+    """What the stage at work has drawn; how the run is to survive has no influence on that."""
+    groups = json.loads(self.config.to_json_best_effort())
+    del groups["survival"]
+    return Journal(self.workdir, config=json.dumps(groups, sort_keys=True), every_s=self.config.survival.journal_s)
 
   @cached_property
   def student_agent(self) -> Agent:

@@ -77,10 +77,9 @@ def needed(run: Run, stage: str) -> dict[str, Any]:
 
 def newest_weights(run: Run, stage: str) -> tuple[int, Weights] | None:
   """Step and weights of the newest checkpoint of a stage that can be read."""
-  checkpoints = Checkpoints(run.workdir.checkpoints(stage), keep=run.config.train.keep_checkpoints)
   trained, frozen = adapters.parts(run.student.weights)
-  found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
-  checkpoints.close()
+  with Checkpoints(run.workdir.checkpoints(stage), keep=0) as checkpoints:
+    found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
   return None if found is None else (found[0], adapters.together(found[1], frozen))
 
 
