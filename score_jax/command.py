@@ -51,8 +51,8 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UsageError) else 1)
   except Stopped as stopped:
-    print(f"stopped by {stopped}: everything up to here is kept, the same command goes on", file=sys.stderr)
-    sys.exit(stopped.status)
+    print(f"stopped by {stopped.signal}: everything up to here is kept, the same command goes on", file=sys.stderr)
+    raise
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:

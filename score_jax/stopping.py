@@ -21,12 +21,12 @@ from score_jax.mesh.hosts import agree
 _noted: list[int] = []  # the signals that have come since `heeded` began
 
 
-class Stopped(BaseException):
-  """The run was asked to end, and does. No Exception: what handles failures must not take it for one."""
+class Stopped(SystemExit):
+  """The run was asked to end, and does, with the status that a shell gives to what the signal ended."""
 
   def __init__(self, number: int):
-    super().__init__(signal.Signals(number).name)
-    self.status = 128 + number  # what a shell says of a process that the signal ended
+    super().__init__(128 + number)
+    self.signal = signal.Signals(number).name
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ from score_jax.workdir import unwritable
 
 log = logging.getLogger(__name__)
 
+_EVER_S = 10**8  # orbax measures its patience by the time of day, which may jump
+
 
 class Checkpoints:
   """Saves and restores train states in a folder, one sub-folder a step, named by it. A context manager."""
@@ -53,6 +55,7 @@ class Checkpoints:
       create=bool(keep),
       read_only=not keep,
       cleanup_tmp_directories=bool(keep),  # what a run that was killed, or had no room, left half written
+      async_options=ocp.AsyncOptions(timeout_secs=_EVER_S),
       preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
     )
     self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -131,6 +134,8 @@ class Checkpoints:
 
   def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
     """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
+    with self._told():
+      self._manager.wait_until_finished()
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         return step, jax.block_until_ready(read(step))

@@ -114,7 +114,6 @@ def test_of_a_group_only_what_is_missing_is_drawn(real: Real, tmp_path: pathlib.
   agent, weights = real
   request = dataclasses.replace(REQUESTS[1], copies=4)
   [group] = agent.rollout(weights, [request])
-  assert [t.ledger.of("student").read >= len(group[0].prompt_tokens) for t in group] == [True] + [False] * 3
   for known in ((0,), (1, 3), (0, 1, 2), (3,)):
     agent, journal = kept(real, tmp_path)
     keys = agent.keys(journal, checksum(weights), request)
