@@ -147,7 +147,8 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.micro_rows = 4  # of a micro-batch: rows whose activations exist at a time
   c.train.warmup = 0.1  # share of the updates
   c.train.checkpoint_every = 50  # updates
-  c.train.keep_checkpoints = 2
+  c.train.checkpoint_minutes = 5.0  # there is one as often too, in rl as well
+  c.train.keep_checkpoints = 2  # the last ones; that of the greatest validation accuracy stays beside them
 
   c.warm_start = ConfigDict()
   c.warm_start.share = 0.2  # of the training questions
@@ -203,6 +204,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.bc.learning_rate = 2e-4
   c.bc.epochs = 1
 
+  c.survival = ConfigDict()
+  c.survival.journal_s = 30.0  # seconds between two writes of what a stage at work has drawn
+  c.survival.grace_s = 25.0  # from SIGTERM or Ctrl-C until the run ends as it stands
+
   c.eval = ConfigDict()
   c.eval.tries = 1  # rollouts of a question
 
@@ -216,4 +221,5 @@ def get_config(arg: str = "") -> ConfigDict:
       stage.epochs = 1
     c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.micro_rows = 2, 4, 4, 2, 8
     c.train.rows = c.train.micro_rows = 8
+    c.train.checkpoint_every, c.rl.checkpoint_every, c.survival.journal_s = 2, 1, 1.0
   return c

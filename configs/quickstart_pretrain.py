@@ -55,9 +55,11 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.attention = "auto"
   c.train.remat = "none"
   c.train.checkpoint_every = 500
+  c.train.checkpoint_minutes = 5.0
   c.train.keep_checkpoints = 2
   c.train.epochs = 1
   c.train.learning_rate = 2e-3
+  c.survival = ConfigDict({"grace_s": 25.0})  # from SIGTERM or Ctrl-C until it ends as it stands
 
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})

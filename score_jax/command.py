@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from score_jax.errors import UsageError, UserError
 from score_jax.mesh.allocator import keep_freed_memory
+from score_jax.stopping import Stopped
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
 #: compiled programs are kept for later runs, unless the environment says otherwise
@@ -27,7 +28,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs:/
 
 
 def command(run: Callable[[ConfigDict, str], None]) -> None:
-  """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage."""
+  """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage.
+
+  Where a signal asked it to end: with the status that a shell gives it.
+  """
 
   keep_freed_memory()
   for name, value in COMPILED.items():
@@ -35,6 +39,7 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells there, with stacks of calls, what it raises too
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -45,6 +50,9 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UsageError) else 1)
+  except Stopped as stopped:
+    print(f"stopped by {stopped.signal}: everything up to here is kept, the same command goes on", file=sys.stderr)
+    raise
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -43,9 +43,10 @@ def _evaluated(run: Run, model: str) -> dict[str, Any]:
   row = run.workdir.read_json(f"eval/{model}/row.json")
   if row is None or row.pop("identity") != key:
     run.say(f"eval: {model}")
-    row = _roll_out(run, model, weights, name) | {"weights_sha256": digest}
-    row["ledger"] = encoded(cost_until(run, model))
-    run.workdir.write_json(f"eval/{model}/row.json", row | {"identity": key})
+    with run.journal.stage(f"eval/{model}"):
+      row = _roll_out(run, model, weights, name) | {"weights_sha256": digest}
+      row["ledger"] = encoded(cost_until(run, model))
+      run.workdir.write_json(f"eval/{model}/row.json", row | {"identity": key})
   return row
 
 

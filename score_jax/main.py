@@ -6,13 +6,12 @@
     python -m score_jax.main --config=configs/quickstart.py --config.arms="('grpo',)" --workdir=runs/quickstart
 
 Started again in the same workdir it goes on where it was; stages and arms that are asked for later are added to
-it (score_jax/arms.py lists them). Exit status: 0 done,
-1 failed (one line says why), 2 wrong usage.
+it (score_jax/arms.py lists them). Exit status: 0 done, 1 failed (one line says why), 2 wrong usage, 143 or 130 when
+it was asked to end by SIGTERM or Ctrl-C and has kept everything.
 """
 
 from __future__ import annotations
 
-import json
 import pathlib
 import subprocess
 from importlib import metadata
@@ -29,6 +28,7 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 def run_recipe(config: ConfigDict, root: str) -> None:
   """Walks the recipe of `config` in the workdir `root`, evaluates and reports."""
+  from score_jax import lock, stopping
   from score_jax.chat.open_chat import check
   from score_jax.evaluate import evaluate
   from score_jax.recipe import walk
@@ -37,11 +37,11 @@ def run_recipe(config: ConfigDict, root: str) -> None:
   from score_jax.workdir import Workdir
 
   check(config.chat)  # before config.json is written: a key in the wrong place must not get into it
-  with hosts.together(timeout_s=config.hosts.timeout_s):
+  with hosts.together(timeout_s=config.hosts.timeout_s), stopping.heeded(config.survival.grace_s):
     workdir = Workdir(root)
     workdir.require_shared()
-    claim(workdir, config)
-    with Run(config, workdir) as run:
+    with lock.held(workdir.root), Run(config, workdir) as run:
+      claim(workdir, config)
       finished = workdir.read_json("results.json") is not None
       walk(run)
       rows = evaluate(run)
@@ -52,28 +52,24 @@ def run_recipe(config: ConfigDict, root: str) -> None:
     print(f"{'finished before; nothing was left to do' if finished and not run.seconds else 'finished'}: {path}")
 
 
-#: what may change between two runs of one workdir: which stages and arms are asked for
-ASKED = frozenset(("stages", "arms"))
-
-
 def claim(workdir: Any, config: ConfigDict) -> None:
-  """Writes config.json, or checks that the one there is of the same configuration, ASKED and `stages.MEANS` aside.
+  """Writes config.json, or checks that the one there is of the same configuration, what is only means aside.
 
   Raises:
     UserError: the workdir is of another configuration, or a process has another one; names what differs.
   """
-  from score_jax.stages import MEANS
+  from score_jax.means import essential, resolved
 
-  resolved = json.loads(config.to_json_best_effort())
+  ours = resolved(config)
   versions = {name: metadata.version(name) for name in VERSIONS}
-  for what, value in (("config", resolved), ("versions of packages", versions), ("commit of score_jax", commit())):
+  for what, value in (("config", ours), ("versions of packages", versions), ("commit of score_jax", commit())):
     hosts.require_same(what, value)
   found = workdir.read_json("config.json")
   if found is None:
-    workdir.write_json("config.json", {"config": resolved, "versions": versions, "commit": commit()})
+    workdir.write_json("config.json", {"config": ours, "versions": versions, "commit": commit()})
     return
-  ours, theirs = flat(resolved), flat(found["config"])
-  for key in sorted((ours.keys() | theirs.keys()) - MEANS - ASKED):
+  ours, theirs = (flat(essential(data)) for data in (ours, found["config"]))
+  for key in sorted(ours.keys() | theirs.keys()):
     if ours.get(key) != theirs.get(key):
       raise UserError(
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "

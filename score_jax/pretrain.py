@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
+from score_jax import lock, stopping
 from score_jax.agent import tokenizer as tokenizers
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.written import Script, play, tokenised
@@ -83,6 +84,11 @@ def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 def pretrain(config: ConfigDict, root: str) -> None:
   """Trains the tokenizer and the models of `roles`, and writes them as Hugging Face folders."""
   workdir = Workdir(root)
+  with stopping.heeded(config.survival.grace_s), lock.held(workdir.root):
+    _pretrain(config, workdir)
+
+
+def _pretrain(config: ConfigDict, workdir: Workdir) -> None:
   played = {
     f"{role}/{name}": demonstrations(lesson, seed=f"{config.seed}/{role}/{name}", results=config.search_results)
     for role in ROLES

@@ -63,9 +63,10 @@ def walk(run: Run) -> None:
   for name in names:
     if whole(run, name):
       run.say(f"{name}: done already")
+      run.journal.drop(name)  # the run may have ended between the two
       continue
     run.say(f"{name}: starts")
-    with run.timed(name):
+    with run.timed(name), run.journal.stage(name):
       finish(run, name, _do(run, name))
     run.say(f"{name}: done in {run.seconds[name]:.0f} s")
 

@@ -10,6 +10,7 @@ they cost no training, unless something else is learnt from them, but count in t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -95,14 +96,19 @@ class _Reinforce:
 
   def train(self) -> Trained:
     run, c = self.run, self.config
-    checkpoints = Checkpoints(run.workdir.checkpoints(self.stage), keep=run.config.train.keep_checkpoints)
+    metrics = Metrics(run.workdir, self.stage)
+    checkpoints = Checkpoints(
+      run.workdir.checkpoints(self.stage),
+      keep=run.config.train.keep_checkpoints,
+      minutes=run.config.train.checkpoint_minutes,
+      before=metrics.flush,
+    )
     state = checkpoints.newest(self.trainer.abstract(run.student.config)) or self.trainer.start(self._first_weights())
     done = int(state.step) // self.updates
-    metrics = Metrics(run.workdir, self.stage)
     ledger = total(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
     steps = c.steps if self.token_budget is None else MOST_STEPS
     taken = order(len(self.starts), prompts=c.prompts, steps=steps, seed=run.config.seed)
-    with Progress(self.stage, c.steps, "steps") as progress:
+    with contextlib.closing(metrics), checkpoints, Progress(self.stage, c.steps, "steps") as progress:
       progress(done)
       for number, indices in enumerate(taken):
         if self._spent(ledger):
@@ -111,7 +117,8 @@ class _Reinforce:
           continue
         start = time.perf_counter()
         self.agent.meter.take()
-        scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
+        with checkpoints.kept(state):
+          scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
         seconds = time.perf_counter() - start
         sampling = self.agent.meter.take()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
@@ -125,12 +132,10 @@ class _Reinforce:
         if keep:
           found["val_accuracy"] = validate(run, self.trainer.whole(state))
         metrics.write(number, found)
-        if keep:
-          checkpoints.save(state)
+        if checkpoints.offer(state, keep=keep, accuracy=found.get("val_accuracy")):
+          run.journal.settle()
         speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
         progress(1, f"reward {found['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
-    metrics.close()
-    checkpoints.close()
     return Trained(self.trainer.whole(state), int(state.step), ledger + self._cost())
 
   def _first_weights(self) -> Weights:
@@ -161,8 +166,9 @@ class _Reinforce:
     for i in range(self.updates):
       part = slice(i * self.config.minibatch, (i + 1) * self.config.minibatch)
       samples = [one for group in lessons[part] for one in group]
-      state, found = self.trainer(state, self.batch([s for group in groups[part] for s in group], samples))
-      parts.append((bool(samples), check(jax.device_get(found), self.stage, number)))
+      batch = self.batch([s for group in groups[part] for s in group], samples)
+      state, found = self.trainer(state, batch)
+      parts.append((bool(samples), check(jax.device_get(found), self.stage, number, batch, self.run.workdir)))
     return state, summary(parts)
 
   def _lessons(self, state: TrainState, groups: Sequence[Sequence[Scored]]) -> list[list[Sample]]:

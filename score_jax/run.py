@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any, get_args
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from score_jax.agent.journal import Journal
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.rollout import Agent
 from score_jax.agent.tokenizer import add_tags
@@ -21,6 +23,7 @@ from score_jax.chat.record import Recorded
 from score_jax.chat.shared import SharedChat
 from score_jax.chat.template import Template
 from score_jax.errors import UserError
+from score_jax.means import essential, resolved
 from score_jax.mentor.answer_judge import answer_judge
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.prompted import Locate, PromptedTeacher
@@ -231,7 +234,14 @@ class Run:
       decoding=Decoding(config.temperature, config.top_k, config.top_p, config.repetition_penalty),
       turn_tokens=c.agent.turn_tokens,
       seed=c.seed,
+      journal=self.journal,
     )
+
+  @cached_property
+  def journal(self) -> Journal:
+    """What the stage at work has drawn; how the run is to survive has no influence on that."""
+    config = json.dumps(essential(resolved(self.config)), sort_keys=True)
+    return Journal(self.workdir, config=config, every_s=self.config.survival.journal_s)
 
   @cached_property
   def student_agent(self) -> Agent:

@@ -8,38 +8,28 @@ stages that it builds on, so runs that differ elsewhere agree on it.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import operator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from score_jax.arms import STAGES, TEACHING
-from score_jax.chat import open_chat
 from score_jax.errors import UserError
+from score_jax.means import essential, resolved
 from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
-from score_jax.tools import open_search
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.trajectory import Ledger, Usage, total
 
 #: groups of the config that every stage reads, beside those that its entry in arms.py names
 SHARED = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
-#: keys that change how something is had and not what it is: they may differ between the starts of a run
-MEANS = frozenset(
-  (*(f"tools.search.{name}" for name in open_search.MEANS), *(f"chat.{name}" for name in open_chat.MEANS))
-)
 
 
 def identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
-  data = json.loads(config.to_json_best_effort())
-  for key in MEANS:
-    *groups, name = key.split(".")
-    del functools.reduce(operator.getitem, groups, data)[name]
+  data = essential(resolved(config))
   known = STAGES[stage]
   asks = TEACHING if data[known.group].get("judge") or data[known.group].get("distill") else ()
   own = {name: data[name] for name in (*SHARED, known.group, *known.reads, *asks)}
@@ -80,10 +70,9 @@ def needed(run: Run, stage: str) -> dict[str, Any]:
 
 def newest_weights(run: Run, stage: str) -> tuple[int, Weights] | None:
   """Step and weights of the newest checkpoint of a stage that can be read."""
-  checkpoints = Checkpoints(run.workdir.checkpoints(stage), keep=run.config.train.keep_checkpoints)
   trained, frozen = adapters.parts(run.student.weights)
-  found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
-  checkpoints.close()
+  with Checkpoints(run.workdir.checkpoints(stage), keep=0) as checkpoints:
+    found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
   return None if found is None else (found[0], adapters.together(found[1], frozen))
 
 

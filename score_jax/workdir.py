@@ -7,14 +7,18 @@ split.json                       which question is in which part
 overlap.json                     which questions are not used, and why
 stages/<stage>.json              written when a stage is done: identity, cost, findings
 trajectories/<stage>/part-*.jsonl
+journal/<stage>/part-*.jsonl     finished trajectories of a stage at work; they go when it is done
 checkpoints/<stage>/<step>/      orbax
 metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
 eval/<model>/<benchmark>-*.jsonl
+failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html
+lock.json                        who is at work here
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -25,13 +29,15 @@ from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from score_jax.errors import UserError
 from score_jax.mesh import hosts
+from score_jax.tensorboard import begin, scalars
 from score_jax.trajectory import Trajectory, read_lines, to_json
 
 APPEARS_S = 30.0  # until what one process wrote has to be seen by all
+#: seconds between two writes of a stage's metrics, and the greatest share of the time that they may take
+METRICS_S, METRICS_SHARE = 5.0, 0.05
 
 
 class Workdir:
@@ -43,6 +49,7 @@ class Workdir:
       UserError: the folder cannot be made or written.
     """
     self.root = epath.Path(root)
+    self.local = "://" not in os.fspath(self.root)
     try:
       self.root.mkdir(parents=True, exist_ok=True)
       probe = self.root / f".writable-{hosts.index()}-{os.getpid()}"
@@ -52,6 +59,8 @@ class Workdir:
       raise UserError(
         f"workdir {root!r} cannot be written ({error.strerror or error}); give another --workdir"
       ) from error
+    except ImportError as error:
+      raise UserError(f"workdir {root!r} needs a package that is not installed ({error}); pip install gcsfs") from error
 
   def require_shared(self) -> None:
     """
@@ -74,14 +83,59 @@ class Workdir:
       )
 
   def write(self, name: str, text: str) -> None:
-    """Writes a file beside its place and moves it there."""
+    """Writes a file beside its place and moves it there; of several processes the first one does.
+
+    Raises:
+      UserError: the disk is full, or permission is lost; what stood there before still does.
+    """
+    self.write_bytes(name, text.encode())
+
+  def write_bytes(self, name: str, data: bytes) -> None:
+    """The same for bytes."""
     if not hosts.first():
       return
     path = self.root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.parent / f".{path.name}.draft"
-    draft.write_text(text)
-    draft.replace(path)
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      draft.write_bytes(data)
+      draft.replace(path)
+    except OSError as error:
+      with contextlib.suppress(OSError):  # what is half written takes room
+        draft.unlink(missing_ok=True)
+      raise UserError(unwritable(path, error)) from error
+
+  def append(self, name: str, data: bytes, known: int) -> None:
+    """Writes the bytes after the `known` first ones; where nothing can be appended, all of them.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    if not (self.local and known):
+      self.write_bytes(name, data)
+      return
+    if not hosts.first():
+      return
+    try:
+      with (self.root / name).open("ab") as file:
+        file.write(data[known:])
+    except OSError as error:
+      raise UserError(unwritable(self.root / name, error)) from error
+
+  def remove(self, name: str) -> None:
+    """Removes a file or a folder, if it is there."""
+    if not hosts.first():
+      return
+    path = self.root / name
+    if path.is_dir():
+      path.rmtree()
+    else:
+      path.unlink(missing_ok=True)
+
+  def read_all(self, folder: str, pattern: str) -> dict[str, str]:
+    """The texts of the files in a folder, by name within the workdir; bytes that are no text are shown as such."""
+    found = sorted((self.root / folder).glob(pattern), key=lambda path: path.name)
+    return {f"{folder}/{path.name}": path.read_bytes().decode(errors="replace") for path in found}
 
   def write_json(self, name: str, data: Any) -> None:
     self.write(name, json.dumps(data, indent=1, sort_keys=True) + "\n")
@@ -111,13 +165,19 @@ class Workdir:
     """All trajectories of a stage in order, or those of the parts numbered less than `below`.
 
     Raises:
-      UserError: a part is damaged.
+      UserError: a part is damaged, or one below `below` is missing.
     """
     folder = self.root / "trajectories" / stage
-    found = hosts.from_first(f"parts of {stage}", lambda: sorted(p.name for p in folder.glob("part-*.jsonl")))
-    for path in (folder / name for name in found):
-      if below is None or int(path.stem.removeprefix("part-")) < below:
-        yield from _read(path)
+    names = hosts.from_first(f"parts of {stage}", lambda: sorted(p.name for p in folder.glob("part-*.jsonl")))
+    paths = {int(name.removeprefix("part-").removesuffix(".jsonl")): folder / name for name in names}
+    if missing := sorted(set(range(below or 0)) - paths.keys()):
+      raise UserError(
+        f"{folder / f'part-{missing[0]:05d}.jsonl'} is missing; delete checkpoints/{stage} and start again: "
+        "the stage is made once more"
+      )
+    for number, path in sorted(paths.items()):
+      if below is None or number < below:
+        yield from _read(path, stage)
 
   def read_part(self, stage: str, number: int) -> list[Trajectory]:
     """The trajectories of one part; none where it is not there.
@@ -126,7 +186,7 @@ class Workdir:
       UserError: it is damaged.
     """
     path = self.root / f"trajectories/{stage}/part-{number:05d}.jsonl"
-    return list(_read(path)) if path.exists() else []
+    return list(_read(path, stage)) if path.exists() else []
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
@@ -146,40 +206,64 @@ def config_of(root: str) -> ConfigDict:
   return ConfigDict(found["config"])
 
 
-def _read(path: epath.Path) -> Iterator[Trajectory]:
+def _read(path: epath.Path, stage: str) -> Iterator[Trajectory]:
   try:
     with path.open() as lines:
       yield from read_lines(lines)
   except ValueError as error:
-    raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
+    raise UserError(
+      f"{path} is damaged ({error}); delete it, stages/{stage}.json and checkpoints/{stage}, and start again: "
+      "the stage is made once more"
+    ) from error
+
+
+def unwritable(path: epath.Path, reason: object) -> str:
+  """What is said when something cannot be written."""
+  if isinstance(reason, OSError):
+    reason = reason.strerror or reason
+  return f"{path} cannot be written ({reason}); mend that and start again: everything up to here is kept"
 
 
 class Metrics:
-  """Numbers of a stage by step, as JSON lines and for TensorBoard. Appends; the last line of a step counts."""
+  """Numbers of a stage by step, as JSON lines and for TensorBoard. Appends; the last line of a step counts.
+
+  They are written now and then, and at the end: a store like gs:// takes whole files alone, and few in a second.
+  """
 
   def __init__(self, workdir: Workdir, stage: str):
     self._workdir, self._name = workdir, f"metrics/{stage}.jsonl"
-    self._lines, self._board = "", None
-    if not hosts.first():
-      return
     path = workdir.root / self._name
     self._lines = path.read_text() if path.exists() else ""
-    self._board = SummaryWriter(str(workdir.root / "metrics" / "tensorboard" / stage))
+    host, now = socket.gethostname(), time.time()
+    self._events_name = f"metrics/tensorboard/{stage}/events.out.tfevents.{int(now)}.{host}.{os.getpid()}"
+    self._events, self._written = bytearray(begin(now)), 0
+    self._next = 0.0  # when to write
 
   def write(self, step: int, numbers: Mapping[str, float]) -> None:
     hosts.mark()
-    if self._board is None:
+    now, values = time.time(), {k: float(v) for k, v in {**numbers, **hosts.numbers()}.items()}
+    self._lines += json.dumps({"step": step, "time": round(now, 3)} | values) + "\n"
+    self._events += scalars(step, now, values)
+    start = time.monotonic()
+    if start >= self._next:
+      self.flush()
+      took = time.monotonic() - start
+      self._next = start + max(METRICS_S, took / METRICS_SHARE)
+
+  def flush(self) -> None:
+    """Writes what is not written yet.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if self._written == len(self._events):
       return
-    numbers = {**numbers, **hosts.numbers()}
-    line = json.dumps({"step": step, "time": round(time.time(), 3)} | {k: float(v) for k, v in numbers.items()})
-    self._lines += line + "\n"
     self._workdir.write(self._name, self._lines)
-    for name, value in numbers.items():
-      self._board.add_scalar(name, float(value), step)
+    self._workdir.append(self._events_name, bytes(self._events), self._written)
+    self._written = len(self._events)
 
   def close(self) -> None:
-    if self._board is not None:
-      self._board.close()
+    self.flush()
 
 
 def _appears(path: epath.Path) -> bool:

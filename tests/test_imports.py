@@ -18,16 +18,18 @@ ROOT = PACKAGE.parent
 
 #: the floors of the house: what stands on one imports from those before it and from its own room
 FLOORS: tuple[tuple[str, ...], ...] = (
-  ("errors", "progress", "trajectory"),
+  ("errors", "progress", "tensorboard", "trajectory"),
   ("arms",),
   ("mesh",),
-  ("store", "workdir"),
+  ("store", "workdir", "lock"),
+  ("stopping",),
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),
   ("chat",),
   ("agent",),
   ("mentor",),
+  ("means",),
   ("run",),
   ("stages",),
   ("evaluate",),
@@ -139,6 +141,17 @@ def _python(code: str) -> str:
   )
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+#: modules that ask for the time of day, all to show it to people or to write it into metrics; a retriever's
+#: servers may name the time until which they want to be left alone
+WALL_CLOCK = {"lock", "workdir", "tools.retriever"}
+
+
+def test_nothing_hangs_on_the_time_of_day() -> None:
+  """It may jump; waiting and intervals go by the monotonic clock."""
+  asks = re.compile(r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(|\b(datetime|date)\.(now|utcnow|today)\(")
+  assert {name_of(p) for p in MODULES if asks.search(p.read_text())} - {"tools.clock"} == WALL_CLOCK
 
 
 DOCUMENTS = sorted(p for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if p.exists())

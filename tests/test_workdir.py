@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import pathlib
 
@@ -54,20 +55,21 @@ def test_a_write_that_breaks_off_leaves_the_old_file(workdir: Workdir, monkeypat
   """As when the disk is full: half of the text is written, then it fails."""
   workdir.write_json("results.json", {"old": 1})
   kind = type(workdir.root)
-  whole = kind.write_text
+  whole = kind.write_bytes
 
-  def half(path: epath.Path, text: str) -> None:
-    whole(path, text[: len(text) // 2])
-    raise OSError("no space left on device")
+  def half(path: epath.Path, data: bytes) -> None:
+    whole(path, data[: len(data) // 2])
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(kind, "write_text", half)
-  with pytest.raises(OSError, match="no space"):
+  monkeypatch.setattr(kind, "write_bytes", half)
+  with pytest.raises(UserError, match=r"results\.json cannot be written \(No space left on device\); mend that"):
     workdir.write_json("results.json", {"new": 2})
-  with pytest.raises(OSError, match="no space"):
+  with pytest.raises(UserError, match="No space"):
     workdir.write_part("mps", 1, [trajectory("a")])
   monkeypatch.undo()
   assert workdir.read_json("results.json") == {"old": 1}
   assert list(workdir.read_parts("mps")) == []
+  assert files(workdir) == {"results.json"}, "what is half written takes no room"
 
 
 def test_json_comes_back_and_equal_data_gives_equal_files(workdir: Workdir) -> None:

@@ -5,7 +5,8 @@ forked), observations are appended, one decode call draws for every slot that
 has a turn to write, finished turns go to their tools. Tools work while others
 decode, and where a finished turn has nothing to append yet the next call is
 launched before it is looked at. What a request draws depends on its name and
-the seed alone, never on the schedule (sampler/programs.py).
+the seed alone, never on the schedule (sampler/programs.py). So what a journal
+holds already is taken from there (agent/journal.py).
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Protocol as Interface
 
 import numpy as np
 
+from score_jax import stopping
+from score_jax.agent.journal import Journal
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import ran
+from score_jax.model.checksum import checksum
 from score_jax.model.decoder import Weights
 from score_jax.sampler.meter import Meter
 from score_jax.sampler.programs import Programs
@@ -27,7 +31,7 @@ from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
 from score_jax.tasks.grade import Grader
 from score_jax.tools.outcome import Outcome
 from score_jax.tools.tool import Tool
-from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
+from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage, to_json
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds
 PATIENCE_S = 0.03
@@ -48,6 +52,11 @@ class Request:
   start: Trajectory
   acts: int
   copies: int = 1
+
+  @property
+  def names(self) -> list[str]:
+    """One for each copy."""
+    return [f"{self.name}/{copy}" for copy in range(self.copies)]
 
 
 class Watcher(Interface):
@@ -93,6 +102,7 @@ class Agent:
     seed: of all draws; a request's key is folded from it and the request's name.
     meter: books what sampling takes.
     watcher: is told of what is drawn and observed; None: nobody is.
+    journal: keeps what is finished, for a run that goes on after this one; None: nothing does.
   """
 
   model: str
@@ -107,6 +117,7 @@ class Agent:
   seed: int
   meter: Meter = dataclasses.field(default_factory=Meter)
   watcher: Watcher | None = None
+  journal: Journal | None = None
 
   def rollout(
     self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int, str], None] | None = None
@@ -121,8 +132,15 @@ class Agent:
     Raises:
       UserError: a group has more copies than the sampler has slots.
       ValueError: two requests have one name.
+      Stopped: the run was asked to end.
     """
     return _Rollout(self, weights, list(requests), progress).run()
+
+  def keys(self, journal: Journal, weights: str, request: Request) -> list[str]:
+    """Where a journal has what a request draws from the weights of that checksum; one key for each copy."""
+    settings = [self.model, self.author, self.turn_tokens, self.seed, dataclasses.asdict(self.decoding)]
+    asked = [request.question.id, request.acts, to_json(request.start)]
+    return [journal.key(weights, settings, asked, name) for name in request.names]
 
 
 class _Rollout:
@@ -131,19 +149,36 @@ class _Rollout:
   def __init__(
     self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int, str], None] | None
   ):
-    self.agent, self.progress = agent, progress
-    self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
+    self.agent, self.progress, self.journal = agent, progress, agent.journal
+    self.keys: dict[str, str] = {}  # in the journal, by name
     self.episodes: dict[str, Episode] = {}
     self.done: list[list[Trajectory | None]] = [[None] * r.copies for r in requests]
     if twice := [name for name, count in Counter(r.name for r in requests).items() if count > 1]:
       raise ValueError(f"two requests are named {twice[0]!r}: their draws would be the same")
+    if self.journal is not None:
+      self._take_known(self.journal, checksum(weights), requests)
+    if any(None in group for group in self.done):
+      self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
     for index, request in enumerate(requests):
       self._submit(index, request)
+
+  def _take_known(self, journal: Journal, weights: str, requests: Sequence[Request]) -> None:
+    """Takes what the journal holds."""
+    for request, group in zip(requests, self.done, strict=True):
+      keys = self.agent.keys(journal, weights, request)
+      self.keys |= zip(request.names, keys, strict=True)
+      group[:] = map(journal.find, keys)
+    known = sum(t is not None for group in self.done for t in group)
+    if known and self.progress is not None:
+      self.progress(known, "from the journal")
 
   def run(self) -> list[list[Trajectory]]:
     try:
       while self.episodes:
+        stopping.obey()
         self._round()
+        if self.journal is not None:
+          self.journal.tick()
     finally:  # where it was broken off, nothing of it answers in the next one
       for name in self.episodes:
         self.agent.tool.close(name)
@@ -163,9 +198,11 @@ class _Rollout:
   def _submit(self, index: int, request: Request) -> None:
     """Asks for a context for each copy of a request; one that has ended already, or has no room, needs none."""
     context = request.start.context() or self.agent.protocol.prompt(request.question.text)
-    names = [f"{request.name}/{copy}" for copy in range(request.copies)]
-    for copy, name in enumerate(names):
-      self.episodes[name] = Episode(request, (index, copy), list(request.start.steps))
+    names = [name for name, known in zip(request.names, self.done[index], strict=True) if known is None]
+    if not names:
+      return
+    for name in names:
+      self.episodes[name] = Episode(request, (index, request.names.index(name)), list(request.start.steps))
     submitted = request.start.steps[-1].answer if request.start.steps else None
     if submitted is not None or len(context) + 1 > self.sampler.slots.capacity:
       for name in names:
@@ -175,7 +212,8 @@ class _Rollout:
     self.sampler.submit(keys, context, self.agent.decoding, self.agent.turn_tokens)
     for name in names:
       self.episodes[name].context = len(context)
-    self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
+    if names[0] == request.names[0]:
+      self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
 
   def _read(self, episode: Episode, start: int, count: int) -> None:
     """Books tokens that were prefilled after `start` others."""
@@ -298,7 +336,7 @@ class _Rollout:
       grade, reason = 0.0, status
     start = request.start
     usage = Usage(generated=episode.generated, read=episode.read, flops=episode.flops)
-    self.done[index][copy] = dataclasses.replace(
+    self.done[index][copy] = finished = dataclasses.replace(
       start,
       prompt_tokens=start.prompt_tokens or self.agent.protocol.prompt(request.question.text),
       steps=tuple(episode.steps),
@@ -310,6 +348,8 @@ class _Rollout:
       prefix_steps=len(start.steps),
       ledger=Ledger({self.agent.model: usage}, calls, episode.tool_calls),
     )
+    if self.journal is not None:
+      self.journal.add(self.keys[name], finished)
     if self.progress is not None:
       self.progress(1, str(self.agent.meter))
 

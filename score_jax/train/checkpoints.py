@@ -1,40 +1,116 @@
-"""Checkpoints of one stage through orbax: weights, optimiser state and step, the last few of them."""
+"""Checkpoints of one stage through orbax: weights, optimiser state and step; the last few of them, and the best.
+
+Nothing else is needed to go on: which batch or which starts come next, and what is drawn, follows from the step and
+the seed (train/batch.py `epochs`, reinforce.py `order`, sampler `request_key`). A checkpoint is copied to the host at
+once and written behind the next updates; it is there whole or not at all.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers as managers
 
+from score_jax import stopping
+from score_jax.errors import UserError
 from score_jax.mesh import hosts
 from score_jax.mesh.sharding import put
 from score_jax.model.decoder import Weights
 from score_jax.train.steps import TrainState
+from score_jax.workdir import unwritable
 
 log = logging.getLogger(__name__)
 
+_EVER_S = 10**8  # orbax measures its patience by the time of day, which may jump
+
 
 class Checkpoints:
-  """Saves and restores train states in a folder, one sub-folder a step, named by it."""
+  """Saves and restores train states in a folder, one sub-folder a step, named by it. A context manager."""
 
-  def __init__(self, folder: epath.Path, *, keep: int):
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False)
+  def __init__(
+    self,
+    folder: epath.Path,
+    *,
+    keep: int,
+    minutes: float = math.inf,
+    before: Callable[[], None] = lambda: None,
+  ):
+    """
+    Args:
+      keep: how many of the last ones stay; the one of the greatest accuracy stays beside them. 0: nothing is saved.
+      minutes: `offer` saves when the last time is so long ago.
+      before: called before each save: writes what may not be missing where the checkpoint is there.
+    """
     self._folder = folder.resolve()  # orbax wants no relative ones
+    self._minutes, self._before, self._since = minutes, before, time.monotonic()
+    best = managers.BestN(get_metric_fn=lambda found: found["accuracy"], n=1, keep_checkpoints_without_metrics=False)
+    options = ocp.CheckpointManagerOptions(
+      create=bool(keep),
+      read_only=not keep,
+      cleanup_tmp_directories=bool(keep),  # what a run that was killed, or had no room, left half written
+      async_options=ocp.AsyncOptions(timeout_secs=_EVER_S),
+      preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+    )
     self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-  def save(self, state: TrainState) -> None:
-    """Saves the state under its step; a later one, which could not be read, goes."""
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def offer(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
+    """Saves the state where `keep` says so, it is time, or the run is asked to end, which it then does; whether it did.
+
+    All processes of a run have to call it.
+
+    Raises:
+      UserError: it, or the one before it, cannot be written.
+      Stopped: the run was asked to end.
+    """
+    asked = stopping.asked()
+    save = keep or asked or hosts.agree(time.monotonic() - self._since >= 60 * self._minutes)
+    if save:
+      self.save(state, accuracy=accuracy)
+    if asked:
+      stopping.stop()
+    return save
+
+  @contextlib.contextmanager
+  def kept(self, state: TrainState) -> Iterator[None]:
+    """Saves the state if the run ends within, where nothing may change it."""
+    try:
+      yield
+    except stopping.Stopped:
+      if int(state.step) not in self._manager.all_steps():
+        self.save(state)
+      raise
+
+  def save(self, state: TrainState, *, accuracy: float | None = None) -> None:
+    """Begins to save the state under its step; a later one, which could not be read, goes.
+
+    Raises:
+      UserError: it, or the one before it, cannot be written.
+    """
+    self._before()
+    self._since = time.monotonic()
     step = int(state.step)
-    for later in self._manager.all_steps():
-      if later >= step:
-        self._manager.delete(later)
-    weights, moments = ocp.args.StandardSave(state.weights), ocp.args.StandardSave(state.optimizer)
-    self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments))
+    with self._told():
+      for later in self._manager.all_steps():
+        if later >= step:
+          self._manager.delete(later)
+      weights, moments = ocp.args.StandardSave(state.weights), ocp.args.StandardSave(state.optimizer)
+      metrics = None if accuracy is None else {"accuracy": accuracy}
+      self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments), metrics=metrics)
 
   def newest(self, abstract: TrainState) -> TrainState | None:
     """The newest state that can be read, of the given shapes and shardings; None when there is none."""
@@ -60,6 +136,8 @@ class Checkpoints:
 
   def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
     """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
+    with self._told():
+      self._manager.wait_until_finished()
     for step in sorted(self._manager.all_steps(), reverse=True):
       found, reason = None, ""
       try:
@@ -73,4 +151,22 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    self._manager.close()
+    """Waits for what is being written.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+      with self._told():
+        self._manager.wait_until_finished()
+    finally:
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    """Tells in a line what orbax and tensorstore raise when they cannot write."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      reason = str(error).strip().splitlines()[0].rpartition(": ")[2] if isinstance(error, ValueError) else error
+      raise UserError(unwritable(self._folder, reason)) from error

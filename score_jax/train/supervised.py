@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import time
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -15,7 +18,7 @@ from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
-from score_jax.train.batch import Sample, epochs, updates
+from score_jax.train.batch import Batch, Sample, epochs, updates
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Passes, Trainer, likelihood
@@ -37,6 +40,7 @@ class Settings:
   micro_rows: int
   length: int
   checkpoint_every: int
+  checkpoint_minutes: float
   keep_checkpoints: int
 
 
@@ -76,6 +80,7 @@ def fine_tune(
 
   Raises:
     UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
+    Stopped: the run was asked to end.
   """
   fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
   samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
@@ -91,44 +96,54 @@ def fine_tune(
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
   rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
   trainer = Trainer(graph, rule, likelihood(), mesh, passes, frozen)
-  checkpoints = Checkpoints(workdir.checkpoints(stage), keep=settings.keep_checkpoints)
-  state = checkpoints.newest(trainer.abstract(config)) or trainer.start(begin())
-  done = int(state.step)
   metrics = Metrics(workdir, stage)
-  with Progress(stage, steps, "steps") as progress:
+  checkpoints = Checkpoints(
+    workdir.checkpoints(stage),
+    keep=settings.keep_checkpoints,
+    minutes=settings.checkpoint_minutes,
+    before=metrics.flush,
+  )
+  with contextlib.closing(metrics), checkpoints, Progress(stage, steps, "steps") as progress:
+    state = checkpoints.newest(trainer.abstract(config)) or trainer.start(begin())
+    done = int(state.step)
     progress(done)
     for number, batch in enumerate(itertools.chain.from_iterable(batches_of), start=1):
       if number <= done:
         continue
       start = time.perf_counter()
       state, numbers = trainer(state, batch)
-      values = check(jax.device_get(numbers), stage, number)
+      values = check(jax.device_get(numbers), stage, number, batch, workdir)
       values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
         values["val_accuracy"] = validate(trainer.whole(state))
       metrics.write(number, values)
       progress(1, f"loss {values['loss']:.3f}")
-      if number % settings.checkpoint_every == 0 or number == steps:
-        checkpoints.save(state)
-  if not steps:
-    checkpoints.save(state)
-  metrics.close()
-  checkpoints.close()
+      keep = number % settings.checkpoint_every == 0 or number == steps
+      checkpoints.offer(state, keep=keep, accuracy=values.get("val_accuracy"))
+    if not steps:
+      checkpoints.save(state)
   cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)
   return Trained(trainer.whole(state), steps, cost)
 
 
-def check(numbers: dict[str, float], stage: str, step: int) -> dict[str, float]:
-  """The numbers as floats.
+def check(numbers: dict[str, float], stage: str, step: int, batch: Batch, workdir: Workdir) -> dict[str, float]:
+  """The numbers of an update on `batch` as floats.
 
   Raises:
-    UserError: one is not finite.
+    UserError: one is not finite; the batch is in the workdir.
   """
   values = {k: float(v) for k, v in numbers.items()}
   for name, value in values.items():
     if not abs(value) < float("inf"):
-      raise UserError(f"{stage}: {name} is {value} at step {step}; lower its learning_rate or look at its data")
+      path = f"failed/{stage}-{step}.npz"
+      arrays = io.BytesIO()
+      np.savez_compressed(arrays, **dataclasses.asdict(batch))
+      workdir.write_bytes(path, arrays.getvalue())
+      raise UserError(
+        f"{stage}: {name} is {value} at step {step}; lower {stage}.learning_rate or look at its data: "
+        f"numpy.load({str(workdir.root / path)!r}) has the arrays of train/batch.py's Batch"
+      )
   return values
 
 

@@ -5,23 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import pytest
-from jax.sharding import Mesh
-from transformers import PreTrainedTokenizerFast
 
-from score_jax.agent.protocol import Protocol, Turn
+from score_jax.agent.protocol import Turn
 from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import weight_shardings
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes
-from score_jax.sampler.stops import Stops
-from score_jax.tasks.grade import numeric
-from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Correction, Ledger, Question, Trajectory, Usage, from_json, to_json
-from tests.agent.bigram import bigram
 from tests.agent.scripted import LOGPROB, SHAPE, Stage, act, plan, question, said, submit
 
 COUNT = act("x = 5 + 7\nprint(x)")
@@ -321,19 +311,6 @@ def test_steps_bear_their_author(stage: Stage) -> None:
 
 
 # On a real sampler
-
-
-@pytest.fixture(scope="module")
-def real(
-  tokenizer: PreTrainedTokenizerFast, protocol: Protocol, tool: PythonTool, one_device: Mesh
-) -> tuple[Agent, Weights]:
-  """An agent on a small decoder that writes numbers as code, and its weights."""
-  config, graph, weights = bigram(tokenizer)
-  programs = Programs(graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
-  shapes = Shapes(piece=48, rows=(4,), decode=8)
-  decoding = Decoding(1.0, 0, 1.0, 1.0)
-  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=6)
-  return agent, jax.device_put(weights, weight_shardings(one_device, weights))
 
 
 def drawn(groups: Sequence[Sequence[Trajectory]]) -> dict[str, Trajectory]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +15,17 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh
 
+from score_jax import stopping
 from score_jax.mesh.sharding import weight_shardings
+from score_jax.train.batch import Batch, epochs, sample
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Trainer, TrainState, likelihood
+from score_jax.trajectory import Step, Trajectory
+from tests import small_disk
 from tests.conftest import PASSES, Tiny
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # optax mixes integers and floats
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +109,148 @@ def test_a_state_goes_from_one_mesh_to_another(
 def test_only_the_last_few_are_kept(checkpoints: Checkpoints, trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
   for step in (1, 2, 10):
     checkpoints.save(at(step, trainer, tiny))
-  assert {folder.name for folder in (tmp_path / "sft").iterdir()} == {"2", "10"}
   assert_equal(checkpoints.newest(trainer.abstract(tiny.config)), at(10, trainer, tiny))
+  assert names(tmp_path / "sft") == {"2", "10"}
+
+
+def names(folder: Path) -> set[str]:
+  return {path.name for path in folder.iterdir()}
+
+
+def test_the_best_stays_beside_the_last(checkpoints: Checkpoints, trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
+  accuracies = {1: 0.25, 2: 0.75, 3: None, 4: 0.5, 5: None, 6: None}
+  for step, accuracy in accuracies.items():
+    checkpoints.save(at(step, trainer, tiny), accuracy=accuracy)
+  assert_equal(checkpoints.newest(trainer.abstract(tiny.config)), at(6, trainer, tiny))
+  assert names(tmp_path / "sft") == {"2", "5", "6"}
+
+
+def test_it_is_written_behind_updates_that_use_up_the_state(
+  checkpoints: Checkpoints, trainer: Trainer, tiny: Tiny
+) -> None:
+  """The arrays that were passed in are donated, and changed, at once."""
+  state = trainer.start(tiny.weights)
+  batches = list(batches_of(tiny, epochs_=6))
+  for batch in batches[:2]:
+    state, _ = trainer(state, batch)
+  expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+  checkpoints.save(state)
+  for batch in batches[2:]:
+    state, _ = trainer(state, batch)
+  assert not np.array_equal(state.weights["embedding"][...], expected.weights["embedding"][...])
+  assert_equal(checkpoints.newest(trainer.abstract(tiny.config)), expected)
+
+
+def batches_of(tiny: Tiny, *, epochs_: int) -> Iterator[Batch]:
+  """Updates of which none is like another."""
+  draws = np.random.default_rng(0)
+  trajectories = [
+    Trajectory(
+      "q", "", (1, 2), tuple(Step("act", "", tokens=tuple(draws.integers(0, 64, 6).tolist())) for _ in range(2))
+    )
+    for _ in range(8)
+  ]
+  return epochs([sample(t) for t in trajectories], rows=8, micro=8, length=32, epochs=epochs_, seed=0)
+
+
+def test_on_another_mesh_the_next_step_is_the_same(
+  checkpoints: Checkpoints, trainer: Trainer, tiny: Tiny, eight_devices: Mesh
+) -> None:
+  """From a state that eight devices have left, on the same batch, one device makes the same step to 1e-5."""
+  spread, (first, second) = make_trainer(tiny, eight_devices), batches_of(tiny, epochs_=2)
+  state, _ = spread(spread.start(tiny.weights), first)
+  checkpoints.save(state)
+  here = checkpoints.newest(trainer.abstract(tiny.config))
+  assert_equal(here, state)
+  assert here is not None
+  (ours, numbers), (theirs, same) = trainer(here, second), spread(state, second)
+  assert float(numbers["loss"]) == pytest.approx(float(same["loss"]), abs=1e-5)
+  for a, b in zip(jax.tree.leaves(ours.weights), jax.tree.leaves(theirs.weights), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_there_is_one_every_few_minutes_whatever_the_time_of_day(
+  trainer: Trainer, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+  passed = time.monotonic()
+  before: list[str] = []
+  monkeypatch.setattr(time, "monotonic", lambda: passed)
+  monkeypatch.setattr(time, "time", lambda clock=time.time: clock() + jump * len(before))
+  folder = tmp_path / "sft"
+  with Checkpoints(epath.Path(folder), keep=9, minutes=5.0, before=lambda: before.append("told")) as checkpoints:
+    for step, minutes in enumerate((1, 3, 2, 4, 2), start=1):
+      passed += 60 * minutes
+      assert checkpoints.offer(at(step, trainer, tiny), keep=False) == (step in (3, 5))
+      assert len(before) == (step >= 3) + (step >= 5), "before each of them, and no other time"
+    assert checkpoints.offer(at(6, trainer, tiny), keep=True)
+  assert names(folder) == {"3", "5", "6"}
+
+
+def test_asked_to_end_it_saves_first(trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
+  folder = epath.Path(tmp_path / "sft")
+  with pytest.raises(stopping.Stopped), stopping.heeded(60.0), Checkpoints(folder, keep=2) as checkpoints:
+    assert not checkpoints.offer(at(1, trainer, tiny), keep=False)
+    signal.raise_signal(signal.SIGTERM)
+    checkpoints.offer(at(2, trainer, tiny), keep=False)
+  assert names(tmp_path / "sft") == {"2"}
+  rollouts = Checkpoints(folder, keep=2)
+  with pytest.raises(stopping.Stopped), stopping.heeded(60.0), rollouts, rollouts.kept(at(3, trainer, tiny)):
+    signal.raise_signal(signal.SIGTERM)
+    stopping.obey()
+  assert names(tmp_path / "sft") == {"2", "3"}
+
+
+def test_what_was_half_written_goes_when_the_next_run_begins(trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
+  folder = tmp_path / "sft"
+  with Checkpoints(epath.Path(folder), keep=2) as checkpoints:
+    checkpoints.save(at(1, trainer, tiny))
+  shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+  with Checkpoints(epath.Path(folder), keep=0) as reader:
+    assert reader.newest_weights(tiny.weights, dtype="float32") is not None
+    assert names(folder) == {"1", "2.orbax-checkpoint-tmp"}, "who only reads touches nothing: it may be at work"
+  with Checkpoints(epath.Path(folder), keep=2) as checkpoints:
+    assert_equal(checkpoints.newest(trainer.abstract(tiny.config)), at(1, trainer, tiny))
+  assert names(folder) == {"1"}
+
+
+def test_a_full_disk_is_told_in_a_line_and_what_was_there_stays(tmp_path: Path) -> None:
+  """And once there is room it goes on from there."""
+  code = f"""
+import logging; logging.getLogger("absl").setLevel(logging.CRITICAL)
+import pathlib, jax, numpy as np
+from etils import epath
+from score_jax.errors import UserError
+from score_jax.train.checkpoints import Checkpoints
+from score_jax.train.steps import TrainState
+folder = pathlib.Path({str(tmp_path)!r}) / "sft"
+def at(step):
+  noise = np.random.default_rng(step).normal(size=(200, 1000)).astype("float32")
+  return TrainState(jax.numpy.int32(step), {{"w": jax.numpy.asarray(noise)}}, {{"m": jax.numpy.zeros(3)}})
+filler = folder.parent / "filler"
+filler.write_bytes(bytes(1 << 20))
+step = 0
+try:
+  with Checkpoints(epath.Path(folder), keep=9) as checkpoints:
+    for step in range(1, 9):
+      checkpoints.save(at(step))
+except UserError as error:
+  print(error)
+filler.unlink()
+with Checkpoints(epath.Path(folder), keep=9) as checkpoints:
+  found = checkpoints.newest(at(0))
+  assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found, at(int(found.step))))
+  checkpoints.save(at(20))
+  print(int(found.step), step, int(checkpoints.newest(at(0)).step))
+"""
+  said = small_disk.run(code, tmp_path, kilobytes=4000).splitlines()
+  assert len(said) == 2
+  assert said[0].startswith(f"{tmp_path}/sft cannot be written (")
+  assert "No space left on device" in said[0]
+  assert "mend that and start again: everything up to here is kept" in said[0]
+  newest, step, later = map(int, said[1].split())
+  assert 1 <= newest < step <= 8, "it was noticed, at the latest by the save after it"
+  assert later == 20
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too

@@ -1,0 +1,36 @@
+"""A disk that is soon full: a file system in memory, mounted where only the code of a test sees it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from score_jax.tools import isolation
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(code: str, disk: pathlib.Path, *, kilobytes: int, timeout_s: float = 120) -> str:
+  """What Python code prints when the folder `disk` has so much room; what it leaves there is gone afterwards."""
+  try:
+    bubblewrap = isolation.bubblewrap()
+  except FileNotFoundError as error:
+    pytest.skip(f"no disk can be mounted: {error}")
+  mounts = ["--dev-bind", "/", "/", "--size", str(kilobytes << 10), "--tmpfs", str(disk)]
+  done = subprocess.run(
+    [bubblewrap, *mounts, sys.executable, "-c", code],
+    cwd=ROOT,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+    timeout=timeout_s,
+    check=False,
+  )
+  if "bwrap: " in done.stderr:
+    pytest.skip(f"no disk can be mounted: {done.stderr.strip()}")
+  assert done.returncode == 0, done.stderr
+  return done.stdout

@@ -1,0 +1,63 @@
+"""Signals that ask a run to end are noted, told at safe points, and enforced when the patience is over."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from score_jax import stopping
+
+NUMBERS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+
+
+@pytest.mark.parametrize(("number", "status"), NUMBERS)
+def test_a_signal_is_noted_and_obeyed_at_the_next_safe_point(number: signal.Signals, status: int) -> None:
+  before = signal.getsignal(number)
+  with pytest.raises(stopping.Stopped) as stopped, stopping.heeded(60.0):
+    stopping.obey()
+    assert not stopping.asked()
+    signal.raise_signal(number)
+    assert stopping.asked()
+    stopping.obey()
+  assert (stopped.value.signal, stopped.value.code) == (number.name, status)
+  assert signal.getsignal(number) is before
+  assert not stopping.asked(), "the next run in this process is not asked"
+
+
+def test_what_handles_failures_does_not_take_it_for_one() -> None:
+  assert not issubclass(stopping.Stopped, Exception)
+
+
+def ended(grace_s: float, signals: list[int]) -> subprocess.CompletedProcess[str]:
+  """A process that never comes to a safe point, and is sent the signals."""
+  code = (
+    "import time; from score_jax import stopping\n"
+    f"with stopping.heeded({grace_s}):\n"
+    "  print('ready', flush=True)\n"
+    "  time.sleep(60)"
+  )
+  line = [sys.executable, "-c", code]
+  with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    assert process.stdout is not None
+    process.stdout.readline()
+    for number in signals:
+      process.send_signal(number)
+      time.sleep(0.2)
+    out, error = process.communicate(timeout=30)
+  return subprocess.CompletedProcess(line, process.returncode, out, error)
+
+
+def test_who_does_not_come_to_one_ends_when_the_patience_is_over() -> None:
+  done = ended(0.5, [signal.SIGTERM, signal.SIGTERM])
+  assert done.returncode == 143
+  assert done.stderr == "stopped by SIGTERM in the midst of something\n"
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+  done = ended(60.0, [signal.SIGINT, signal.SIGINT])
+  assert done.returncode == 130
+  assert done.stderr == "stopped by SIGINT in the midst of something\n"
