@@ -54,16 +54,10 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
-  from score_jax import stages
-  from score_jax.model import adapters, source
-  from score_jax.run import Run
-  from score_jax.workdir import Workdir, config_of
+  from score_jax.finished import finished
 
-  if stage not in (*stages.READS, "untrained"):
-    raise UserError(f"--stage={stage}: there is none; choose from {', '.join(stages.READS)}, untrained")
-  with Run(config_of(root), Workdir(root)) as run:
-    shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
-    return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)
+  found = finished(root, stage)
+  return found.model, _decoding(found.config.student)
 
 
 def _decoding(c: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Runs or resumes a recipe.
+"""Runs or resumes a recipe, or an evaluation.
 
     python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
     python -m score_jax.main --config=configs/quickstart.py:smoke --config.rl.group_size=4
+    python -m score_jax.main --config=configs/evaluate.py --config.model=runs/quickstart:rl --config.benchmarks=math500
 
 Started again in the same workdir it goes on where it was. Exit status: 0 done,
 1 failed (one line says why), 2 wrong usage.
@@ -21,6 +22,32 @@ from score_jax.command import command, flat
 from score_jax.errors import UserError
 
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers", "numpy")
+
+
+def run(config: ConfigDict, root: str) -> None:
+  """Does the config's job in the workdir `root`.
+
+  Raises:
+    UserError: there is no such job, or it cannot be done.
+  """
+  jobs = {"recipe": run_recipe, "evaluate": run_evaluation}
+  if config.job not in jobs:
+    raise UserError(f"job = {config.job!r}; choose from {', '.join(jobs)}")
+  jobs[config.job](config, root)
+
+
+def run_evaluation(config: ConfigDict, root: str) -> None:
+  """Examines the models that `config` names in the workdir `root`, and reports."""
+  from score_jax.candidates import evaluate
+  from score_jax.report import page, table
+  from score_jax.workdir import Workdir
+
+  workdir = Workdir(root)
+  claim(workdir, config)
+  rows = evaluate(config, workdir)
+  path = page.write(workdir.root)
+  print(table.render(rows))
+  print(f"finished: {path}")
 
 
 def run_recipe(config: ConfigDict, root: str) -> None:
@@ -73,4 +100,4 @@ def commit() -> str | None:
 
 
 if __name__ == "__main__":
-  command(run_recipe)
+  command(run)

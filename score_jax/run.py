@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -72,7 +72,7 @@ class Run:
     self.seconds: dict[str, float] = {}
     self._open = contextlib.ExitStack()
 
-  def __enter__(self) -> Run:
+  def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *error: Any) -> None:

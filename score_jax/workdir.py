@@ -7,7 +7,7 @@ stages/<stage>.json              written when a stage is done: identity, cost, f
 trajectories/<stage>/part-*.jsonl
 checkpoints/<stage>/<step>/      orbax
 metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
-eval/<model>/<benchmark>-*.jsonl
+eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
 results.json, report.html
 """
 

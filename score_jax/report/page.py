@@ -124,12 +124,18 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _results(root: epath.Path) -> dict[str, Any]:
   rows = table.ordered(workdir.rows(root))
+  shown = table.columns(rows)
   return {
-    "headers": [" ".join(header).strip() for header in table.HEADERS],
-    "text_columns": table.TEXT_COLUMNS,
-    "rows": [{"cells": table.cells(row), **{k: 100 * row[k] for k in ("accuracy", "low", "high")}} for row in rows],
-    "note": table.NOTE,
+    "headers": [" ".join(column.header).strip() for column in shown],
+    "text_columns": len(table.TEXTS),
+    "rows": [{"cells": [column.cell(row) for column in shown]} | _scale(row) for row in rows],
+    "notes": table.notes(rows),
   }
+
+
+def _scale(row: Mapping[str, Any]) -> dict[str, float]:
+  """Where a row's mean (if something was graded) and interval lie on a scale of 100."""
+  return {name: 100 * row[name] for name in ("accuracy", "low", "high") if row[name] is not None}
 
 
 def _stages(root: epath.Path) -> list[tuple[str, ...]]:
