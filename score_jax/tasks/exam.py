@@ -86,12 +86,12 @@ def _questions(
 ) -> list[Question]:
   """The questions of a benchmark that are asked; `documents` and `notes` get what belongs to them."""
   asked = config.limit or (BENCHMARKS[name].asked if name in BENCHMARKS else ASKED[name])
-  path, knob = config.paths[name], f"paths.{name}"
   if name == "word_problems":
     seed = int.from_bytes(hashlib.sha256(f"{config.seed}/evaluation".encode()).digest()[:6])
     world = word_problems.World.generate(seed)
     documents += world.documents()
     return word_problems.questions(world, difficulty(config.word_problems), seed=seed, count=asked)
+  path, knob = config.paths[name], f"paths.{name}"
   found = gsm8k.read(path, "test", knob=knob) if name == "gsm8k" else benchmarks.read(name, path, knob=knob)
   kept, dropped = distinct(found)
   if dropped:
