@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("run",),
   ("stages",),
   ("examine", "finished"),
-  ("evaluate", "candidates"),
+  ("evaluate", "candidates", "hand_over"),
   ("reinforce",),
   ("recipe",),
   ("report",),
