@@ -3,7 +3,7 @@
     python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported
     python -m score_jax.export --model=Qwen/Qwen2.5-0.5B-Instruct --out=exported --dtype=bfloat16
     python -m score_jax.export --workdir=runs/quickstart --stage=mps --trajectories=preference --out=pairs.jsonl
-    python -m score_jax.export --model=smollm2 --file=search_mps_trajectories.jsonl --trajectories=messages --out=a.jsonl
+    python -m score_jax.export --model=smollm2 --file=math_mps_trajectories.jsonl --trajectories=messages --out=a.jsonl
 
 Of a run it takes the newest checkpoint of a stage; the run's meshes want as many
 devices as it had, which the CPU can play (8 of them):
