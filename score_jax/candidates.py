@@ -45,19 +45,19 @@ def evaluate(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
 
 
 def _folders(listed: str) -> dict[str, str]:
-  """The models of a list with commas, by the names of their folders.
+  """The models of a list with commas, by what they are called: the last part of their names where that tells them apart.
 
   Raises:
     UserError: there is none, or two are called alike.
   """
-  found: dict[str, str] = {}
-  for name in filter(None, (part.strip() for part in listed.split(","))):
-    folder = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    if found.setdefault(folder, name) != name:
-      raise UserError(f"model = {listed!r}: {found[folder]} and {name} are both called {folder}; use two workdirs")
-  if not found:
+  names = list(dict.fromkeys(filter(None, (part.strip() for part in listed.split(",")))))
+  if not names:
     raise UserError(f"model = {listed!r}; give a model folder, a hub id, RUN:STAGE or {ENDPOINT}")
-  return found
+  for called in ([name.rstrip("/").rpartition("/")[2] for name in names], names):
+    found = {re.sub(r"[^\w.-]+", "-", short).strip("-."): name for short, name in zip(called, names, strict=True)}
+    if len(found) == len(names):
+      return found
+  raise UserError(f"model = {listed!r}: two of them would be called alike; evaluate these in two workdirs")
 
 
 class Examined(Run):

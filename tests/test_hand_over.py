@@ -202,7 +202,7 @@ def test_the_releases_records_are_handed_over(
   assert pair["rejected"][0]["content"] == "<thought>take</thought><code>x = 3 - 4\nprint(x)</code>"
 
 
-@pytest.mark.parametrize(("name", "messages", "pairs"), [("math", 49, 28), ("search", 0, 0)])
+@pytest.mark.parametrize(("name", "messages", "pairs"), [("math", 49, 28), ("search", 186, 45)])
 def test_the_releases_own_files_are_handed_over(
   tokenizer: PreTrainedTokenizerFast, name: str, messages: int, pairs: int
 ) -> None:

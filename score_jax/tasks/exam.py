@@ -86,13 +86,11 @@ def _questions(
 ) -> list[Question]:
   """The questions of a benchmark that are asked; `documents` and `notes` get what belongs to them."""
   asked = config.limit or (BENCHMARKS[name].asked if name in BENCHMARKS else ASKED[name])
+  path, knob = config.paths.get(name, ""), f"paths.{name}"
   if name == "word_problems":
-    seed = int.from_bytes(hashlib.sha256(f"{config.seed}/evaluation".encode()).digest()[:6])
-    world = word_problems.World.generate(seed)
-    documents += world.documents()
-    return word_problems.questions(world, difficulty(config.word_problems), seed=seed, count=asked)
-  path, knob = config.paths[name], f"paths.{name}"
-  found = gsm8k.read(path, "test", knob=knob) if name == "gsm8k" else benchmarks.read(name, path, knob=knob)
+    found = _generated(config, max(asked, ASKED[name]), documents)
+  else:
+    found = gsm8k.read(path, "test", knob=knob) if name == "gsm8k" else benchmarks.read(name, path, knob=knob)
   kept, dropped = distinct(found)
   if dropped:
     notes.append(f"{name}: {len(dropped)} of {len(found)} questions stand there twice or have no answer; left out")
@@ -105,3 +103,11 @@ def _questions(
   if not chosen:
     raise UserError(f"{knob} = {path!r} has no question that could be asked; give another file")
   return chosen
+
+
+def _generated(config: ConfigDict, count: int, documents: list[Document]) -> list[Question]:
+  """Word problems, and into `documents` the passages that they need."""
+  seed = int.from_bytes(hashlib.sha256(f"{config.seed}/evaluation".encode()).digest()[:6])
+  world = word_problems.World.generate(seed)
+  documents += world.documents()
+  return word_problems.questions(world, difficulty(config.word_problems), seed=seed, count=count)
