@@ -45,7 +45,7 @@ def evaluate(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
 
 
 def _folders(listed: str) -> dict[str, str]:
-  """The models of a list with commas, by what they are called: the last part of their names where that tells them apart.
+  """The listed models by what they are called: the last parts of their names where these tell them apart.
 
   Raises:
     UserError: there is none, or two are called alike.

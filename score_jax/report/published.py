@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 SOURCE = "arXiv 2509.14257, by version; measured with retries and a judge (score_jax/report/published.py)"
 
-#: average -> student, or teacher -> stage that made the model -> version -> %
+#: average -> student, or teacher -> stage that made the model -> version (empty where that is not known) -> %
 FIGURES: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = {
   "math_qa_average": {
     "Qwen2.5-7B-Instruct": {
@@ -25,7 +25,7 @@ FIGURES: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = {
     "Llama-3.1-8B-Instruct": {"bc": {"v2": 37.3}, "sft": {"v2": 40.2}, "rl": {"v2": 47.5}},
     "Qwen2.5-72B-Instruct": {"untrained": {"v2": 51.7, "v3": 51.1}},
   },
-  "deep_search_average": {"Qwen3-8B": {"bc": {"v2": 22.8}, "grpo": {"v2": 22.2}, "rl": {"v2": 30.5}}},
+  "deep_search_average": {"Qwen3-8B": {"bc": {"": 22.8}, "grpo": {"": 22.2}, "rl": {"": 30.5}}},
 }
 
 
@@ -38,4 +38,4 @@ def figure(base: str, stage: str, benchmark: str) -> str:
     benchmark: or average.
   """
   found = FIGURES.get(benchmark, {}).get(base.rstrip("/").rpartition("/")[2], {}).get(stage, {})
-  return ", ".join(f"{value:.1f} ({version})" for version, value in found.items())
+  return ", ".join(f"{value:.1f}" + (f" ({version})" if version else "") for version, value in found.items())

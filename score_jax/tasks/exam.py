@@ -86,11 +86,13 @@ def _questions(
 ) -> list[Question]:
   """The questions of a benchmark that are asked; `documents` and `notes` get what belongs to them."""
   asked = config.limit or (BENCHMARKS[name].asked if name in BENCHMARKS else ASKED[name])
-  path, knob = config.paths.get(name, ""), f"paths.{name}"
+  knob = f"paths.{name}"
   if name == "word_problems":
     found = _generated(config, max(asked, ASKED[name]), documents)
+  elif name == "gsm8k":
+    found = gsm8k.read(config.paths[name], "test", knob=knob)
   else:
-    found = gsm8k.read(path, "test", knob=knob) if name == "gsm8k" else benchmarks.read(name, path, knob=knob)
+    found = benchmarks.read(name, config.paths[name], knob=knob)
   kept, dropped = distinct(found)
   if dropped:
     notes.append(f"{name}: {len(dropped)} of {len(found)} questions stand there twice or have no answer; left out")
@@ -99,9 +101,9 @@ def _questions(
     kept = [q for q in kept if q.id not in without]
   chosen = in_order(kept, seed=config.seed)[:asked]
   if name in BENCHMARKS:
-    notes += benchmarks.notes(name, path, len(found), len(chosen))
+    notes += benchmarks.notes(name, config.paths[name], len(found), len(chosen))
   if not chosen:
-    raise UserError(f"{knob} = {path!r} has no question that could be asked; give another file")
+    raise UserError(f"benchmarks: {name} has no question that could be asked; set {knob} to another file")
   return chosen
 
 
