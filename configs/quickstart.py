@@ -12,6 +12,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/quickstart.py:{arg} is none; choose quickstart.py or quickstart.py:smoke")
   c = ConfigDict()
+  c.job = "recipe"  # or evaluate: configs/evaluate.py
   c.seed = 0
   c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
   c.arms = ()  # more baselines and controls, each with the stages that it needs: score_jax/arms.py; ("all",): all
@@ -210,6 +211,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   c.eval = ConfigDict()
   c.eval.tries = 1  # rollouts of a question
+  c.eval.part = 512  # questions whose records are written together, when all of them are done
 
   if arg == "smoke":
     c.tasks.train, c.tasks.validation, c.tasks.test = 32, 8, 12

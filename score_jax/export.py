@@ -1,13 +1,17 @@
-"""Writes a Hugging Face model that transformers and vLLM load as it is.
+"""Writes a Hugging Face model that transformers and vLLM load as it is; or trajectories that TRL reads.
 
     python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported
     python -m score_jax.export --model=Qwen/Qwen2.5-0.5B-Instruct --out=exported --dtype=bfloat16
+    python -m score_jax.export --workdir=runs/quickstart --stage=mps --trajectories=preference --out=pairs.jsonl
+    python -m score_jax.export --model=smollm2 --file=math_mps_trajectories.jsonl --trajectories=messages --out=a.jsonl
 
 Of a run it takes the newest checkpoint of a stage; the run's meshes want as many
 devices as it had, which the CPU can play (8 of them):
 
     JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m score_jax.export …
 
+What the trajectories' forms hold stands in score_jax/hand_over.py; `--file` is a part
+file of a run, or one of the method's reference release, and `--model` names the student.
 With the weights go the tokenizer with the method's tags, a chat template that
 renders trajectories as the agent sees them, and the decoding. Exit status: 0 done,
 1 failed (one line says why), 2 wrong usage.
@@ -24,6 +28,7 @@ from typing import Any
 
 from score_jax.errors import UserError
 
+FORMS = ("messages", "prompt_completion", "preference")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -54,17 +59,10 @@ def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
-  from score_jax import stages
-  from score_jax.arms import STAGES
-  from score_jax.model import adapters, source
-  from score_jax.run import Run
-  from score_jax.workdir import Workdir, config_of
+  from score_jax.finished import finished
 
-  if stage not in (*STAGES, "untrained"):
-    raise UserError(f"--stage={stage}: there is none; choose from {', '.join(STAGES)}, untrained")
-  with Run(config_of(root), Workdir(root)) as run:
-    shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
-    return source.Model(shape, weights, run.student.tokenizer), _decoding(run.config.student)
+  found = finished(root, stage)
+  return found.model, _decoding(found.config.student)
 
 
 def _decoding(c: Any) -> dict[str, Any]:
@@ -80,6 +78,24 @@ def of_name(name: str, dtype: str) -> Any:
   from score_jax.run import with_tags
 
   return with_tags(name, dtype=dtype)
+
+
+def _handed_over(args: argparse.Namespace) -> str:
+  """Writes trajectories in the form that --trajectories names; what there is to say of it.
+
+  Raises:
+    UserError: there are none, or --out cannot be written.
+  """
+  from score_jax import hand_over
+
+  if args.workdir:
+    trajectories, tokenizer = hand_over.of_run(args.workdir, args.stage)
+  else:
+    tokenizer = hand_over.tokenizer_of(args.model)
+    trajectories = hand_over.of_file(args.file, tokenizer)
+  made, left_out = hand_over.records(args.trajectories, trajectories, tokenizer)
+  hand_over.write(args.out, made)
+  return "; ".join([f"{args.out}, {len(made)} records", *(f"left out: {n} {why}" for why, n in left_out.items())])
 
 
 def _free(name: str) -> pathlib.Path:
@@ -103,7 +119,7 @@ def _free(name: str) -> pathlib.Path:
 def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m score_jax.export",
-    description="Writes a Hugging Face model that transformers and vLLM load as it is.",
+    description="Writes a Hugging Face model that transformers and vLLM load as it is; or trajectories that TRL reads.",
     epilog="examples: python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported; "
     "python -m score_jax.export --model=smollm2 --out=exported --dtype=bfloat16",
   )
@@ -111,15 +127,26 @@ def main() -> int:
   origin.add_argument("--workdir", metavar="DIR", help="the folder of a run; --stage says which of its models")
   origin.add_argument("--model", metavar="NAME", help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--stage", help="such as sft or rl; untrained: the student as it came, with the tags")
+  parser.add_argument(
+    "--trajectories", choices=FORMS, help="writes these of a run's stage, or of --file, to --out=FILE"
+  )
+  parser.add_argument(
+    "--file", metavar="FILE", help="trajectories of a part file or of the release, for --model's tokens"
+  )
   parser.add_argument("--out", required=True, metavar="DIR", help="new or empty, local")
   parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
   parser.add_argument("--shard_gb", default=5.0, type=float, help="greatest file, in 10^9 bytes (default: %(default)s)")
   args = parser.parse_args()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")
+  if bool(args.file) != bool(args.model and args.trajectories):
+    parser.error("--file goes with --model and --trajectories")
   if args.shard_gb <= 0:
     parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
   try:
+    if args.trajectories:
+      print(f"written: {_handed_over(args)}")
+      return 0
     out = _free(args.out)
     model, decoding = of_stage(args.workdir, args.stage) if args.workdir else (of_name(args.model, args.dtype), {})
     export(model, out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)

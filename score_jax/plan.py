@@ -29,6 +29,8 @@ JSON = flags.DEFINE_bool("json", False, "Print one JSON object and nothing else"
 
 def plan(config: ConfigDict, _: str) -> None:
   """Plans every program of `config` on --topology, and prints what came of it."""
+  if "stages" not in config:
+    raise UserError("--config: it has no stages to plan; give that of a recipe, such as configs/quickstart.py")
   if not TOPOLOGY.value:
     raise UserError("--topology=KIND:SHAPE is missing; try --topology=v5e:8x8")
   os.environ["JAX_PLATFORMS"] = "cpu"

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -91,7 +91,7 @@ class Run:
     self.seconds: dict[str, float] = {}
     self._open = contextlib.ExitStack()
 
-  def __enter__(self) -> Run:
+  def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *error: Any) -> None:

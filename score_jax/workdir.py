@@ -10,7 +10,7 @@ trajectories/<stage>/part-*.jsonl
 journal/<stage>/part-*.jsonl     finished trajectories of a stage at work; they go when it is done
 checkpoints/<stage>/<step>/      orbax
 metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
-eval/<model>/<benchmark>-*.jsonl
+eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
 failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html
 lock.json                        who is at work here

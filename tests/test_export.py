@@ -173,7 +173,7 @@ def test_what_cannot_be_exported_is_one_line(
   workdir, out = f"--workdir={runs['plain'][0]}", f"--out={tmp_path / 'out'}"
   cases: list[tuple[list[str], str]] = [
     ([workdir, "--stage=sft", out], r"no checkpoint can be read; put sft into config\.stages"),
-    ([workdir, "--stage=ppo", out], "--stage=ppo: there is none; choose from warm_start, "),
+    ([workdir, "--stage=ppo", out], r"stage 'ppo' of .*plain: there is none; choose from warm_start, "),
     ([f"--workdir={tmp_path / 'none'}", "--stage=rl", out], "none: there is no such folder"),
     ([f"--workdir={tmp_path}", "--stage=rl", out], r"there is no config\.json in it"),
     ([f"--model={tmp_path}", out], r"config\.json does not exist"),

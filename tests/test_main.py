@@ -57,7 +57,7 @@ def on_one_device(one_device: Mesh) -> Iterator[None]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """The workdir of an undisturbed run."""
   folder = tmp_path_factory.mktemp("run") / "undisturbed"
-  main.run_recipe(smoke_config(), str(folder))
+  main.run(smoke_config(), str(folder))
   return folder
 
 
@@ -90,13 +90,13 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
   folder, config = tmp_path / "more", smoke_config()
   shutil.copytree(finished, folder)
   config.arms = ("sft_redraw",)
-  main.run_recipe(config, str(folder))
+  main.run(config, str(folder))
   before, after = results(finished)["rows"], results(folder)["rows"]
   assert [row for row in after if row["model"] != "sft_redraw"] == before
   [row] = [row for row in after if row["model"] == "sft_redraw"]
   assert row["from"] == "warm_start"
   assert json.loads((folder / "config.json").read_text())["config"]["arms"] == ["sft_redraw"]
-  main.run_recipe(smoke_config(), str(folder))
+  main.run(smoke_config(), str(folder))
   assert results(folder)["rows"] == after, "what is there stays in the table"
 
 
@@ -127,7 +127,7 @@ def test_what_was_dropped_is_listed(finished: pathlib.Path) -> None:
 
 def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
   before = {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
-  main.run_recipe(smoke_config(), str(finished))
+  main.run(smoke_config(), str(finished))
   assert "nothing was left to do" in capsys.readouterr().out
   assert before == {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
 
@@ -151,7 +151,7 @@ def test_stopped_after_every_stage_it_ends_the_same(finished: pathlib.Path, tmp_
   for _ in config.stages:
     with Stopping(config, workdir) as stopping, pytest.raises(Stopped):
       walk(stopping)
-  main.run_recipe(config, str(tmp_path / "stopped"))
+  main.run(config, str(tmp_path / "stopped"))
   assert (tmp_path / "stopped/results.json").read_bytes() == (finished / "results.json").read_bytes()
   folders = (tmp_path / "stopped", finished)
   ours, theirs = (sorted(p.relative_to(f) for p in f.glob("trajectories/**/*")) for f in folders)
@@ -165,7 +165,7 @@ def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
   config = smoke_config()
   config.rl.clip_low = 0.3
   with pytest.raises(UserError, match=r"rl\.clip_low is 0\.2 there and 0\.3 here; give another --workdir"):
-    main.run_recipe(config, str(finished))
+    main.run(config, str(finished))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too
@@ -181,7 +181,7 @@ def test_of_a_truncated_checkpoint_the_one_before_it_is_used(
     if file.is_file():
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   with caplog.at_level(logging.WARNING, logger="score_jax"):
-    main.run_recipe(smoke_config(), str(folder))
+    main.run(smoke_config(), str(folder))
   assert f"checkpoint {second} cannot be read" in caplog.text
   assert first.exists() and "using the one before it" in caplog.text
   assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
@@ -218,7 +218,7 @@ def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:
   config: ConfigDict = smoke_config()
   config.stages = ("warm_start", "magic")
   with pytest.raises(UserError, match="'magic' is none; choose from warm_start"):
-    main.run_recipe(config, str(tmp_path / "w"))
+    main.run(config, str(tmp_path / "w"))
 
 
 def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,5 +227,5 @@ def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytes
   config.mesh.train, config.mesh.sample = (2, 2, 2), (4, 1, 2)
   config.stages = ("warm_start",)
   assert jax.device_count() == 8
-  main.run_recipe(config, str(tmp_path / "w"))
+  main.run(config, str(tmp_path / "w"))
   assert [row["model"] for row in results(tmp_path / "w")["rows"]] == ["untrained", "warm_start"]

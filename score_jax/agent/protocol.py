@@ -73,7 +73,7 @@ class Protocol:
     except (ValueError, TemplateError) as error:
       reason = str(error).partition("\n")[0]
       raise UserError(f"tokenizer: no usable chat template ({reason}); set tokenizer.chat_template") from error
-    after_turn = self._template_ids(to_user)
+    after_turn = self.read(to_user)
     if not after_turn or after_turn[0] not in self._special:
       raise UserError(
         f"tokenizer: its chat template ends a turn with {to_user!r}, which does not begin with a special token; "
@@ -81,9 +81,9 @@ class Protocol:
       )
     self.stop = after_turn[0]
     self._to_user = tuple(after_turn[1:])
-    self._to_assistant = tuple(self._template_ids(to_assistant))
+    self._to_assistant = tuple(self.read(to_assistant))
     begins = tokenizer.bos_token is not None and text.startswith(str(tokenizer.bos_token))
-    self._begin = self._opening(tuple(self._template_ids(str(tokenizer.bos_token))) if begins else ())
+    self._begin = self._opening(tuple(self.read(str(tokenizer.bos_token))) if begins else ())
 
   def _opening(self, begin: tuple[int, ...]) -> tuple[int, ...]:
     """What stands before the first user turn: no system prompt (paper), the template's own beginning if it has one."""
@@ -91,14 +91,16 @@ class Protocol:
     header = self._to_user[first_special:]
     return header if header[: len(begin)] == begin else begin + header
 
-  def _template_ids(self, text: str) -> list[int]:
+  def read(self, text: str) -> list[int]:
+    """Ids of a rendered conversation, as others read it: what is spelled like a special token is one."""
     self._text.encode_special_tokens = False
     return self._text.encode(text, add_special_tokens=False).ids
 
   def chat_template(self) -> str:
     """A chat template (Jinja) that renders a trajectory as the agent sees it, whatever the model's own would add.
 
-    The question and observations are of role user, or observations without "Observation: " of role tool.
+    The question and observations are of role user, or observations without "Observation: " of role tool. What carries
+    loss is marked as generation, which TRL's `assistant_only_loss` asks for.
     """
     begin, to_assistant, to_user, stop = (
       json.dumps(self.decode(ids), ensure_ascii=False)
@@ -107,7 +109,7 @@ class Protocol:
     return (
       "{% for message in messages %}"
       "{% if message['role'] == 'assistant' %}"
-      f"{{{{ {to_assistant} + message['content'] + {stop} }}}}"
+      f"{{{{ {to_assistant} }}}}{{% generation %}}{{{{ message['content'] + {stop} }}}}{{% endgeneration %}}"
       "{% elif message['role'] in ('user', 'tool') %}"
       f"{{{{ {begin} if loop.first else {to_user} }}}}"
       "{{ ('Observation: ' if message['role'] == 'tool' else '') + message['content'] }}"
@@ -122,6 +124,10 @@ class Protocol:
     """Ids of plain text; what looks like a special token in it becomes ordinary characters."""
     self._text.encode_special_tokens = True
     return tuple(self._text.encode(text, add_special_tokens=False).ids)
+
+  def special(self, tokens: Sequence[int]) -> list[int]:
+    """Those of some tokens that are special."""
+    return [t for t in tokens if t in self._special]
 
   def decode(self, tokens: Sequence[int]) -> str:
     """The text of ordinary tokens."""

@@ -127,13 +127,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _results(root: epath.Path) -> dict[str, Any]:
   rows = table.ordered(workdir.rows(root))
+  shown = table.columns(rows)
   return {
-    "headers": [" ".join(header).strip() for header in table.HEADERS],
-    "text_columns": table.TEXT_COLUMNS,
-    "rows": [{"cells": table.cells(row), **{k: 100 * row[k] for k in ("accuracy", "low", "high")}} for row in rows],
-    "note": table.NOTE,
+    "headers": [" ".join(column.header).strip() for column in shown],
+    "text_columns": sum(column.text for column in shown),
+    "rows": [{"cells": [column.cell(row) for column in shown]} | _scale(row) for row in rows],
+    "notes": table.notes(rows),
     "says": [(table.label(n), s.says) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
   }
+
+
+def _scale(row: Mapping[str, Any]) -> dict[str, float]:
+  """Where a row's mean (if something was graded) and interval lie on a scale of 100."""
+  return {name: 100 * row[name] for name in ("accuracy", "low", "high") if row[name] is not None}
 
 
 def _stages(root: epath.Path) -> list[tuple[str, ...]]:

@@ -1,34 +1,31 @@
-"""The final table: each model's accuracy on each benchmark, and what it cost to make the model."""
+"""The final table: each model's accuracy on each benchmark, and what it cost to make the model.
+
+Columns in which no row has anything to say (several tries, the paper's figure, costs, …) are left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from score_jax.arms import STAGES
+from score_jax.report import published
+
+Row = Mapping[str, Any]
 
 LABELS = {
   "teacher": "teacher",
   "untrained": "untrained student",
   **{name: stage.label for name, stage in STAGES.items() if stage.begin},
 }
-HEADERS = (
-  ("", "model"),
-  ("", "from"),
-  ("", "benchmark"),
-  ("accuracy", "%"),
-  ("95 %", "interval"),
-  ("", "n"),
-  ("student", "tokens"),
-  ("teacher", "tokens"),
-  ("tool", "calls"),
-  ("grader", "calls"),
-  ("", "PFLOP"),
-)
-TEXT_COLUMNS = 3  # set to the left; numbers to the right
-NOTE = (
+COSTS = (
   "From: whose weights it starts from. Costs are of making the model, all that it is made from included;\n"
   "student tokens: generated; teacher tokens: generated, scored and read."
+)
+MEASURES = (
+  "pass@k: the chance that one of k tries is right, unbiased. exact: beside the mean F1, the share that is right.\n"
+  "Ungraded tries (their grading or tool failed) are left out of the score; its interval allows for either outcome."
 )
 
 
@@ -42,29 +39,14 @@ def model_order(model: str) -> tuple[int, str]:
   return (list(LABELS).index(model) if model in LABELS else len(LABELS), model)
 
 
-def ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def ordered(rows: Sequence[Row]) -> list[Row]:
   """Rows by benchmark, as these first appear, then by model."""
   benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
   return sorted(rows, key=lambda row: (benchmarks.index(row["benchmark"]), model_order(row["model"])))
 
 
-def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-  """The text of a row's cells, in the order of HEADERS."""
-  ledger = row["ledger"]
-  student, teacher = (ledger["models"].get(name, {}) for name in ("student", "teacher"))
-  return (
-    label(row["model"]),
-    row.get("from", ""),
-    row["benchmark"],
-    f"{100 * row['accuracy']:.1f}",
-    f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
-    f"{row['n']:,}",
-    count(student.get("generated", 0)),
-    count(sum(teacher.get(kind, 0) for kind in ("generated", "scored", "read"))),
-    count(ledger["tool_calls"]),
-    count(ledger["grader_calls"]),
-    f"{sum(usage['flops'] for usage in ledger['models'].values()) / 1e15:,.3g}",
-  )
+def percent(share: float | None) -> str:
+  return "–" if share is None else f"{100 * share:.1f}"
 
 
 def count(number: int) -> str:
@@ -77,21 +59,129 @@ def count(number: int) -> str:
   return f"{number / 1e12:,.4g}T"
 
 
-def render(rows: Sequence[Mapping[str, Any]]) -> str:
+# Cells of rows that older versions wrote, or that are averages, lack what a row of a benchmark has.
+
+
+def _benchmark(row: Row) -> str:
+  return row["benchmark"] + (" (F1)" if row.get("metric") == "f1" else "")
+
+
+def _exact(row: Row) -> str:
+  return percent(row["exact"]) if row.get("metric") == "f1" else ""
+
+
+def _tries(row: Row) -> str:
+  return count(row["tries"]) if row.get("tries", 1) > 1 else ""
+
+
+def _pass_at(row: Row) -> str:
+  """For the greatest k."""
+  k, share = max(((int(k), share) for k, share in row.get("pass_at", {}).items()), default=(1, None))
+  return f"{percent(share)} (k={k})" if k > 1 else ""
+
+
+def _ungraded(row: Row) -> str:
+  return count(row["ungraded"]) if row.get("ungraded") else ""
+
+
+def _published(row: Row) -> str:
+  return published.figure(row.get("base", ""), row.get("stage", ""), row["benchmark"])
+
+
+def _generated(row: Row) -> str:
+  return count(row["ledger"]["models"].get("student", {}).get("generated", 0))
+
+
+def _teacher(row: Row) -> str:
+  usage = row["ledger"]["models"].get("teacher", {})
+  return count(sum(usage.get(kind, 0) for kind in ("generated", "scored", "read")))
+
+
+def _petaflop(row: Row) -> str:
+  return f"{sum(usage['flops'] for usage in row['ledger']['models'].values()) / 1e15:,.3g}"
+
+
+def _always(_: Row) -> bool:
+  return True
+
+
+def _costed(row: Row) -> bool:
+  return bool(row["ledger"]["models"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """One column: its header in two lines, its cell in a row, and the rows for whose sake it is shown.
+
+  Texts are set to the left, numbers to the right.
+  """
+
+  header: tuple[str, str]
+  cell: Callable[[Row], str]
+  wanted: Callable[[Row], bool]
+  text: bool = False
+
+
+def _measure(first: str, second: str, cell: Callable[[Row], str], *, text: bool = False) -> Column:
+  return Column((first, second), cell, lambda row: cell(row) != "", text)
+
+
+TEXTS = (
+  Column(("", "model"), lambda row: label(row["model"]), _always, text=True),
+  _measure("", "from", lambda row: row.get("from", ""), text=True),
+  Column(("", "benchmark"), _benchmark, _always, text=True),
+)
+SCORES = (
+  Column(("accuracy", "%"), lambda row: percent(row["accuracy"]), _always),
+  Column(("95 %", "interval"), lambda row: f"{percent(row['low'])} to {percent(row['high'])}", _always),
+  Column(("", "n"), lambda row: f"{row['n']:,}", _always),
+)
+MEASURED = (
+  _measure("", "tries", _tries),
+  _measure("exact", "%", _exact),
+  _measure("pass@k", "%", _pass_at),
+  _measure("", "ungraded", _ungraded),
+)
+PUBLISHED = _measure("paper", "%", _published)
+COST = (
+  Column(("student", "tokens"), _generated, _costed),
+  Column(("teacher", "tokens"), _teacher, _costed),
+  Column(("tool", "calls"), lambda row: count(row["ledger"]["tool_calls"]), _costed),
+  Column(("grader", "calls"), lambda row: count(row["ledger"]["grader_calls"]), _costed),
+  Column(("", "PFLOP"), _petaflop, _costed),
+)
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+  """The columns of a table of these rows."""
+  return [c for c in (*TEXTS, *SCORES, *MEASURED, PUBLISHED, *COST) if any(map(c.wanted, rows))]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+  """What a reader has to know of the columns."""
+  shown = columns(rows)
+  said = {MEASURES: MEASURED, f"paper: {published.SOURCE}": (PUBLISHED,), COSTS: COST}
+  return [note for note, of in said.items() if any(column in shown for column in of)]
+
+
+def render(rows: Sequence[Row]) -> str:
   """The table as plain text, aligned for a terminal.
 
   Args:
     rows: the rows of results.json.
   """
-  body = [cells(row) for row in ordered(rows)]
-  head = [tuple(header[line] for header in HEADERS) for line in range(2)]
+  shown = columns(rows)
+  body = [tuple(column.cell(row) for column in shown) for row in ordered(rows)]
+  head = [tuple(column.header[line] for column in shown) for line in range(2)]
   widths = [max(map(len, column)) for column in zip(*head, *body, strict=True)]
   rule = tuple("-" * width for width in widths)
-  lines = [_line(line, widths) for line in (*head, rule, *body)]
-  return "\n".join([*lines, "", NOTE])
+  lines = [_line(line, widths, shown) for line in (*head, rule, *body)]
+  return "\n".join([*lines, "", *notes(rows)])
 
 
-def _line(line: Sequence[str], widths: Sequence[int]) -> str:
-  left = [text.ljust(width) for text, width in zip(line[:TEXT_COLUMNS], widths[:TEXT_COLUMNS], strict=True)]
-  right = [text.rjust(width) for text, width in zip(line[TEXT_COLUMNS:], widths[TEXT_COLUMNS:], strict=True)]
-  return "  ".join([*left, *right]).rstrip()
+def _line(line: Sequence[str], widths: Sequence[int], shown: Sequence[Column]) -> str:
+  cells = (
+    text.ljust(width) if column.text else text.rjust(width)
+    for text, width, column in zip(line, widths, shown, strict=True)
+  )
+  return "  ".join(cells).rstrip()

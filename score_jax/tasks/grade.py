@@ -15,7 +15,7 @@ import difflib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from score_jax.errors import UserError
 from score_jax.tasks.choice import Judged
@@ -56,6 +56,9 @@ PLAIN: dict[str, Grader] = {
   "bamboogle": squad,
   "gaia": gaia,
 }
+#: what the mean of a benchmark's grades is: the share that is right, or the mean token F1
+Metric = Literal["accuracy", "f1"]
+F1 = ("hotpotqa", "2wiki", "musique", "bamboogle")
 JUDGED = ("webwalkerqa", "hle", "xbench")
 BENCHMARKS = (*MATH, *PLAIN, *JUDGED)
 
@@ -78,6 +81,11 @@ def grader(benchmark: str, judge: Judge | None = None) -> Grader:
     return Judged(judge)
   nearest = difflib.get_close_matches(benchmark, BENCHMARKS, n=1, cutoff=0.0)[0]
   raise UserError(f"benchmark {benchmark!r} has no grader; the nearest is {nearest} of {', '.join(BENCHMARKS)}")
+
+
+def metric(benchmark: str) -> Metric:
+  """What a benchmark's scripts report of its grades."""
+  return "f1" if benchmark in F1 else "accuracy"
 
 
 @contextlib.contextmanager

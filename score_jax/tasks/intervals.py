@@ -49,10 +49,41 @@ def accuracy_interval(successes_by_question: Sequence[Sequence[float]]) -> Inter
     ValueError: there is no question, one has no try, or a score is outside [0, 1].
   """
   means = _question_means(successes_by_question)
-  n, mean = len(means), float(means.mean())
-  squared_error = float(means.var()) / n
+  return _interval(float(means.mean()), float(means.var()) / len(means), len(means))
+
+
+def average_interval(benchmarks: Sequence[Sequence[Sequence[float]]]) -> Interval:
+  """The mean of several benchmarks' means, all weighing the same, with an interval made as in accuracy_interval.
+
+  Their errors are independent, so that the squared error of the mean of m of them is the sum of theirs / m².
+
+  Args:
+    benchmarks: of each what accuracy_interval takes.
+
+  Raises:
+    ValueError: as accuracy_interval.
+  """
+  means = [_question_means(scores) for scores in benchmarks]
+  squared_error = sum(float(m.var()) / len(m) for m in means) / len(means) ** 2
+  return _interval(float(np.mean([m.mean() for m in means])), squared_error, sum(map(len, means)))
+
+
+def _interval(mean: float, squared_error: float, n: int) -> Interval:
   draws = n if squared_error < NO_SPREAD else mean * (1 - mean) / squared_error
   return Interval(mean, *wilson(mean=mean, n=draws), n)
+
+
+def pass_at(k: int, *, tries: int, right: int) -> float:
+  """The chance that of k tries, drawn from `tries` of which `right` are right, one is right: 1 - C(n-c, k) / C(n, k).
+
+  It is unbiased for the chance that one of k new tries is right (Chen et al. 2021, arXiv 2107.03374, equation 1).
+
+  Raises:
+    ValueError: k is not between 1 and `tries`.
+  """
+  if not 1 <= k <= tries:
+    raise ValueError(f"pass@{k} cannot be told from {tries} tries")
+  return 1 - math.comb(tries - right, k) / math.comb(tries, k)
 
 
 def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:

@@ -35,6 +35,11 @@ def exact_match(gold: str, answer: str) -> bool:
   return gold == answer or normalised(gold) == normalised(answer) != ""
 
 
+def exact(question: Question, answer: str) -> bool:
+  """Whether an answer is the gold or one of its aliases, once normalised."""
+  return any(exact_match(gold, answer) for gold in _golds(question))
+
+
 def f1(gold: str, answer: str, *, script: Script) -> float:
   """The token F1 of an answer against one gold, in [0, 1]."""
   wanted, given = normalised(gold), normalised(answer)
@@ -53,15 +58,19 @@ def f1(gold: str, answer: str, *, script: Script) -> float:
 
 def qa(question: Question, answer: str, *, script: Script) -> tuple[float | None, str]:
   """The best F1 over the gold and its aliases."""
-  golds = [gold for gold in (question.answer, *question.aliases) if gold.strip()]
+  golds = _golds(question)
   if not golds:
     return None, "the reference answer is empty"
   if len(answer) > LONGEST:
     return 0.0, f"{len(answer)} characters are too long for an answer"
-  if any(exact_match(gold, answer) for gold in golds):
+  if exact(question, answer):
     return 1.0, "exact match"
   best = max(f1(gold, answer, script=script) for gold in golds)
   return best, f"no exact match, F1 {best:.2f}"
+
+
+def _golds(question: Question) -> list[str]:
+  return [gold for gold in (question.answer, *question.aliases) if gold.strip()]
 
 
 hotpotqa = functools.partial(qa, script="hotpotqa")

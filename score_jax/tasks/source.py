@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -28,7 +28,7 @@ from score_jax.tasks import benchmarks, gsm8k, rows, word_problems
 from score_jax.tasks.benchmarks import BENCHMARKS
 from score_jax.tasks.fields import Fields
 from score_jax.tasks.fields import questions as asked
-from score_jax.tasks.grade import Grader, grader
+from score_jax.tasks.grade import Grader, Metric, grader, metric
 from score_jax.tasks.judge import Judge
 from score_jax.tasks.overlap import WORDS, Dropped, distinct, without_overlap
 from score_jax.tasks.split import share
@@ -49,6 +49,7 @@ class Tasks:
   test: list[Question]
   documents: list[Document]  # what web_search answers from; none: no search
   grader: Grader
+  metric: Metric = "accuracy"  # what the mean grade of the test questions is
   dropped: tuple[Dropped, ...] = ()  # questions that are not used, and why
   words: int = WORDS  # how many words in a row make an overlap; 0: only equal texts were looked for
   notes: tuple[str, ...] = ()  # what a user should know of them
@@ -86,15 +87,16 @@ def load(config: ConfigDict, *, seed: int, judge: Judge | None = None) -> Tasks:
   _check_parts(config, train, validation, test)
   name = config.test_kind or config.kind
   return Tasks(
-    name,
-    train,
-    validation,
-    test,
-    documents,
-    _grader(config, test, judge),
-    (*dropped, *overlapping),
-    words,
-    tuple(notes),
+    benchmark=name,
+    train=train,
+    validation=validation,
+    test=test,
+    documents=documents,
+    grader=_grader(config, test, judge),
+    metric=metric(_graded_as(config)[-1]),
+    dropped=(*dropped, *overlapping),
+    words=words,
+    notes=tuple(notes),
   )
 
 
@@ -126,7 +128,12 @@ def _read(config: ConfigDict, part: Literal["train", "test"], seed: int, notes: 
     found = benchmarks.read(kind, path, knob=knob)
     if part == "test" or not config.test_kind:
       notes += benchmarks.notes(kind, path, len(found), config.test)
-  return sorted(found, key=lambda q: (share(q, f"{seed}/order"), q.id))
+  return in_order(found, seed=seed)
+
+
+def in_order(questions: Iterable[Question], *, seed: int) -> list[Question]:
+  """The questions as a seeded hash of their text puts them, whatever their order in a file."""
+  return sorted(questions, key=lambda q: (share(q, f"{seed}/order"), q.id))
 
 
 def _check_names(config: ConfigDict) -> None:
@@ -168,20 +175,25 @@ def _check_parts(config: ConfigDict, train: list[Question], validation: list[Que
 
 def _grader(config: ConfigDict, test: list[Question], judge: Judge | None) -> Grader:
   """The grader of the training questions, and of the test questions where they have another one."""
-  names = [config.grader if kind == "questions" else kind for kind in (config.kind, config.test_kind or config.kind)]
-  graders = [grader(name, judge) for name in dict.fromkeys(names)]
-  return graders[0] if len(graders) == 1 else EachItsOwn(*graders, test=test)
+  graders = [grader(name, judge) for name in dict.fromkeys(_graded_as(config))]
+  return graders[0] if len(graders) == 1 else EachItsOwn(graders[0], {q.id: graders[1] for q in test})
+
+
+def _graded_as(config: ConfigDict) -> list[str]:
+  """The benchmarks as which training and test questions are graded."""
+  return [config.grader if kind == "questions" else kind for kind in (config.kind, config.test_kind or config.kind)]
 
 
 class EachItsOwn(contextlib.ExitStack):
-  """Grades test questions by one grader and all others by another; left, it leaves those that are context managers."""
+  """Grades each question by a grader of its own, or by one for all others; left, it leaves those that are context
+  managers."""
 
-  def __init__(self, of_training: Grader, of_test: Grader, *, test: Iterable[Question]):
+  def __init__(self, others: Grader, by_id: Mapping[str, Grader]):
     super().__init__()
-    self._graders, self._ids = (of_training, of_test), {q.id for q in test}
-    for one in self._graders:
+    self._others, self._by_id = others, by_id
+    for one in {id(g): g for g in (others, *by_id.values())}.values():
       if isinstance(one, contextlib.AbstractContextManager):
         self.push(one)
 
   def __call__(self, question: Question, answer: str) -> tuple[float | None, str]:
-    return self._graders[question.id in self._ids](question, answer)
+    return self._by_id.get(question.id, self._others)(question, answer)

@@ -116,7 +116,7 @@ def test_settings_that_make_no_sense_are_told_and_no_key_with_them(
   wrong: dict[str, Any], said: str, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(UserError, match=said) as refused:
-    main.run_recipe(config(**wrong), str(tmp_path / "run"))
+    main.run(config(**wrong), str(tmp_path / "run"))
   assert KEY not in str(refused.value)
   assert not (tmp_path / "run").exists(), "nothing is written that could hold a key"
   check(config().chat)

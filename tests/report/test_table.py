@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from score_jax.arms import STAGES
-from score_jax.report import table
+from score_jax.report import published, table
 from score_jax.trajectory import Ledger, Usage
 
 GOLDEN = """\
@@ -49,6 +49,67 @@ def test_render_golden(rows: list[dict[str, Any]]):
 
 def test_every_arm_fits_a_terminal(rows: list[dict[str, Any]]):
   rows += [{**rows[0], "model": name, "from": stage.begin} for name, stage in STAGES.items()]
+  assert max(map(len, table.render(rows).splitlines())) <= 120
+
+
+def test_columns_that_say_nothing_are_left_out():
+  nothing = {
+    "ledger": dataclasses.asdict(Ledger()),
+    "model": "score-rl",
+    "base": "Qwen/Qwen2.5-7B-Instruct",
+    "stage": "rl",
+  }
+  aime = {"benchmark": "aime24", "accuracy": 0.2, "low": 0.1, "high": 0.35, "n": 30}
+  several = {
+    "metric": "accuracy",
+    "exact": 0.2,
+    "tries": 32,
+    "pass_at": {"1": 0.2, "32": 0.4333, "4": 0.3},
+    "ungraded": 0,
+  }
+  qa = {"benchmark": "hotpotqa", "accuracy": 0.551, "low": 0.49, "high": 0.61, "n": 200}
+  f1 = {"metric": "f1", "exact": 0.415, "tries": 4, "pass_at": {"1": 0.415, "4": 0.6}, "ungraded": 3}
+  hle = {"benchmark": "hle", "accuracy": None, "low": 0.0, "high": 1.0, "n": 1}
+  lost = {"metric": "accuracy", "exact": None, "tries": 4, "pass_at": {"1": None, "4": None}, "ungraded": 4}
+  mean = {"benchmark": "math_qa_average", "accuracy": 0.5, "low": 0.48, "high": 0.52, "n": 230}
+  found = [nothing | row for row in (aime | several, qa | f1, hle | lost, mean)]
+  lines = table.render(found).splitlines()
+  assert [line.split() for line in lines[:2]] == [
+    ["accuracy", "95", "%", "exact", "pass@k", "paper"],
+    ["model", "benchmark", "%", "interval", "n", "tries", "%", "%", "ungraded", "%"],
+  ]
+  assert [" ".join(line.split()) for line in lines[3:7]] == [
+    "score-rl aime24 20.0 10.0 to 35.0 30 32 43.3 (k=32)",
+    "score-rl hotpotqa (F1) 55.1 49.0 to 61.0 200 4 41.5 60.0 (k=4) 3",
+    "score-rl hle – 0.0 to 100.0 1 4 – (k=4) 4",
+    "score-rl math_qa_average 50.0 48.0 to 52.0 230 50.8 (v2), 52.3 (v3)",
+  ]
+  assert [line.partition(":")[0] for line in lines[8:]] == [
+    "pass@k",
+    "Ungraded tries (their grading or tool failed) are left out of the score; its interval allows for either outcome.",
+    "paper",
+  ]
+  assert max(map(len, lines[:7])) <= 120
+
+
+@pytest.mark.parametrize(
+  ("base", "stage", "benchmark", "said"),
+  [
+    ("Qwen/Qwen2.5-7B-Instruct", "bc", "math_qa_average", "42.5 (v2), 43.0 (v3)"),
+    ("/models/Qwen2.5-3B-Instruct/", "rl", "math_qa_average", "46.7 (v2)"),
+    ("Qwen/Qwen3-8B", "rl", "deep_search_average", "30.5"),
+    ("Qwen/Qwen3-8B", "rl", "math_qa_average", ""),
+    ("Qwen/Qwen2.5-7B-Instruct", "rl", "math500", ""),
+    ("shipped:student", "rl", "math_qa_average", ""),
+  ],
+)
+def test_the_papers_figures_stand_where_it_gives_them_and_nowhere_else(
+  base: str, stage: str, benchmark: str, said: str
+):
+  assert published.figure(base, stage, benchmark) == said
+
+
+def test_fits_a_terminal(rows: list[dict[str, Any]]):
   assert max(map(len, table.render(rows).splitlines())) <= 120
 
 

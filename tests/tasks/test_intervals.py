@@ -102,3 +102,41 @@ def test_refuses_what_is_no_accuracy(scores: list[list[float]], says: str):
 def test_refuses_pairs_of_unequal_length():
   with pytest.raises(ValueError, match="2 questions and b has 1"):
     intervals.paired_difference([[1], [0]], [[1]])
+
+
+@pytest.mark.parametrize(
+  ("k", "tries", "right", "expected"),
+  [  # by hand: 1 - C(n-c, k) / C(n, k)
+    (1, 4, 1, 1 / 4),
+    (2, 4, 1, 1 - 3 / 6),  # of the 6 pairs 3 lack the right one; 1 - (3/4)², which is biased, gives 0.4375
+    (2, 5, 2, 1 - 3 / 10),
+    (3, 5, 3, 1.0),  # no three of two wrong ones
+    (4, 4, 0, 0.0),
+    (8, 32, 4, 1 - 3_108_105 / 10_518_300),
+  ],
+)
+def test_pass_at_k_by_hand(k: int, tries: int, right: int, expected: float):
+  assert intervals.pass_at(k, tries=tries, right=right) == pytest.approx(expected, rel=1e-12)
+
+
+def test_pass_at_k_is_without_bias():
+  """Its mean over the 2^6 outcomes of six tries, each right with chance 0.3, is the chance of k new ones, 1 - 0.7^k."""
+  for k in (1, 2, 5):
+    outcomes = [(math.comb(6, c) * 0.3**c * 0.7 ** (6 - c), intervals.pass_at(k, tries=6, right=c)) for c in range(7)]
+    assert sum(chance * value for chance, value in outcomes) == pytest.approx(1 - 0.7**k, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_pass_at_k_needs_k_tries(k: int):
+  with pytest.raises(ValueError, match=f"pass@{k} cannot be told from 4 tries"):
+    intervals.pass_at(k, tries=4, right=2)
+
+
+def test_the_average_of_benchmarks_by_hand():
+  """Means 1/2 (n 4, variance 1/8) and 1 (n 2, variance 0): 3/4; squared error (1/32 + 0)/4 = 1/128, so as many as
+  (3/16)/(1/128) = 24 draws; all 6 questions in one pot would have the mean 2/3. Wilson with 18 of 24."""
+  found = intervals.average_interval([[[1, 1], [1, 0], [0, 1], [0, 0]], [[1], [1]]])
+  assert (found.mean, found.n) == (0.75, 6)
+  assert (found.low, found.high) == pytest.approx(intervals.wilson(mean=0.75, n=24))
+  one = [[1, 0], [0, 0], [1, 1]]
+  assert intervals.average_interval([one]) == intervals.accuracy_interval(one)
