@@ -30,7 +30,7 @@ from score_jax.mentor.solving import TEACHER, Settings, Solver, shown
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.mentor.wording import Wording
 from score_jax.tasks.grade import Grader
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory
 
 Locate = Literal["prompted", "counterfactual", "both"]
@@ -53,7 +53,7 @@ class PromptedTeacher:
     chat: Chat,
     wording: Wording,
     protocol: Protocol,
-    tool: PythonTool,
+    tool: Tool,
     grader: Grader,
     settings: Settings,
     *,

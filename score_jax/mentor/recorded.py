@@ -29,7 +29,7 @@ from score_jax.mentor.leak import step_leak
 from score_jax.mentor.reference import ReferenceTeacher
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.tasks.grade import Grader
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Ledger, Question, Step, Trajectory, from_json
 
 Said = tuple[str, str]  # thought and code
@@ -55,7 +55,7 @@ class Record:
 class RecordedTeacher:
   """Demonstrates, locates and corrects as it was recorded."""
 
-  def __init__(self, path: str, protocol: Protocol, tool: PythonTool, grader: Grader):
+  def __init__(self, path: str, protocol: Protocol, tool: Tool, grader: Grader):
     """
     Raises:
       UserError: there is no such file, or a line is no record.

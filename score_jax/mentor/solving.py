@@ -18,7 +18,7 @@ from score_jax.mentor.reference import FAILURES
 from score_jax.mentor.replies import Act, FirstThought, Refused, attempt, turn
 from score_jax.mentor.wording import Wording
 from score_jax.tasks.grade import Grader
-from score_jax.tools.python import PythonTool
+from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
 
 #: the name under which the ledger books what teaching costs, whichever model answers
@@ -55,7 +55,7 @@ class Solver:
   asking: Asking
   wording: Wording
   protocol: Protocol
-  tool: PythonTool
+  tool: Tool
   grader: Grader
   settings: Settings
 

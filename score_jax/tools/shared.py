@@ -23,6 +23,10 @@ class SharedTool:
     self._tool = tool
     self._in_flight: set[str] = set()
 
+  @property
+  def searches(self) -> bool:
+    return self._tool.searches
+
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None:
     self._in_flight.add(session)
     if self._mine(session):

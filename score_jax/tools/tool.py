@@ -10,6 +10,11 @@ from score_jax.tools.outcome import Outcome, Ran
 class Tool(Protocol):
   """What runs the code of sessions, as tools/python.py says."""
 
+  @property
+  def searches(self) -> bool:
+    """Whether code can search."""
+    ...
+
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None: ...
 
   def wait(self, timeout_s: float) -> list[tuple[str, Outcome]]: ...
