@@ -23,7 +23,7 @@ from score_jax.run import Run
 from score_jax.tasks.choice import Judged
 from score_jax.trajectory import Question
 from score_jax.workdir import Workdir
-from tests.configs import smoke_config
+from tests.configs import module, smoke_config
 from tests.mentor.scripted_chat import ScriptedChat, data_of
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
@@ -64,6 +64,14 @@ def test_the_teachers_that_there_are(run: Run, tmp_path: pathlib.Path, monkeypat
   ):
     monkeypatch.setattr(run, "config", prompted(**changed))
     assert isinstance(run.teacher(weights), kind)
+
+
+def test_method_3_teacher_decoding_is_the_configured_default() -> None:
+  c = module("quickstart").get_config().teacher
+  paper = {"first_thought": 0.5, "step": 0.7, "judge": 0.3, "locate": 0.9}
+  assert {name: c[f"{name}_temperature"] for name in paper} == paper
+  smoke = module("smollm2_prompted").get_config("smoke")
+  assert (smoke.teacher.kind, smoke.teacher.locate, smoke.chat.kind) == ("prompted", "prompted", "endpoint")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +124,7 @@ def solves(questions: list[Question]) -> Any:
   return says
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_that_is_asked(tmp_path: pathlib.Path) -> None:
   config = prompted()
   config.stages = ("warm_start", "mps")
@@ -140,3 +149,24 @@ def test_a_run_with_a_teacher_that_is_asked(tmp_path: pathlib.Path) -> None:
   stage = workdir.read_json("stages/mps.json")
   assert stage is not None
   assert stage["ledger"]["models"]["teacher"]["generated"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_whose_teacher_never_replies_well_goes_through(tmp_path: pathlib.Path) -> None:
+  """Nothing is demonstrated, located or corrected; what has nothing to learn from keeps its weights."""
+  config = prompted()
+  config.stages = ("warm_start", "mps", "bc")
+  config.teacher.reply_tokens = 16
+  workdir = Workdir(str(tmp_path / "run"))
+  with Run(config, workdir) as run:
+    chat = run.__dict__["chat"] = ScriptedChat(lambda ask: "I am not sure.")
+    chat.free = types.MethodType(lambda self: None, chat)
+    walk(run)
+    walk(run)  # finds all of it done
+  for stage in ("warm_start", "bc"):
+    found = workdir.read_json(f"stages/{stage}.json")
+    assert found is not None
+    assert (found["updates"], found["right"]) == (0, 0)
+  summary = workdir.read_json("trajectories/mps/summary.json")
+  assert summary is not None
+  assert summary["teacher_replies"]["locate"]["failed"] == summary["unlocated"] > 0

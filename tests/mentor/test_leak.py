@@ -7,7 +7,9 @@ import pathlib
 
 import pytest
 
-from score_jax.mentor.leak import dates, step_leak, submitted, symbols, target, text_leak, values
+from score_jax.mentor.answer_forms import dates, symbols, target, values
+from score_jax.mentor.leak import step_leak, text_leak
+from score_jax.mentor.literals import submitted
 from score_jax.mentor.release import read
 from score_jax.trajectory import Question, Step
 
@@ -214,6 +216,23 @@ def test_escapes_in_code_are_read() -> None:
 def test_code_that_is_no_python_is_read_as_text(code: str) -> None:
   assert submitted(code) == []
   assert leak("1680", code=f"{code} 1680") == "code"
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    f"x = {'1' * 5000}",
+    f"x = 0x{'f' * 5000}\nfinal_answer_print(x)",
+    f"final_answer_print(0x{'f' * 5000})",
+    "final_answer_print(" + "+".join(["'1'"] * 2000) + ")",
+    "x = " + "+".join(["y"] * 3000),
+  ],
+  ids=["digits", "assigned", "submitted", "long sum of texts", "long sum"],
+)
+def test_hostile_code_is_read_all_the_same(code: str) -> None:
+  assert leak("1680", code=code) == ""
+  assert leak("1680", thought=code) == ""
+  assert leak("1680", "so 1680", code="print(x)", before=(PLAN, Step("act", code, code, code, "ok"))) == "thought"
 
 
 def test_release_mistake_9_a_diagnosis_with_the_answer_leaks() -> None:

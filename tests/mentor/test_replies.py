@@ -133,6 +133,12 @@ def test_code_repeats_whatever_its_spaces_and_comments(code: str, same: bool) ->
   assert repeats(Turn("act", "other words", code), Step("act", "take", "x = 5 - 7\nprint(x)")) is same
 
 
+def test_code_that_is_nested_beyond_reading_is_compared_as_text() -> None:
+  long = "x = " + "+".join(["y"] * 3000)
+  assert repeats(Turn("act", "add", long), Step("act", "add", long))
+  assert not repeats(Turn("act", "add", long), Step("act", "add", long + "+y"))
+
+
 def test_a_plan_repeats_by_its_words() -> None:
   assert repeats(Turn("first_thought", "add  it"), Step("first_thought", "add it"))
   assert not repeats(Turn("first_thought", "add it"), Step("first_thought", "take it"))
