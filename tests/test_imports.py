@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 #: the floors of the house: what stands on one imports from those before it and from its own room
 FLOORS: tuple[tuple[str, ...], ...] = (
   ("errors", "progress", "trajectory"),
-  ("mesh", "workdir"),
+  ("mesh", "store", "workdir"),
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),

@@ -1,7 +1,9 @@
-"""How often something may be done."""
+"""How often something may be done, and how long a server asks to be left alone."""
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import threading
 from collections.abc import Callable
 
@@ -24,3 +26,16 @@ class Pace:
       self._next = turn + self._apart
     if turn > now:
       self._wait(turn - now)
+
+
+def asked_pause(retry_after: str) -> float | None:
+  """The seconds that a header Retry-After asks for, given as a number or as a date; None when it says nothing."""
+  if retry_after.isascii() and retry_after.isdigit():
+    return float(retry_after)
+  try:
+    until = email.utils.parsedate_to_datetime(retry_after)
+  except ValueError:
+    return None
+  if until.tzinfo is None:
+    until = until.replace(tzinfo=datetime.UTC)
+  return max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds())

@@ -10,8 +10,6 @@ time, status 429 or 5xx after all retries, any other status, a reply of another 
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import json
 import random
 import threading
@@ -24,7 +22,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Url, parse_url
 
 from score_jax.errors import UserError
-from score_jax.tools.pace import Pace
+from score_jax.tools.pace import Pace, asked_pause
 from score_jax.tools.search import NOTHING, Document, SearchFailed, canonical, check, shown
 
 REFUSED = (400, 413, 414, 422)  # statuses that say that the query is at fault; the first query of all proves the URL
@@ -141,7 +139,7 @@ class Retriever:
           raise TimeoutError(f"no whole reply within {self._timeout_s:g} s")
     finally:
       response.close()
-    return response.status, _asked_pause(response.headers.get("Retry-After", "")), bytes(reply)
+    return response.status, asked_pause(response.headers.get("Retry-After", "")), bytes(reply)
 
   def _text(self, reply: bytes) -> str:
     try:
@@ -185,19 +183,6 @@ def _documents(reply: Any) -> list[Document]:
   if not all(isinstance(text, str) for text in contents):
     raise ValueError("contents that are no text")
   return [Document.of_contents(text) for text in contents]
-
-
-def _asked_pause(retry_after: str) -> float | None:
-  """The seconds that a header Retry-After asks for, given as a number or as a date; None when it says nothing."""
-  if retry_after.isascii() and retry_after.isdigit():
-    return float(retry_after)
-  try:
-    until = email.utils.parsedate_to_datetime(retry_after)
-  except ValueError:
-    return None
-  if until.tzinfo is None:
-    until = until.replace(tzinfo=datetime.UTC)
-  return max(0.0, (until - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
 def _refusal(why: str) -> str:

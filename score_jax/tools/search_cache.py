@@ -6,20 +6,16 @@ later. Failures are not kept.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pathlib
-import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from score_jax.errors import UserError
+from score_jax.store import open_table
 from score_jax.tools.outcome import cut
 from score_jax.tools.search import SearchFailed, canonical
 
-_PATIENCE_S = 60.0  # with other processes that write
 _TABLE = """
 CREATE TABLE results (
   retriever TEXT, query TEXT, top_k INTEGER, text TEXT NOT NULL, PRIMARY KEY (retriever, query, top_k)
@@ -51,7 +47,7 @@ class SearchCache:
     self._flying: dict[str, Future[str]] = {}  # what is being searched just now
     if search is None and not path.exists():
       raise UserError(f"tools.search.offline=True, but {path} is not there; give the cache of an earlier run")
-    self._file = _open(path)
+    self._file = open_table(path, _TABLE, "SELECT retriever, query, top_k, text FROM results", setting="tools.search.cache")
 
   def close(self) -> None:
     with self._lock:
@@ -97,37 +93,3 @@ class SearchCache:
   def _read(self, query: str) -> str | None:
     row = self._file.execute(_READ, (self._retriever, query, self._top_k)).fetchone()
     return row and row[0]
-
-
-def _open(path: pathlib.Path) -> sqlite3.Connection:
-  try:
-    if not path.exists():
-      _make(path)
-    file = _connect(path)
-    try:
-      file.execute("PRAGMA synchronous = NORMAL")
-      file.execute(_READ, ("", "", 0))
-    except BaseException:
-      file.close()
-      raise
-  except (OSError, sqlite3.Error) as error:
-    raise UserError(
-      f"tools.search.cache={str(path)!r} cannot be used ({error}); give a file on a local disk"
-    ) from error
-  return file
-
-
-def _make(path: pathlib.Path) -> None:
-  """Makes the file beside its place: two that set up the same new file at once get in each other's way."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as draft:
-    fresh = pathlib.Path(draft) / path.name
-    with contextlib.closing(_connect(fresh)) as file:
-      file.execute("PRAGMA journal_mode = WAL")
-      file.execute(_TABLE)
-    with contextlib.suppress(FileExistsError):  # another process was faster
-      os.link(fresh, path)
-
-
-def _connect(path: pathlib.Path) -> sqlite3.Connection:
-  return sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)

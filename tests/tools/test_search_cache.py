@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from score_jax import store
 from score_jax.errors import UserError
-from score_jax.tools import search_cache
 from score_jax.tools.search import SearchFailed
 from score_jax.tools.search_cache import SearchCache
 
@@ -144,17 +144,17 @@ def test_several_processes_agree_on_every_result(path: pathlib.Path) -> None:
 
 def test_several_may_make_the_file_at_the_same_time(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   """All of them are past the look for a file before the first one has made it."""
-  make, ready = search_cache._make, threading.Barrier(6)
+  make, ready = store._make, threading.Barrier(6)
 
-  def together(to: pathlib.Path) -> None:
+  def together(to: pathlib.Path, table: str) -> None:
     ready.wait(30.0)
-    make(to)
+    make(to, table)
 
   def race(who: str) -> str:
     with cache(path, lambda query: who) as search:
       return search("a")
 
-  monkeypatch.setattr(search_cache, "_make", together)
+  monkeypatch.setattr(store, "_make", together)
   with ThreadPoolExecutor(6) as pool:
     assert len(set(pool.map(race, "abcdef"))) == 1
   assert [file.name for file in path.parent.iterdir()] == [path.name]
