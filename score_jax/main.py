@@ -25,12 +25,14 @@ VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers"
 
 def run_recipe(config: ConfigDict, root: str) -> None:
   """Walks the recipe of `config` in the workdir `root`, evaluates and reports."""
+  from score_jax.chat.open_chat import check
   from score_jax.evaluate import evaluate
   from score_jax.recipe import walk
   from score_jax.report import page, table
   from score_jax.run import Run
   from score_jax.workdir import Workdir
 
+  check(config.chat)  # before config.json is written: a key in the wrong place must not get into it
   workdir = Workdir(root)
   claim(workdir, config)
   with Run(config, workdir) as run:
@@ -45,11 +47,13 @@ def run_recipe(config: ConfigDict, root: str) -> None:
 
 
 def claim(workdir: Any, config: ConfigDict) -> None:
-  """Writes config.json, or checks that the one there is of the same configuration.
+  """Writes config.json, or checks that the one there is of the same configuration, `stages.MEANS` aside.
 
   Raises:
     UserError: the workdir is of another configuration; names what differs.
   """
+  from score_jax.stages import MEANS
+
   resolved = json.loads(config.to_json_best_effort())
   found = workdir.read_json("config.json")
   if found is None:
@@ -57,7 +61,7 @@ def claim(workdir: Any, config: ConfigDict) -> None:
     workdir.write_json("config.json", {"config": resolved, "versions": versions, "commit": commit()})
     return
   ours, theirs = flat(resolved), flat(found["config"])
-  for key in sorted(ours.keys() | theirs.keys()):
+  for key in sorted((ours.keys() | theirs.keys()) - MEANS):
     if ours.get(key) != theirs.get(key):
       raise UserError(
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "

@@ -15,6 +15,10 @@ from ml_collections import ConfigDict
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.rollout import Agent
 from score_jax.agent.tokenizer import add_tags
+from score_jax.chat.on_mesh import OnMesh
+from score_jax.chat.open_chat import open_chat
+from score_jax.chat.record import Recorded
+from score_jax.chat.template import Template
 from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
 from score_jax.mentor.reference import ReferenceTeacher
@@ -138,9 +142,36 @@ class Run:
     added = adapters.add(model.config, model.weights, rank=config.lora_rank, seed=self.config.seed, mesh=mesh)
     return source.Model(*added, model.tokenizer)
 
+  @cached_property
+  def chat(self) -> Recorded:
+    """The chat model that the config names, with the record of what it said.
+
+    Raises:
+      UserError: it names none, or the settings make no sense.
+    """
+    c = self.config
+    opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, say=self.say)
+    return self._open.enter_context(opened)
+
+  def _chat_on_mesh(self) -> OnMesh:
+    """The model of the group `chat`, its vocabulary as it came."""
+    c, mesh = self.config.chat, self.meshes.teacher
+    found = source.open(c.path)
+    template = Template(found.tokenizer, generation=found.generation)
+    shape = with_room(found.config, found.config.vocab, multiple=mesh.shape["tensor"])
+    shape = dataclasses.replace(shape, stacked=c.layer_scan)
+    weights = with_tokens(found.weights(shape, dtype=c.dtype, mesh=mesh), known=found.config.vocab, spelled={})
+    sampler, (graph, _) = self.config.sampler, structure(shape)
+    size, stops = {"slots": c.slots, "length": c.length, "block": c.block}, Stops(template.stops)
+    made = Programs(graph, shape, mesh, **size, stops=stops, dtype=c.dtype)
+    shapes = Shapes(sampler.piece, tuple(sampler.rows), sampler.decode)
+    return OnMesh(c.path, template, made, weights, shapes, top_p=c.top_p, seed=self.config.seed)
+
   def free_teacher(self) -> None:
-    """Takes the teacher's weights off the devices; they are loaded again where they are needed again."""
+    """Takes the teacher's weights and the chat model's off the devices; what is needed again is loaded again."""
     self.__dict__.pop("teacher_model", None)
+    if "chat" in self.__dict__:
+      self.chat.free()
 
   @cached_property
   def protocol(self) -> Protocol:

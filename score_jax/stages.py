@@ -8,17 +8,20 @@ stages that it builds on, so runs that differ elsewhere agree on it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from score_jax.chat import open_chat
 from score_jax.errors import UserError
 from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
-from score_jax.tools.open_search import MEANS
+from score_jax.tools import open_search
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.trajectory import Ledger, Usage, total
 
@@ -33,20 +36,26 @@ BUILDS_ON: dict[str, tuple[str, ...]] = {
 }
 #: stage -> groups of the config that it reads beside SHARED
 READS = {
-  "warm_start": ("teacher", "train", "warm_start"),
-  "mps": ("teacher", "mps"),
+  "warm_start": ("teacher", "chat", "train", "warm_start"),
+  "mps": ("teacher", "chat", "mps"),
   "sft": ("train", "sft"),
   "rl": ("train", "rl"),
-  "bc": ("teacher", "train", "bc"),
+  "bc": ("teacher", "chat", "train", "bc"),
   "rl_from_question": ("train", "rl"),
 }
 SHARED = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
+#: keys that change how something is had and not what it is: they may differ between the starts of a run
+MEANS = frozenset(
+  (*(f"tools.search.{name}" for name in open_search.MEANS), *(f"chat.{name}" for name in open_chat.MEANS))
+)
 
 
 def identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
   data = json.loads(config.to_json_best_effort())
-  data["tools"]["search"] = {name: value for name, value in data["tools"]["search"].items() if name not in MEANS}
+  for key in MEANS:
+    *groups, name = key.split(".")
+    del functools.reduce(operator.getitem, groups, data)[name]
   own = {name: data[name] for name in (*SHARED, *READS[stage])}
   inputs = [identity(config, s) for s in BUILDS_ON[stage]]
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""An SQLite file of one table, which several threads and processes may use, and which a kill at any time leaves whole."""
+"""An SQLite file of one table, for several threads and processes, which a kill at any time leaves whole."""
 
 from __future__ import annotations
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from score_jax.errors import UserError
 from score_jax.trajectory import Usage
 
 Role = Literal["system", "user", "assistant"]
@@ -41,12 +43,14 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-  """What came back. `failed` says in a line why nothing did (unreachable, over budget, refused); text is empty then."""
+  """What came back. `failed` says in a line why nothing did (refused, too long, malformed); text is empty then."""
 
   text: str
   usage: Usage = Usage()
   failed: str = ""
-  cut: bool = False  # the reply ended at Ask.tokens
+  cut: bool = False  # the reply ended at Ask.tokens, or where the model's context was full
+  tries: int = 1  # what it took
+  hopeless: bool = False  # it failed for a reason that holds for every ask: over budget, unreachable, key refused
 
 
 class Chat(Protocol):
@@ -58,5 +62,41 @@ class Chat(Protocol):
     ...
 
   def ask(self, asks: Sequence[Ask]) -> list[Reply]:
-    """A reply to each, in order; one that fails is data, not an exception."""
+    """A reply to each, in order; one that fails is data, not an exception.
+
+    Raises:
+      UserError: no ask can be answered any more. What was answered is kept where exchanges are recorded, so the same
+        run, started again when that is mended, goes on where it was.
+    """
     ...
+
+
+class Backend(abc.ABC):
+  """Who answers, as replies come; a chat by itself, and with a record of what was said in `record.Recorded`."""
+
+  model: str
+
+  @abc.abstractmethod
+  def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+    """The place of an ask and the reply to it, in the order in which they come."""
+
+  def ask(self, asks: Sequence[Ask]) -> list[Reply]:
+    """As `Chat.ask`."""
+    found = dict(self.replies(asks))
+    return in_order(found)
+
+
+def in_order(found: Mapping[int, Reply]) -> list[Reply]:
+  """Replies by the place of their asks.
+
+  Raises:
+    UserError: one of them is hopeless.
+  """
+  if hopeless := next((reply for reply in found.values() if reply.hopeless), None):
+    raise UserError(hopeless.failed)
+  return [found[i] for i in range(len(found))]
+
+
+def sound(text: str) -> str:
+  """The text with what no UTF-8 can hold (halves of surrogate pairs, which JSON lets through) replaced."""
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

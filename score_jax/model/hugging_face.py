@@ -85,6 +85,22 @@ def tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
     raise UserError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]}); add tokenizer.json") from error
 
 
+def generation(folder: pathlib.Path) -> dict[str, Any]:
+  """How the model is meant to be drawn from, and which tokens end it: generation_config.json; empty without one.
+
+  Raises:
+    UserError: it is no JSON object.
+  """
+  path = folder / "generation_config.json"
+  try:
+    data = json.loads(path.read_text()) if path.exists() else {}
+  except ValueError as error:
+    raise UserError(f"{path} is no JSON ({error}); fetch it again, or delete it") from error
+  if not isinstance(data, dict):
+    raise UserError(f"{path} is no JSON object; fetch it again, or delete it")
+  return data
+
+
 def save(
   name: str | os.PathLike[str],
   config: DecoderConfig,

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -37,11 +39,16 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """A model whose weights have been checked and not read."""
+  """A model whose weights have been checked and not read.
+
+  Attributes:
+    generation: what generation_config.json says, where the model has one.
+  """
 
   config: DecoderConfig
   tokenizer: PreTrainedTokenizerFast
   tensors: weights.Tensors
+  generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def weights(self, config: DecoderConfig, *, dtype: str, mesh: Mesh | None = None) -> Weights:
     """Reads the weights, each device's share by itself.
@@ -68,7 +75,7 @@ def open(name: str) -> Checkpoint:
     name = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
   folder: pathlib.Path = hugging_face.find(name)
   config, tensors = hugging_face.read(folder)
-  return Checkpoint(config, hugging_face.tokenizer(folder), tensors)
+  return Checkpoint(config, hugging_face.tokenizer(folder), tensors, hugging_face.generation(folder))
 
 
 def load(name: str, *, dtype: str) -> Model:

@@ -81,6 +81,10 @@ class Sampler:
     """Tokens that a context can still take."""
     return self.slots.capacity - self.slots.context(self._slot[name])
 
+  def written(self, name: Hashable) -> DrawnTurn | None:
+    """What a context has written so far of the turn at hand; None where it has not begun or the turn has ended."""
+    return self._turns.get(self._slot.get(name, -1))
+
   def submit(self, keys: Mapping[Hashable, np.ndarray], prompt: Sequence[int], decoding: Decoding, limit: int) -> None:
     """Asks for a context for each name, all after one prompt; each draws a turn of at most `limit` tokens.
 

@@ -47,7 +47,9 @@ class SearchCache:
     self._flying: dict[str, Future[str]] = {}  # what is being searched just now
     if search is None and not path.exists():
       raise UserError(f"tools.search.offline=True, but {path} is not there; give the cache of an earlier run")
-    self._file = open_table(path, _TABLE, "SELECT retriever, query, top_k, text FROM results", setting="tools.search.cache")
+    self._file = open_table(
+      path, _TABLE, "SELECT retriever, query, top_k, text FROM results", setting="tools.search.cache"
+    )
 
   def close(self) -> None:
     with self._lock:

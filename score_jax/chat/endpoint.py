@@ -1,0 +1,283 @@
+"""A chat model behind an OpenAI-compatible endpoint.
+
+What goes wrong is told apart by whose fault it is. What may pass (no connection, status 408, 409, 429 or 5xx, no whole
+reply in time, a reply that is none) is tried again until `patience_s` have passed since the first failure. Then, or
+when the endpoint refuses at once (status 400, 413 or 422), it is asked a trifle: if it answers that, the ask is at
+fault and its reply says so; if not, no ask can be answered, and the run has to stop (`Reply.hopeless`). Any other
+status (a key or a model that it does not know) stops the run at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import queue
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import httpx2
+import openai
+
+from score_jax.chat.budget import Budget
+from score_jax.chat.exchange import Ask, Backend, Message, Reply, sound
+from score_jax.errors import UserError
+from score_jax.sampler.slots import request_key
+from score_jax.tools.pace import asked_pause
+from score_jax.trajectory import Usage
+
+Kind = Literal["connection", "time-out", "malformed", "busy", "server error", "refused", "forbidden"]
+PASSING: tuple[Kind, ...] = ("connection", "time-out", "malformed", "busy", "server error")
+TRIFLE = Ask("trifle", (Message("user", "Say: yes"),), temperature=0.0, tokens=8)
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_SECRET_CHARS = 8  # a key of fewer is a placeholder such as EMPTY
+_REPLY_BYTES, _TOKEN_BYTES = 1 << 16, 256  # the most that a reply may have: so many, and so many more for each token
+
+
+class Failure(Exception):
+  """One try has failed. `pause`: for how many seconds the endpoint asks to be left alone."""
+
+  def __init__(self, kind: Kind, text: str, pause: float | None = None):
+    super().__init__(text)
+    self.kind, self.pause = kind, pause
+
+
+class Endpoint(Backend):
+  """Asks a server. May be called from several threads, and within an event loop (a notebook): it has a loop of its own.
+
+  Attributes:
+    failures: tries that failed, by kind.
+    budget: what may be spent, and was.
+  """
+
+  def __init__(
+    self,
+    url: str,
+    model: str,
+    *,
+    key: str,
+    seed: int,
+    top_p: float,
+    concurrency: int,
+    timeout_s: float,
+    patience_s: float,
+    budget: Budget,
+    tokens_field: str = "max_tokens",
+    schema: str = "",
+    extra: Mapping[str, Any] | None = None,
+    wait: Callable[[float], Any] = asyncio.sleep,
+  ):
+    """
+    Args:
+      url: such as http://127.0.0.1:8000/v1.
+      key: the secret itself; empty for servers that want none. It is taken out of all that comes back.
+      seed: of the run: with an ask's name it gives the seed that is sent, and the jitter of the pauses.
+      concurrency: asks on their way at once.
+      timeout_s: seconds of one try, whatever the server does in them.
+      patience_s: for so many after its first failure an ask is tried again; after 0.5 s, then each time twice as long,
+        up to 30 s, each less up to half; or as long as the server says.
+      tokens_field: the name under which the endpoint takes the most tokens of a reply.
+      schema: how a reply is held to Ask.schema: json_schema, json_object; empty: not at all.
+      extra: more fields of a request; one that is None takes the field out.
+      wait: for tests.
+    """
+    self.model, self.failures = model, Counter[str]()
+    self._key, self._seed, self._top_p = key, seed, top_p
+    self._timeout_s, self._patience_s, self.budget = timeout_s, patience_s, budget
+    self._tokens_field, self._schema, self._extra = tokens_field, schema, dict(extra or {})
+    self._wait = wait
+    self._answered_at = -1.0  # by the monotonic clock; before 0: never
+    self._client = openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout_s)
+    self._places = asyncio.Semaphore(concurrency)
+    self._loop = asyncio.new_event_loop()
+    self._thread = threading.Thread(target=self._loop.run_forever, name="endpoint", daemon=True)
+    self._thread.start()
+
+  def close(self) -> None:
+    """Ends what is on its way, and the connections."""
+    asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+    self._loop.call_soon_threadsafe(self._loop.stop)
+    self._thread.join()
+    self._loop.close()
+
+  async def _end(self) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+      task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await self._client.close()
+
+  def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+    came: queue.SimpleQueue[tuple[int, Reply] | None] = queue.SimpleQueue()
+    flight = asyncio.run_coroutine_threadsafe(self._ask_all(asks, came.put), self._loop)
+    flight.add_done_callback(lambda _: came.put(None))
+    try:
+      while (one := came.get()) is not None:
+        yield one
+      flight.result()
+    finally:
+      flight.cancel()
+
+  async def _ask_all(self, asks: Sequence[Ask], put: Callable[[tuple[int, Reply]], None]) -> None:
+    hopeless: list[Reply] = []
+
+    async def one(place: int, ask: Ask) -> None:
+      async with self._places:
+        reply = await self._ask(ask, hopeless)
+      put((place, reply))
+
+    async with asyncio.TaskGroup() as group:
+      for place, ask in enumerate(asks):
+        group.create_task(one(place, ask))
+
+  async def _ask(self, ask: Ask, hopeless: list[Reply]) -> Reply:
+    """Tries until there is a reply. `hopeless` holds why others were given up, which ends this one too."""
+    tries, since = 0, 0.0
+    while True:
+      if hopeless:
+        return dataclasses.replace(hopeless[0], tries=tries)
+      if over := self.budget.over():
+        hopeless.append(Reply("", failed=f"chat: {over}", hopeless=True))
+        continue
+      tries += 1
+      try:
+        reply = await self._try(ask)
+      except Failure as failure:
+        self.failures[failure.kind] += 1
+        since = since or time.monotonic()
+        left = since + self._patience_s - time.monotonic()
+        pause = failure.pause if failure.pause is not None else self._backoff(ask, tries)
+        if failure.kind in PASSING and left > 0 and (failure.pause is None or pause <= left):
+          await self._wait(min(pause, left))
+          continue
+        reply = await self._give_up(failure, since)
+        if reply.hopeless:
+          hopeless.append(reply)
+      else:
+        self._answered_at = time.monotonic()
+        self.budget.used += reply.usage
+      return dataclasses.replace(reply, tries=tries)
+
+  def _backoff(self, ask: Ask, tries: int) -> float:
+    jitter = random.Random(f"{self._seed}/{ask.name}/{tries}").uniform(0.5, 1.0)
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (tries - 1)) * jitter
+
+  async def _give_up(self, failure: Failure, since: float) -> Reply:
+    text = f"{self._client.base_url}: {failure}"
+    if failure.kind in PASSING:
+      text += f" ({self._patience_s:g} s after the first failure)"
+    if failure.kind != "forbidden" and (self._answered_since(failure, since) or await self._answers_a_trifle()):
+      return Reply("", failed=text)
+    return Reply(
+      "", failed=f"chat: {text}; mend that and start the same again: what was answered is kept", hopeless=True
+    )
+
+  def _answered_since(self, failure: Failure, since: float) -> bool:
+    """Whether the endpoint answered other asks, so that this one is at fault."""
+    return self._answered_at > (since if failure.kind in PASSING else 0.0)
+
+  async def _answers_a_trifle(self) -> bool:
+    try:
+      reply = await self._try(TRIFLE)
+    except Failure:
+      return False
+    self._answered_at = time.monotonic()
+    self.budget.used += reply.usage
+    return True
+
+  async def _try(self, ask: Ask) -> Reply:
+    """
+    Raises:
+      Failure: no reply came.
+    """
+    try:
+      async with asyncio.timeout(self._timeout_s):
+        return self._reply(await self._post(ask))
+    except openai.APIStatusError as error:
+      raise self._of_status(error) from None
+    except (TimeoutError, openai.APITimeoutError):
+      raise Failure("time-out", f"no whole reply within {self._timeout_s:g} s") from None
+    except (openai.APIConnectionError, httpx2.HTTPError) as error:
+      cause = error.__cause__ or error
+      raise Failure("connection", self._shown(f"{type(cause).__name__}: {cause}")) from None
+
+  async def _post(self, ask: Ask) -> bytes:
+    """The body of a reply, of whatever shape; read bit by bit, since it may never end."""
+    messages: Any = [dataclasses.asdict(message) for message in ask.messages]
+    most = _REPLY_BYTES + _TOKEN_BYTES * ask.tokens
+    create = self._client.chat.completions.with_streaming_response.create
+    body = bytearray()
+    async with create(model=self.model, messages=messages, extra_body=self._fields(ask)) as response:
+      async for part in response.iter_bytes():
+        body += part
+        if len(body) > most:
+          raise Failure("malformed", f"a reply of more than {most} bytes to an ask for {ask.tokens} tokens")
+    return bytes(body)
+
+  def _fields(self, ask: Ask) -> dict[str, Any]:
+    fields = {
+      "temperature": ask.temperature,
+      "top_p": self._top_p,
+      self._tokens_field: ask.tokens,
+      "seed": int(request_key(self._seed, ask.name)[0]) >> 1,  # 31 bits, which every server takes
+    }
+    if ask.schema is not None and self._schema == "json_schema":
+      fields["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": dict(ask.schema)}}
+    elif ask.schema is not None and self._schema == "json_object":
+      fields["response_format"] = {"type": "json_object"}
+    return {name: value for name, value in (fields | self._extra).items() if value is not None}
+
+  def _reply(self, body: bytes) -> Reply:
+    """
+    Raises:
+      Failure: it is none.
+    """
+    try:
+      data = json.loads(body)
+      choice, usage = data["choices"][0], data.get("usage") or {}
+      message, finish = choice["message"], choice.get("finish_reason")
+      text, refusal = message.get("content"), message.get("refusal")
+      used = Usage(generated=usage.get("completion_tokens", 0), read=usage.get("prompt_tokens", 0))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+      start = self._shown(body.decode("utf-8", "replace"))
+      raise Failure("malformed", f"a reply that is no completion ({type(error).__name__}): {start!r}") from None
+    if not isinstance(text, str | None) or not all(type(n) is int and n >= 0 for n in (used.generated, used.read)):
+      raise Failure("malformed", "a reply whose content is no text, or whose usage is no count")
+    if self.budget.usd and not usage:
+      raise Failure("forbidden", "its replies have no usage, so chat.budget_usd cannot be held")
+    if refusal or finish == "content_filter":
+      return Reply("", used, failed=f"the endpoint keeps the reply back: {self._shown(str(refusal or finish))}")
+    return Reply(self._without_key(sound(text or "")), used, cut=finish == "length")
+
+  def _of_status(self, error: openai.APIStatusError) -> Failure:
+    status = error.status_code
+    said = error.body.get("message") if isinstance(error.body, Mapping) else None
+    text = f"HTTP {status}: {self._shown(str(said or error.body or 'nothing'))}"
+    if status in (408, 409, 429):
+      return Failure("busy", text, asked_pause(error.response.headers.get("Retry-After", "")))
+    if status >= 500:
+      return Failure("server error", text, asked_pause(error.response.headers.get("Retry-After", "")))
+    return Failure("refused" if status in (400, 413, 422) else "forbidden", text)
+
+  def _shown(self, text: str) -> str:
+    """The start of what a server said, in one line, for a message."""
+    return " ".join(self._without_key(sound(text)).split())[:300]
+
+  def _without_key(self, text: str) -> str:
+    return text.replace(self._key, "[the key]") if len(self._key) >= _SECRET_CHARS else text
+
+
+def key_of(variable: str) -> str:
+  """The key in an environment variable; empty where none is named.
+
+  Raises:
+    UserError: there is no such variable.
+  """
+  if variable and not os.environ.get(variable):
+    raise UserError(f"chat.key_env={variable}: the environment has no such variable; set it to the endpoint's key")
+  return os.environ[variable] if variable else ""

@@ -1,0 +1,74 @@
+"""A chat model on the mesh: what it draws is keyed by seed and name, and is the model's own."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from score_jax.chat.exchange import Ask, Message
+from score_jax.chat.on_mesh import OnMesh
+from score_jax.model import source
+from tests.chat.conftest import LENGTH
+
+TALK = (Message("system", "You like figs."), Message("user", "How many?"))
+
+
+def ask(name: str, *, text: str = "How many?", temperature: float = 1.0, tokens: int = 12) -> Ask:
+  return Ask(name, (TALK[0], Message("user", text)), temperature, tokens)
+
+
+def logits(model: source.Model, tokens: list[int]) -> np.ndarray:
+  """Of the whole sequence, without a cache."""
+  decoder, row = nnx.merge(model.graph, model.weights), jnp.array([tokens])
+  return np.asarray(decoder.unembed(decoder(row, jnp.arange(len(tokens))[None], jnp.ones_like(row)))[0])
+
+
+def test_replies_depend_on_the_name_and_on_nothing_beside(on_mesh: OnMesh) -> None:
+  asks = [ask(f"q{i}", tokens=5 + i) for i in range(7)]
+  together = on_mesh.ask(asks)
+  assert len({reply.text[:5] for reply in together}) == 7, "different names draw differently"
+  assert on_mesh.ask(asks[::-1])[::-1] == together
+  assert [on_mesh.ask([one])[0] for one in asks[:3]] == together[:3]
+  on_mesh._seed, seed = 4, on_mesh._seed
+  try:
+    assert on_mesh.ask(asks[:1])[0].text != together[0].text
+  finally:
+    on_mesh._seed = seed
+
+
+def test_the_likeliest_reply_is_that_of_the_full_forward_pass(on_mesh: OnMesh, model: source.Model) -> None:
+  talk = [{"role": m.role, "content": m.content} for m in TALK]
+  tokens = list(model.tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"])
+  read = len(tokens)
+  for _ in range(8):
+    tokens.append(int(logits(model, tokens)[-1].argmax()))
+    if tokens[-1] in on_mesh.template.stops:
+      break
+  [reply] = on_mesh.ask([ask("greedy", temperature=0.0, tokens=8)])
+  assert reply.text == on_mesh.template.text(tokens[read:])
+  assert (reply.usage.read, reply.usage.generated) == (read, len(tokens) - read)
+  assert reply.cut == (tokens[-1] not in on_mesh.template.stops)
+
+
+def test_the_ledger_has_the_flops_of_each_token(on_mesh: OnMesh, model: source.Model) -> None:
+  [reply] = on_mesh.ask([ask("flops")])
+  c, read, written = model.config, reply.usage.read, reply.usage.generated
+  weights = 2.0 * (c.parameters - (0 if c.tied else c.vocab * c.width))
+  attention = 4.0 * c.layers * c.heads * c.head_width
+  expected = sum(weights + attention * length for length in (*[read // 2] * read, *range(read + 1, read + written + 1)))
+  assert reply.usage.flops == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_does_not_fit_fails_and_the_others_are_answered(on_mesh: OnMesh) -> None:
+  asks = [ask("a"), ask("long", text="figs " * LENGTH), ask("b", tokens=10 * LENGTH)]
+  first, long, second = on_mesh.ask(asks)
+  assert long.failed.startswith("a prompt of ") and f"chat.length is {LENGTH}" in long.failed and not long.hopeless
+  assert first == on_mesh.ask(asks[:1])[0]
+  assert second.cut is (second.usage.read + second.usage.generated == LENGTH)
+
+
+def test_two_asks_of_one_name_are_an_error(on_mesh: OnMesh) -> None:
+  with pytest.raises(ValueError, match="two asks are named 'a'"):
+    on_mesh.ask([ask("a"), ask("a")])
