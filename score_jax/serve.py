@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import pathlib
 import signal
 import sys
@@ -24,6 +25,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from score_jax.command import COMPILED
 from score_jax.errors import UserError
 
 
@@ -112,6 +114,8 @@ def main() -> int:
   parser.add_argument("--mesh", default=(-1, 1, 1), type=_mesh, help="data,fsdp,tensor; -1: the rest (default: -1,1,1)")
   parser.add_argument("--layer_scan", action="store_true", help="programs loop over layers: compiles sooner")
   args = parser.parse_args()
+  for name, value in COMPILED.items():
+    os.environ.setdefault(name, value)  # before jax reads it
   try:
     serve(args)
   except UserError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -102,7 +103,7 @@ class Scripted:
 
   Attributes:
     asked: the bodies of the requests, in the order in which they came.
-    headers: theirs.
+    headers: theirs, their names in small letters.
     times: when they came, in seconds of time.monotonic.
     most: how many it worked at once at most.
   """
@@ -114,6 +115,7 @@ class Scripted:
     self.most = self._now = 0
     self._says, self._faults = says, faults
     self._lock = threading.Lock()
+    self._connections: list[socket.socket] = []
     self._port = 0
     self.start()
 
@@ -122,11 +124,15 @@ class Scripted:
     return f"http://127.0.0.1:{self._port}/v1"
 
   def start(self) -> None:
-    played = self
+    played, connections = self, self._connections
 
     class Handler(BaseHTTPRequestHandler):
       protocol_version = "HTTP/1.1"
       disable_nagle_algorithm = True
+
+      def setup(self) -> None:
+        super().setup()
+        connections.append(self.connection)
 
       def do_POST(self) -> None:
         played._answer(self)
@@ -142,18 +148,22 @@ class Scripted:
     self._thread.start()
 
   def stop(self) -> None:
-    """As if it were killed: nobody listens any more."""
+    """As if it were killed: nobody listens any more, and what was on its way is cut off."""
     self._server.over.set()  # type: ignore[attr-defined]
     self._server.shutdown()
     self._server.server_close()
     self._thread.join()
+    for connection in self._connections:
+      with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    self._connections.clear()
 
   def _answer(self, handler: BaseHTTPRequestHandler) -> None:
     body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
     with self._lock:
       number = len(self.asked)
       self.asked.append(body)
-      self.headers.append(dict(handler.headers))
+      self.headers.append({name.lower(): value for name, value in handler.headers.items()})
       self.times.append(time.monotonic())
       self._now += 1
       self.most = max(self.most, self._now)
@@ -168,6 +178,8 @@ class Scripted:
         handler.send_header(name, value)
       handler.end_headers()
       handler.wfile.write(reply.body)
+    except OSError:  # the other end has gone, or this one was stopped
+      handler.close_connection = True
     finally:
       with self._lock:
         self._now -= 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,9 +24,15 @@ def ask(name: str, *, text: str = "How many?", temperature: float = 1.0, tokens:
 
 
 def logits(model: source.Model, tokens: list[int]) -> np.ndarray:
-  """Of the whole sequence, without a cache."""
-  decoder, row = nnx.merge(model.graph, model.weights), jnp.array([tokens])
-  return np.asarray(decoder.unembed(decoder(row, jnp.arange(len(tokens))[None], jnp.ones_like(row)))[0])
+  """Of the whole sequence, without a cache; what pads it to one length comes after it and is not seen."""
+  row = jnp.array([tokens + [0] * (LENGTH - len(tokens))])
+  return np.asarray(_forward(model.graph, model.weights, row))[0, : len(tokens)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(graph: Any, weights: Any, row: jax.Array) -> jax.Array:
+  decoder = nnx.merge(graph, weights)
+  return decoder.unembed(decoder(row, jnp.arange(LENGTH)[None], jnp.ones_like(row)))
 
 
 def test_replies_depend_on_the_name_and_on_nothing_beside(on_mesh: OnMesh) -> None:
