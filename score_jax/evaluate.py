@@ -42,7 +42,7 @@ def _evaluated(run: Run, model: str) -> dict[str, Any]:
   row = run.workdir.read_json(f"eval/{model}/row.json")
   if row is None or row.pop("identity") != key:
     run.say(f"eval: {model}")
-    with run.journal.stage(f"eval/{model}"):
+    with run.journal.stage(f"eval_{model}"):
       row = _roll_out(run, model, weights, name) | {"weights_sha256": digest}
       row["ledger"] = encoded(cost_until(run, model) if model in BUILDS_ON else Ledger())
       run.workdir.write_json(f"eval/{model}/row.json", row | {"identity": key})
