@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from etils import epath
 from ml_collections import ConfigDict
 
 from score_jax import stages
@@ -12,7 +11,7 @@ from score_jax.errors import UserError
 from score_jax.model import adapters, source
 from score_jax.run import Run
 from score_jax.trajectory import Ledger
-from score_jax.workdir import Workdir
+from score_jax.workdir import Workdir, config_of
 
 STAGES = (*stages.READS, "untrained")
 
@@ -32,20 +31,6 @@ class Finished:
   config: ConfigDict
   ledger: Ledger
   questions: frozenset[str]
-
-
-def config_of(root: str) -> ConfigDict:
-  """The resolved config of a run.
-
-  Raises:
-    UserError: there is no such run.
-  """
-  if not epath.Path(root).is_dir():
-    raise UserError(f"{root}: there is no such folder; give that of a run")
-  found = Workdir(root).read_json("config.json")
-  if found is None:
-    raise UserError(f"{root}: there is no config.json in it; give the folder of a run")
-  return ConfigDict(found["config"])
 
 
 def finished(root: str, stage: str) -> Finished:

@@ -29,11 +29,10 @@ from score_jax.agent.protocol import Protocol
 from score_jax.agent.tokenizer import add_tags
 from score_jax.agent.written import tokenised, written_step
 from score_jax.errors import UserError
-from score_jax.finished import config_of
 from score_jax.mentor import release
 from score_jax.model import source
 from score_jax.trajectory import Correction, Step, Trajectory, read_lines
-from score_jax.workdir import Workdir
+from score_jax.workdir import Workdir, config_of
 
 Message = dict[str, str]
 Record = dict[str, list[Message]]
