@@ -18,6 +18,7 @@ from score_jax import reinforce
 from score_jax.model.adapters import NOTHING
 from score_jax.train.batch import Sample, pack, update_of
 from score_jax.train.policy_gradient import PolicyGradient, shares
+from score_jax.train.steps import place
 from tests.configs import module
 from tests.conftest import Tiny
 
@@ -68,7 +69,9 @@ def test_each_row_trains(name: str, make_tiny: Callable[..., Tiny], one_device: 
   share = shares(knobs.normaliser, [3, 3], length=config.rl.length)
   update = update_of(pack(samples, length=10), length=10, micro=1, most=1, share=share)
   trainer = reinforce.trainer(config, tiny.graph, one_device, NOTHING)
-  state, numbers = trainer(trainer.start(tiny.weights), update)
+  arguments = (trainer.start(tiny.weights), NOTHING, place(one_device, update))
+  step = trainer.program(arguments[0]).lower(*arguments).compile({"xla_backend_optimization_level": 0})
+  state, numbers = step(*arguments)
   assert all(np.isfinite(float(x)) for x in numbers.values())
   assert ("kl_reference" in numbers, "truncated_share" in numbers) == (knobs.kl > 0, knobs.truncate > 0)
   pairs = zip(*map(jax.tree.leaves, (state.weights, tiny.weights)), strict=True)

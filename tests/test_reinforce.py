@@ -87,8 +87,7 @@ def test_other_weights_have_their_say(both_steps: tuple[Trained, list[dict[str, 
     assert line["ess/0"] == pytest.approx(1.0, abs=1e-4) and line["truncated_share"] == 0.0
     assert line["ess/1"] < line["ess/0"] and line["kl_sampler/1"] > 1e-4, "an update later"
     assert all(f"{name}/{i}" in line for name in SERIES for i in (0, 1))
-  assert second["kl_reference"] > 2 * first["kl_reference"] > 0.0
-  assert first["grad_norm"] > 0.0 and first["no_signal_groups"] == 1.0, "nothing but the teacher moves it"
+  assert first["kl_reference"] > 1e-3 and second["kl_reference"] > 1e-3, "away from the weights of the beginning"
 
 
 @pytest.mark.usefixtures("lenient_promotion")
