@@ -19,7 +19,9 @@ TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", TEXT)))
 @pytest.fixture(scope="module")
 def paper() -> dict[str, object]:
   config = config_from(str(ROOT / "configs" / "paper.py"))
-  return {f"{group}.{key}": value for group, keys in config.items() if hasattr(keys, "items") for key, value in keys.items()}
+  return {
+    f"{group}.{key}": value for group, keys in config.items() if hasattr(keys, "items") for key, value in keys.items()
+  }
 
 
 @pytest.mark.parametrize(("key", "value"), SETTINGS, ids=[key for key, _ in SETTINGS])

@@ -19,7 +19,7 @@ ROOT = PACKAGE.parent
 #: the floors of the house: what stands on one imports from those before it and from its own room
 FLOORS: tuple[tuple[str, ...], ...] = (
   ("errors", "progress", "tensorboard", "trajectory"),
-  ("arms",),
+  ("arms", "variation"),
   ("mesh",),
   ("store", "workdir", "lock"),
   ("stopping",),
@@ -146,7 +146,7 @@ def _python(code: str) -> str:
 
 #: modules that ask for the time of day, all to show it to people or to write it into metrics; a retriever's
 #: servers may name the time until which they want to be left alone
-WALL_CLOCK = {"lock", "workdir", "tools.retriever"}
+WALL_CLOCK = {"chat.service", "lock", "tools.pace", "workdir"}
 
 
 def test_nothing_hangs_on_the_time_of_day() -> None:
