@@ -158,6 +158,9 @@ class Scripted:
         connection.shutdown(socket.SHUT_RDWR)
     self._connections.clear()
 
+  def reply(self, body: dict[str, Any]) -> Raw:
+    return ok(self._says(body["messages"]))
+
   def _answer(self, handler: BaseHTTPRequestHandler) -> None:
     body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
     with self._lock:
@@ -168,7 +171,7 @@ class Scripted:
       self._now += 1
       self.most = max(self.most, self._now)
     try:
-      reply = self._faults(number) or ok(self._says(body["messages"]))
+      reply = self._faults(number) or self.reply(body)
       if callable(reply):
         handler.close_connection = True
         reply(handler)
