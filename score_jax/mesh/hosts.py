@@ -184,6 +184,12 @@ def mark(stage: str | None = None) -> None:
     _peers.mark(stage)
 
 
+def at_work() -> None:
+  """This process, which the others wait for, is at something long and comes on with it."""
+  if _peers is not None:
+    _peers.at_work()
+
+
 def numbers() -> dict[str, float]:
   """For the metrics: how old the last sign of life of a process is, at most, and of which one."""
   if _peers is None:
