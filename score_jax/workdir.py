@@ -186,7 +186,7 @@ class Workdir:
       UserError: it is damaged.
     """
     path = self.root / f"trajectories/{stage}/part-{number:05d}.jsonl"
-    return list(_read(path, stage)) if path.exists() else []
+    return list(_read(path, stage)) if hosts.agree(path.exists()) else []
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage

@@ -208,9 +208,13 @@ class Peers:
 
   def mark(self, stage: str | None = None) -> None:
     """Something is done, which is done on every process."""
-    self._marked = time.monotonic()
+    self.at_work()
     self.me.marks += 1
     self.me.stage = self.me.stage if stage is None else stage
+
+  def at_work(self) -> None:
+    """Something is done, on this process alone."""
+    self._marked = time.monotonic()
 
   def oldest(self) -> tuple[float, int]:
     """Seconds since the last sign of life of the process whose is the oldest, and which one that is."""
