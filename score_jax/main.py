@@ -104,7 +104,7 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
         "give another --workdir"
       )
-  workdir.write_json("config.json", found | {"config": resolved})
+  workdir.write_json("config.json", found | {"config": resolved(config)})
 
 
 def commit() -> str | None:
