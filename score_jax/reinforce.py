@@ -111,12 +111,12 @@ class _Reinforce:
     )
     state = checkpoints.newest(self.trainer.abstract(run.student.config)) or self.trainer.start(self._first_weights())
     done = int(state.step) // self.updates
-    watch = self._watch(metrics.below(done))
     ledger = total(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
     steps = c.steps if self.token_budget is None else MOST_STEPS
     taken = order(len(self.starts), prompts=c.prompts, steps=steps, seed=run.config.seed)
     with contextlib.closing(metrics), checkpoints, Progress(self.stage, c.steps, "steps") as progress:
       progress(done)
+      watch = self._watch(metrics.below(done))
       for number, indices in enumerate(taken):
         if self._spent(ledger):
           break

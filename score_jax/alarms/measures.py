@@ -8,6 +8,7 @@ import numpy as np
 
 from score_jax.mentor.leak import supported
 from score_jax.mentor.literals import statements
+from score_jax.train.batch import Sample
 from score_jax.trajectory import Question, Step, Trajectory, generated_tokens
 
 Tags = Mapping[int, str]  # the protocol's tags by their ids
@@ -101,10 +102,26 @@ def probed(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
   }
 
 
-def divergence(sampled: np.ndarray, reference: np.ndarray) -> float:
-  """Mean over drawn tokens of r - 1 - log r, r = p reference / p drawn: the divergence from the reference (k3)."""
-  away = reference.astype(np.float64) - sampled
-  return float(np.mean(np.exp(away) - 1.0 - away))
+def divergence(samples: Sequence[Sample], reference: Sequence[np.ndarray]) -> float | None:
+  """Mean over learnt tokens of r - 1 - log r, r = p reference / p drawn: the divergence from the reference (k3).
+
+  Args:
+    reference: log-probabilities of each sample's tokens by it, [n].
+  """
+  away = _change(samples, reference)
+  return float(np.mean(np.exp(away) - 1.0 - away)) if len(away) else None
+
+
+def change(samples: Sequence[Sample], now: Sequence[np.ndarray]) -> float | None:
+  """Mean over learnt tokens of log p now - log p when drawn, nats."""
+  found = _change(samples, now)
+  return float(np.mean(found)) if len(found) else None
+
+
+def _change(samples: Sequence[Sample], other: Sequence[np.ndarray]) -> np.ndarray:
+  """log p other - log p drawn of all learnt tokens, float64."""
+  pairs = zip(samples, other, strict=True)
+  return np.concatenate([np.zeros(0), *((x - s.sampled)[s.learnt > 0].astype(np.float64) for s, x in pairs)])
 
 
 def _share(rollouts: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) -> float:

@@ -29,6 +29,11 @@ class Sign:
   relative: bool = False
   seldom: bool = False  # measured when a checkpoint is kept
 
+  @property
+  def reads(self) -> str:
+    """What is held against the threshold."""
+    return f"{self.metric} / what it was at first" if self.relative else self.metric
+
 
 SIGNS = (
   Sign(
@@ -134,7 +139,7 @@ SIGNS = (
     "unsupported",
     "unsupported_right",
     True,
-    "right answers are submitted that nothing computed, searched or given supports: guesses, or a grader that is fooled",
+    "right answers are submitted that nothing computed, found or given supports: guesses, or a grader that is fooled",
     "read such rollouts in the report; mend the grader, or leave out questions that can be guessed",
   ),
 )
@@ -150,10 +155,9 @@ class Alarm:
   threshold: float
 
   def __str__(self) -> str:
-    how = " of what it was" if self.sign.relative else ""
     side = "over" if self.sign.above else "under"
     return (
-      f"alarm {self.sign.name} at step {self.step}: {self.sign.metric} is {self.value:.3g}{how}, {side} "
+      f"alarm {self.sign.name} at step {self.step}: {self.sign.reads} is {self.value:.3g}, {side} "
       f"{self.threshold:g}. {_sentence(self.sign.means)} Remedy: {self.sign.remedy}"
     )
 

@@ -7,14 +7,13 @@ They take no more of a device than an update does, in which a gradient is where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Agent, Request, at_question
-from score_jax.alarms.measures import divergence, measured, probed
+from score_jax.alarms.measures import change, divergence, measured, probed
 from score_jax.alarms.signs import Alarm, check, derived, gone_off, seen
 from score_jax.errors import UserError
 from score_jax.mentor.groups import Scored
@@ -22,7 +21,7 @@ from score_jax.mentor.starts import Start
 from score_jax.model import adapters
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
-from score_jax.train.batch import sample
+from score_jax.train.batch import Sample, sample
 from score_jax.train.scores import Scorer
 from score_jax.trajectory import Step
 
@@ -120,17 +119,11 @@ class Watch:
 
     `kl_reference`, which stands in the metrics where rl.kl is on, is of the weights in the midst of the step.
     """
-    samples = [one.sample() for _, group in groups for one in group]
-    samples = [one for one in samples if len(one.tokens) <= self.rl.length]
-    if not samples or not self.settings["kl"]:
+    if not self.settings["kl"]:
       return {}
-    reference = self.scorer(self.begin(), samples)
-    learnt = [one.learnt > 0 for one in samples]
-    drawn, first = (
-      np.concatenate([x[mask] for x, mask in zip(parts, learnt, strict=True)])
-      for parts in ([one.sampled for one in samples], reference)
-    )
-    return {"kl_from_start": divergence(drawn, first)} if len(drawn) else {}
+    samples = self._fitting(one.sample() for _, group in groups for one in group)
+    found = divergence(samples, self.scorer(self.begin(), samples)) if samples else None
+    return {} if found is None else {"kl_from_start": found}
 
   def _staleness(self, starts: Sequence[Start], weights: Weights) -> dict[str, float]:
     """Log-probability of the student's own tokens in the step's prefixes, now minus when they were drawn, their mean.
@@ -139,14 +132,16 @@ class Watch:
     student.top_k, top_p or repetition_penalty cut it, what they carry is greater by what that left out of it: a
     difference that no training explains (of top_p alone at most -log top_p a token).
     """
-    prefixes = {id(start.trajectory): start.trajectory for start in starts}.values()
-    samples = [sample(t, carries_loss=_drawn) for t in prefixes]
-    samples = [one for one in samples if one.learnt.any() and len(one.tokens) <= self.rl.length]
-    if not samples or not self.settings["stale_prefix"]:
+    if not self.settings["stale_prefix"]:
       return {}
-    now = self.past_scorer(adapters.parts(weights)[0], samples)
-    change = sum(float(np.sum(n - one.sampled)) for n, one in zip(now, samples, strict=True))
-    return {"prefix_logprob_change": change / sum(float(one.learnt.sum()) for one in samples)}
+    prefixes = {id(start.trajectory): start.trajectory for start in starts}.values()
+    samples = self._fitting(sample(t, carries_loss=_drawn) for t in prefixes)
+    found = change(samples, self.past_scorer(adapters.parts(weights)[0], samples)) if samples else None
+    return {} if found is None else {"prefix_logprob_change": found}
+
+  def _fitting(self, samples: Iterable[Sample]) -> list[Sample]:
+    """Those with something to score that fit a row."""
+    return [one for one in samples if one.learnt.any() and len(one.tokens) <= self.rl.length]
 
 
 def _drawn(_: int, step: Step) -> bool:

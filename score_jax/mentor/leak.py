@@ -66,10 +66,12 @@ def supported(question: Question, steps: Sequence[Step]) -> bool | None:
 
   A literal is supported where the question says it, or an observation before it that code did not just print as a
   literal. A letter to choose, which the question says of necessity, has to be observed. An answer that code computes
-  is supported. yes, no, true and false, and a literal in no form that is known, tell nothing.
+  is supported; a name that one step gave a literal, and no other step anything, is that literal. yes, no, true and
+  false, and a literal in no form that is known, tell nothing.
   """
   *before, last = steps
-  literals, wanted = submitted(last.code), targets(question)
+  wanted = targets(question)
+  literals = submitted(last.code) or submitted("\n".join(step.code for step in steps if step.reason == "ok"))
   if not literals:
     return True if wanted else None
   found = [one for one in wanted if any(map(one.submitted_as, literals))]
