@@ -11,7 +11,7 @@ metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only
 eval/<model>/<benchmark>-*.jsonl
 failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html
-lock.json                        who is at work here
+lock                             who is at work here
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Workdir:
         f"workdir {root!r} cannot be written ({error.strerror or error}); give another --workdir"
       ) from error
     except ImportError as error:
-      raise UserError(f"workdir {root!r} needs a package that is not installed ({error}); pip install gcsfs") from error
+      raise UserError(
+        f"workdir {root!r} needs a package that is not installed ({error}); pip install score_jax[gcs]"
+      ) from error
 
   def write(self, name: str, text: str) -> None:
     """Writes a file beside its place and moves it there.
