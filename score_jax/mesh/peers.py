@@ -308,9 +308,12 @@ class Peers:
       self._judge_progress()
 
   def _judge_progress(self) -> None:
-    """Of those that wait for nobody, the ones that have come the least far keep all others waiting."""
-    working = [p for p in self.all if not p.waits] or self.all
-    last = [p for p in working if p.marks == min(p.marks for p in working)]
+    """Of those that wait for nobody, the ones that have come the least far keep all others waiting.
+
+    Where all wait, what one has sent is on its way; or else, after as long, they wait for each other.
+    """
+    working = [p for p in self.all if not p.waits]
+    last = [p for p in working if p.marks == min(p.marks for p in working)] or self.all
     if min(p.idle_s for p in last) > self._timeout_s:
       names = ", ".join(p.name + (f" at {p.waits!r}" if p.waits else "") for p in last)
       self.end(f"stuck{_in(last[0].stage)}: {names} did nothing new for {last[0].idle_s:.0f} s (hosts.timeout_s)")

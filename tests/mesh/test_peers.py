@@ -79,6 +79,14 @@ def test_one_that_does_nothing_new_is_stuck() -> None:
     assert error.endswith("s (hosts.timeout_s)")
 
 
+def test_those_that_wait_for_each_other_are_stuck() -> None:
+  """One gives and the other would be told: no answer ever comes."""
+  code = "peers.gather('tool', index) if index == 0 else peers.agree('tool', index)"
+  statuses, _, errors = run(2, code, timeout_s=3.0)
+  assert statuses == [1, 1]
+  assert all("stuck: process 0 (" in e and ") at 'tool', process 1 (" in e for e in errors), errors
+
+
 def test_slow_and_steady_is_not_stuck() -> None:
   code = "[(time.sleep(0.5), peers.mark()) for _ in range(8 * (index == 1))]; peers.gather('tool', index)"
   statuses, _, errors = run(2, f"import time; {code}", timeout_s=3.0)
