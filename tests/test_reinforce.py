@@ -137,6 +137,7 @@ def test_the_first_weights_are_measured_against_without_a_coefficient(
   assert "prefix_logprob_change" not in first, "questions have no prefix"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient_promotion")
 def test_an_alarm_ends_the_run_where_it_is_to_and_what_is_done_stays(
   tmp_path: pathlib.Path, on_one_device: None, capsys: pytest.CaptureFixture[str]

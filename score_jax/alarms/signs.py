@@ -27,6 +27,7 @@ class Sign:
   means: str
   remedy: str
   relative: bool = False
+  least: float = 0.0  # a first mean not over this has nowhere to fall to: nothing is told
   seldom: bool = False  # measured when a checkpoint is kept
 
   @property
@@ -66,6 +67,7 @@ SIGNS = (
     "thoughts are nearly always the same: the policy is collapsing",
     "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
     relative=True,
+    least=0.02,
   ),
   Sign(
     "code_entropy",
@@ -74,6 +76,7 @@ SIGNS = (
     "code is nearly always the same: the policy is collapsing",
     "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
     relative=True,
+    least=0.02,
   ),
   Sign(
     "first_steps",
@@ -81,6 +84,8 @@ SIGNS = (
     False,
     "a group's rollouts begin with the same step, so that they explore nothing",
     "raise rl.temperature, set rl.kl, or go back to an earlier checkpoint",
+    relative=True,
+    least=0.1,
   ),
   Sign(
     "pass_at_g",
@@ -187,7 +192,7 @@ def value(sign: Sign, lines: Sequence[Line], window: int) -> float | None:
   now, first = sum(values[-size:]) / size, sum(values[:size]) / size
   if not sign.relative:
     return now
-  return now / first if first > 0.0 else None
+  return now / first if first > sign.least else None
 
 
 def seen(lines: Sequence[Line], step: int, settings: Mapping[str, Any]) -> dict[str, Alarm | None]:

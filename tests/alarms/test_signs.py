@@ -19,9 +19,9 @@ PLANTED: dict[str, tuple[Series, float, Series]] = {
   "no_signal": ([0.5, 1.0, 1.0, 1.0, 1.0, 0.8], 0.96, [1.0, 0.5, 1.0, 1.0, 1.0]),  # the healthy mean is 0.9
   "length_bias": ([1.0] * 5 + [2.0, 2.0, 2.0], 1.6, [2.0] * 5 + [2.8] * 5),  # wrong ones were longer from the start
   "cut_off": ([0.3, 0.4, 0.4, 0.5, 0.5], 0.42, [0.4] * 9),
-  "thought_entropy": ([1.0] * 5 + [0.1] * 4, 0.28, [0.02] * 9),  # a confident student is no collapsed one
+  "thought_entropy": ([1.0] * 5 + [0.1] * 4, 0.28, [0.01] * 5 + [0.001] * 5),  # a confident student is no collapsed one
   "code_entropy": ([0.5] * 5 + [0.05] * 4, 0.28, [0.5] * 5 + [0.2] * 5),
-  "first_steps": ([0.04] * 5, 0.04, [0.0, 0.0, 0.1, 0.1, 0.1]),
+  "first_steps": ([0.5] * 5 + [0.02] * 4, 0.232, [0.05] * 5 + [0.0] * 5),  # nor one whose plan is the only one
   "pass_at_g": ([0.8, 0.9, 0.2], 0.25, [0.8, 1.0, 0.4]),
   "bad_format": ([0.0, 0.0, 0.0, 0.8, 0.8], 0.32, [1.0, 0.1, 0.1, 0.1, 0.1]),
   "code_free": ([0.25] * 5, 0.25, [0.2] * 5),
