@@ -40,14 +40,18 @@ def test_letter_by_hand(text: str, expected: str) -> None:
 
 
 def test_a_letter_needs_no_judge() -> None:
-  judged = Judged(Judge(_never))
+  judged = Judged(Judge(_never, _answer))
   assert judged(Question("q", "?", "B"), "The answer is B.") == (1.0, "chose B")
   assert judged(Question("q", "?", "(B)"), "C")[0] == 0.0
   assert judged(Question("q", "?", "B"), "A or B")[0] == 0.0
 
 
-def _never(prompt: str) -> str:
+def _never(prompt: str, attempt: int) -> str:
   raise AssertionError("a judge was asked")
+
+
+def _answer(question: Question, answer: str) -> str:
+  return answer
 
 
 @pytest.mark.parametrize(
@@ -64,7 +68,7 @@ def _never(prompt: str) -> str:
   ],
 )
 def test_texts_and_numbers_need_no_judge(gold: str, answer: str, grade: float) -> None:
-  assert Judged(Judge(_never))(Question("q", "?", gold), answer)[0] == grade
+  assert Judged(Judge(_never, _answer))(Question("q", "?", gold), answer)[0] == grade
 
 
 def test_without_a_judge_other_words_are_neither_right_nor_wrong() -> None:
@@ -74,5 +78,5 @@ def test_without_a_judge_other_words_are_neither_right_nor_wrong() -> None:
 
 
 def test_with_a_judge_other_words_are_its_business() -> None:
-  judged = Judged(Judge(lambda prompt: '{"verdict": "right", "reason": "the same person"}'))
+  judged = Judged(Judge(lambda prompt, attempt: '{"verdict": "right", "reason": "the same person"}', _answer))
   assert judged(Question("q", "?", "Marie Curie"), "Madame Curie")[0] == 1.0
