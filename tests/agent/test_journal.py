@@ -65,7 +65,7 @@ def broken_off(real: Real, root: pathlib.Path, *, after: int, act: Callable[[], 
     if ended == after:
       act()
 
-  with stopping.heeded(60.0), journal.stage("mps"):
+  with stopping.heeded(1e6), journal.stage("mps"):
     agent.rollout(real[1], REQUESTS, progress=progress)
 
 

@@ -189,13 +189,13 @@ def test_there_is_one_every_few_minutes_whatever_the_time_of_day(
 
 def test_asked_to_end_it_saves_first(trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
   folder = epath.Path(tmp_path / "sft")
-  with pytest.raises(stopping.Stopped), stopping.heeded(60.0), Checkpoints(folder, keep=2) as checkpoints:
+  with pytest.raises(stopping.Stopped), stopping.heeded(1e6), Checkpoints(folder, keep=2) as checkpoints:
     assert not checkpoints.offer(at(1, trainer, tiny), keep=False)
     signal.raise_signal(signal.SIGTERM)
     checkpoints.offer(at(2, trainer, tiny), keep=False)
   assert names(tmp_path / "sft") == {"2"}
   rollouts = Checkpoints(folder, keep=2)
-  with pytest.raises(stopping.Stopped), stopping.heeded(60.0), rollouts, rollouts.kept(at(3, trainer, tiny)):
+  with pytest.raises(stopping.Stopped), stopping.heeded(1e6), rollouts, rollouts.kept(at(3, trainer, tiny)):
     signal.raise_signal(signal.SIGTERM)
     stopping.obey()
   assert names(tmp_path / "sft") == {"2", "3"}
