@@ -134,7 +134,7 @@ def test_a_failure_is_never_a_nothing(failed: Trajectory) -> None:
 @pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
 def test_why_a_group_has_no_signal(group: list[Trajectory], tiers: Tiers, expected: str | None, scale: str) -> None:
   """It has none exactly where all its advantages are exactly 0, whatever else the step holds."""
-  found, other = score([START, START], [group, [RIGHT, WRONG]], tiers, scale=scale)
+  found, other = score([START, START], [group, [RIGHT, WRONG]], tiers, SAME, scale=scale)
   assert silence(found) == expected
   assert all(s.advantage == 0.0 for s in found) == (expected is not None)
   assert all(s.advantage != 0.0 for s in other)
@@ -142,7 +142,7 @@ def test_why_a_group_has_no_signal(group: list[Trajectory], tiers: Tiers, expect
 
 def test_the_scale_of_a_step_looks_at_all_its_groups() -> None:
   """Centred ±0.5 and ±0.25: squares 0.5 and 0.125 over 4 rollouts give 0.3953 for both."""
-  first, second = score([START] * 2, [[RIGHT, WRONG], [KEY, WRONG]], TIERS, scale="batch_std")
+  first, second = score([START] * 2, [[RIGHT, WRONG], [KEY, WRONG]], TIERS, SAME, scale="batch_std")
   deviation = (0.625 / 4) ** 0.5
   np.testing.assert_allclose([s.advantage for s in first], np.array([0.5, -0.5]) / deviation, rtol=1e-6)
   np.testing.assert_allclose([s.advantage for s in second], np.array([0.25, -0.25]) / deviation, rtol=1e-6)
@@ -151,7 +151,7 @@ def test_the_scale_of_a_step_looks_at_all_its_groups() -> None:
 def test_a_step_is_told_in_shares_by_cause() -> None:
   """Five groups of 14 rollouts: one has a signal; three rollouts were failed."""
   drawn = [[RIGHT, WRONG, HOST], [RIGHT, RIGHT], [WRONG] * 4, [KEY, KEY, UNGRADED], [AVOID, REPLAY]]
-  found: dict[str, Any] = numbers(drawn, score([START] * 5, drawn, TIERS, scale="group_std"))
+  found: dict[str, Any] = numbers(drawn, score([START] * 5, drawn, TIERS, SAME, scale="group_std"))
   assert found["no_signal_groups"] == pytest.approx(4 / 5)
   causes = {name: found[f"no_signal_{name}"] for name in SILENCES}
   assert causes == {"few": 0.2, "right": 0.2, "wrong": 0.2, "key": 0.2, "avoid": 0.0, "equal_pay": 0.0}
