@@ -9,11 +9,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from score_jax import main
+from score_jax.arms import STAGES
 from score_jax.chat.exchange import Ask, Message
 from score_jax.chat.open_chat import BEAR, KINDS, MEANS, check
 from score_jax.errors import UserError
 from score_jax.run import Run
-from score_jax.stages import BUILDS_ON, identity
+from score_jax.stages import identity
 from score_jax.workdir import Workdir
 from tests.chat.servers import scripted
 from tests.chat.test_endpoint import KEY, upper
@@ -136,7 +137,7 @@ def test_a_record_needs_a_local_disk() -> None:
 def test_means_are_no_part_of_a_stages_identity() -> None:
   def identities(**chat: Any) -> list[str]:
     c = config(**chat)
-    return [identity(c, stage) for stage in BUILDS_ON]
+    return [identity(c, stage) for stage in STAGES]
 
   groups = set(config().chat)
   bear = {name for names in BEAR.values() for name in names} | {"kind", "path", "model", "layer_scan", "block"}

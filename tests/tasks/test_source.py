@@ -135,7 +135,7 @@ def test_training_and_test_questions_are_graded_each_in_their_way(
 ) -> None:
   made: list[str] = []
 
-  def grader(benchmark: str) -> Callable[[Question, str], tuple[float, str]]:
+  def grader(benchmark: str, judge: object) -> Callable[[Question, str], tuple[float, str]]:
     made.append(benchmark)
     return lambda question, answer: (1.0, benchmark)
 
@@ -171,7 +171,9 @@ def test_graders_that_hold_something_are_closed_with_the_one_for_both(
     def __exit__(self, *error: object) -> None:
       closed.append(self.name)
 
-  monkeypatch.setattr(source, "grader", lambda name: Holding(name) if name == "gsm8k" else lambda q, a: (1.0, name))
+  monkeypatch.setattr(
+    source, "grader", lambda name, judge: Holding(name) if name == "gsm8k" else lambda q, a: (1.0, name)
+  )
   path = write_lines(tmp_path / "mine.jsonl", SUMS)
   hard = write_lines(tmp_path / "hard.jsonl", [{"input": f"How many {i}?", "target": i} for i in range(8)])
   grader: Any = load(config(path=path, test_kind="gsm_hard", test_path=hard), seed=0).grader
