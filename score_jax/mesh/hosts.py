@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -85,6 +86,7 @@ def _initialize(place: cluster.Place) -> None:
 
   if virtual := cluster.virtual_devices(os.environ):  # XLA's threads go by it, and the bits of a product by the threads
     os.environ.setdefault("NPROC", str(max(virtual * place.count, len(os.sched_getaffinity(0)))))
+    jax.monitoring.register_event_duration_secs_listener(_after_compiling)
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     place.address,
@@ -93,6 +95,13 @@ def _initialize(place: cluster.Place) -> None:
     local_device_ids=place.devices,
     cluster_detection_method="deactivate",
   )
+
+
+def _after_compiling(event: str, duration_secs: float, **_: object) -> None:
+  """Holds a program until all have compiled it: gloo gives another process 30 s to come to its first sum."""
+  del duration_secs
+  if event == "/jax/core/compile/backend_compile_duration" and threading.current_thread() is threading.main_thread():
+    gather("compile", None)
 
 
 def _add_up_alike() -> None:
