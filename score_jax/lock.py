@@ -46,7 +46,7 @@ def held(root: epath.Path, *, beat_s: float = BEAT_S) -> Iterator[None]:
     return
   since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
   ours = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "id": secrets.token_hex(8)}
-  path = root / "lock.json"
+  path = root / "lock"
   with contextlib.ExitStack() as stack:
     if "://" in os.fspath(root) or not stack.enter_context(_by_kernel(path, ours)):
       stack.enter_context(_by_heartbeat(path, ours, beat_s))
@@ -68,7 +68,11 @@ def _by_kernel(path: epath.Path, ours: dict[str, Any]) -> Iterator[bool]:
       file.truncate(0)
       file.write(json.dumps(ours))
       file.flush()
-    yield known
+    try:
+      yield known
+    finally:
+      if known:
+        file.truncate(0)
 
 
 @contextlib.contextmanager

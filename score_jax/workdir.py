@@ -13,7 +13,7 @@ metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only
 eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
 failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html
-lock.json                        who is at work here
+lock                             who is at work here
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Workdir:
         f"workdir {root!r} cannot be written ({error.strerror or error}); give another --workdir"
       ) from error
     except ImportError as error:
-      raise UserError(f"workdir {root!r} needs a package that is not installed ({error}); pip install gcsfs") from error
+      raise UserError(
+        f"workdir {root!r} needs a package that is not installed ({error}); pip install score_jax[gcs]"
+      ) from error
 
   def require_shared(self) -> None:
     """

@@ -14,13 +14,17 @@ from score_jax.tools import isolation
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(code: str, disk: pathlib.Path, *, kilobytes: int, timeout_s: float = 120) -> str:
-  """What Python code prints when the folder `disk` has so much room; what it leaves there is gone afterwards."""
+def run(code: str, disk: pathlib.Path, *, kilobytes: int | None, timeout_s: float = 120) -> str:
+  """What Python code prints when the folder `disk` has so much room; what it leaves there is gone afterwards.
+
+  With None the folder is as it is, and can only be read.
+  """
   try:
     bubblewrap = isolation.bubblewrap()
   except FileNotFoundError as error:
     pytest.skip(f"no disk can be mounted: {error}")
-  mounts = ["--dev-bind", "/", "/", "--size", str(kilobytes << 10), "--tmpfs", str(disk)]
+  small = ["--size", str((kilobytes or 0) << 10), "--tmpfs", str(disk)]
+  mounts = ["--dev-bind", "/", "/", *(small if kilobytes else ["--ro-bind", str(disk), str(disk)])]
   done = subprocess.run(
     [bubblewrap, *mounts, sys.executable, "-c", code],
     cwd=ROOT,

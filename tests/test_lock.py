@@ -47,7 +47,7 @@ def test_the_second_is_refused_and_told_of_the_first_until_that_is_killed(tmp_pa
   process.send_signal(signal.SIGKILL)
   process.communicate()
   with lock.held(epath.Path(tmp_path)):
-    assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
     with pytest.raises(UserError, match=f"process id {os.getpid()}"), lock.held(epath.Path(tmp_path)):
       pass
   with lock.held(epath.Path(tmp_path)):
@@ -72,12 +72,12 @@ def test_heartbeats_tell_where_the_kernel_keeps_no_lock(root: epath.Path) -> Non
   with lock.held(root, beat_s=BEAT_S), pytest.raises(UserError, match=said), lock.held(root, beat_s=BEAT_S):
     pass
   if str(root).startswith("gs"):
-    assert not (root / "lock.json").exists()
+    assert not (root / "lock").exists()
 
 
 def test_what_a_dead_run_left_is_taken_over_after_some_beats(root: epath.Path) -> None:
-  (root / "lock.json").write_text(json.dumps({"host": "gone", "pid": 1, "since": "2026-01-01", "beat": 7}))
+  (root / "lock").write_text(json.dumps({"host": "gone", "pid": 1, "since": "2026-01-01", "beat": 7}))
   start = time.monotonic()
   with lock.held(root, beat_s=BEAT_S):
     assert time.monotonic() - start >= lock.STILL * BEAT_S
-    assert json.loads((root / "lock.json").read_text())["pid"] == os.getpid()
+    assert json.loads((root / "lock").read_text())["pid"] == os.getpid()

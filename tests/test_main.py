@@ -5,20 +5,20 @@ import logging
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import jax
 import pytest
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax import main
+from score_jax import lock, main
 from score_jax.errors import UserError
 from score_jax.mesh.sharding import Meshes
-from score_jax.recipe import walk
-from score_jax.run import Run
 from score_jax.workdir import Workdir
 from tests.configs import smoke_config
 
@@ -132,33 +132,46 @@ def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys:
   assert before == {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
 
 
-class Stopped(Exception):
-  pass
+def test_asked_to_end_in_the_midst_again_and_again_it_ends_the_same(
+  finished: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """By a signal after so many files were written, each time some more; nothing is lost and nothing doubled."""
+  root, write, left = tmp_path / "stopped", Workdir.write_bytes, 0
 
+  def counted(self: Workdir, name: str, data: bytes) -> None:
+    nonlocal left
+    write(self, name, data)
+    left -= 1
+    if left == 0:
+      signal.raise_signal(signal.SIGTERM)
 
-class Stopping(Run):
-  """A run that is stopped after the first stage that it does."""
-
-  def say(self, text: str) -> None:
-    super().say(text)
-    if ": done in" in text:
-      raise Stopped
-
-
-def test_stopped_after_every_stage_it_ends_the_same(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
-  config, workdir = smoke_config(), Workdir(str(tmp_path / "stopped"))
-  main.claim(workdir, config)
-  for _ in config.stages:
-    with Stopping(config, workdir) as stopping, pytest.raises(Stopped):
-      walk(stopping)
-  main.run(config, str(tmp_path / "stopped"))
-  assert (tmp_path / "stopped/results.json").read_bytes() == (finished / "results.json").read_bytes()
-  folders = (tmp_path / "stopped", finished)
+  monkeypatch.setattr(Workdir, "write_bytes", counted)
+  for left in (5, 8, 11, 14):  # noqa: B007
+    with pytest.raises(SystemExit) as stopped:
+      main.run(smoke_config(), str(root))
+    assert stopped.value.code == 143
+    assert not (root / "results.json").exists()
+  main.run(smoke_config(), str(root))
+  assert not list(root.glob("journal/*"))
+  assert (root / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+  folders = (root, finished)
   ours, theirs = (sorted(p.relative_to(f) for p in f.glob("trajectories/**/*")) for f in folders)
   assert ours == theirs
   for name in ours:
     if (finished / name).is_file():
-      assert (tmp_path / "stopped" / name).read_bytes() == (finished / name).read_bytes(), name
+      assert (root / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path) -> None:
+  with lock.held(epath.Path(tmp_path)):
+    said = refused(1, "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path}")
+  assert said.startswith(f"error: workdir {tmp_path} is in use by the run with process id {os.getpid()} on ")
+
+
+def test_how_it_is_to_survive_may_be_changed(finished: pathlib.Path) -> None:
+  config = smoke_config()
+  config.survival.journal_s, config.survival.grace_s = 7.0, 3.0
+  main.claim(Workdir(str(finished)), config)
 
 
 def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from etils import epath
 from score_jax.errors import UserError
 from score_jax.trajectory import Step, Trajectory
 from score_jax.workdir import Metrics, Workdir
+from tests import small_disk
 
 PLAN = Step("first_thought", 'plan: \u2028 add é 𝄞\nand "so" on\r', tokens=(1, 2), logprobs=(-0.5, -0.25))
 
@@ -72,6 +73,71 @@ def test_a_write_that_breaks_off_leaves_the_old_file(workdir: Workdir, monkeypat
   assert files(workdir) == {"results.json"}, "what is half written takes no room"
 
 
+def test_a_full_disk_is_told_in_a_line_and_what_was_there_stays(tmp_path: pathlib.Path) -> None:
+  """Parts, metrics and a journal; and once there is room it goes on."""
+  code = f"""
+import pathlib
+from score_jax.agent.journal import Journal
+from score_jax.errors import UserError
+from score_jax.workdir import Metrics, Workdir
+from tests.test_workdir import trajectory
+workdir = Workdir({str(tmp_path)!r})
+journal, metrics = Journal(workdir, config="", every_s=0.0), Metrics(workdir, "rl")
+filler = pathlib.Path({str(tmp_path)!r}) / "filler"
+def work(first):
+  with journal.stage("rl"):
+    for number in range(first, 600):
+      journal.add(journal.key(number), trajectory(str(number)))
+      journal.tick()
+      workdir.write_part("rl", number, [trajectory(str(number))])
+      metrics.write(number, {{"loss": 1.0}})
+      metrics.flush()
+filler.write_bytes(bytes(3 << 20))
+try:
+  work(0)
+except UserError as error:
+  print(error)
+try:
+  metrics.close()
+except UserError as error:
+  print("closing:", error)
+whole = len(list(workdir.read_parts("rl")))
+filler.unlink()
+with journal.stage("rl"):
+  found = sum(journal.find(journal.key(number)) is not None for number in range(600))
+metrics = Metrics(workdir, "rl")
+work(whole)
+print(0 < whole < 599, 0 <= found - whole <= 1, len(list(workdir.read_parts("rl"))))
+"""
+  said = small_disk.run(code, tmp_path, kilobytes=6 << 10).splitlines()
+  assert said[-1] == "True True 600"
+  assert len(said) in (2, 3)
+  for line in said[:-1]:
+    assert "cannot be written (No space left on device); mend that and start again: everything up to here" in line
+
+
+def test_a_folder_that_can_only_be_read_is_refused(tmp_path: pathlib.Path) -> None:
+  code = f"""
+from score_jax.errors import UserError
+from score_jax.workdir import Workdir
+try:
+  Workdir({str(tmp_path)!r})
+except UserError as error:
+  print(error)
+"""
+  said = small_disk.run(code, tmp_path, kilobytes=None)
+  assert said == f"workdir {str(tmp_path)!r} cannot be written (Read-only file system); give another --workdir\n"
+
+
+def test_permission_lost_in_the_midst_is_told_in_a_line(workdir: Workdir) -> None:
+  """Here it is a file that stands where a folder has to be."""
+  workdir.write_part("rl", 0, [trajectory("a")])
+  (workdir.root / "metrics").write_text("")
+  with pytest.raises(UserError, match=r"metrics/rl\.jsonl cannot be written \((Not a directory|File exists)\)"):
+    Metrics(workdir, "rl").write(0, {"loss": 1.0})
+  assert list(workdir.read_parts("rl")) == [trajectory("a")]
+
+
 def test_json_comes_back_and_equal_data_gives_equal_files(workdir: Workdir) -> None:
   workdir.write_json("stages/mps.json", {"b": [1, 0.1], "a": None})
   assert workdir.read_json("stages/mps.json") == {"a": None, "b": [1, 0.1]}
@@ -106,6 +172,13 @@ def test_a_part_written_again_replaces_the_old_one(workdir: Workdir) -> None:
   workdir.write_part("rl", 0, [trajectory("c")])
   workdir.write_part("rl", 1, [])
   assert list(workdir.read_parts("rl")) == [trajectory("c")]
+
+
+def test_a_part_that_is_missing_is_named(workdir: Workdir) -> None:
+  for number in (0, 2):
+    workdir.write_part("rl", number, [trajectory("a")])
+  with pytest.raises(UserError, match=r"part-00001\.jsonl is missing; delete checkpoints/rl and start again"):
+    list(workdir.read_parts("rl", below=3))
 
 
 @pytest.mark.parametrize("damaged", [b"{", b'{"schema": 0}\n', b"\xff\n"])
