@@ -26,4 +26,5 @@ def smoke_config() -> ConfigDict:
   config.mps.tries, config.sampler.slots, config.rl.prompts, config.rl.minibatch = 1, 16, 2, 2
   config.agent.acts = 5
   config.rl.checkpoint_every = 1
+  config.survival.grace_s = 600.0  # on a busy machine programs compile for minutes
   return config
