@@ -205,6 +205,25 @@ def get_config(arg: str = "") -> ConfigDict:
   c.bc.learning_rate = 2e-4
   c.bc.epochs = 1
 
+  c.alarms = ConfigDict()  # of RL: where each goes off, 0: never; score_jax/alarms/signs.py says what they mean
+  c.alarms.stop = ()  # names of those that end the run; none: they are told, and it goes on
+  c.alarms.window = 5  # steps whose mean counts
+  c.alarms.probe = 4  # validation questions, tried rl.group_size times at first and when a checkpoint is kept; 0: none
+  c.alarms.no_signal = 0.9  # over this share of the groups
+  c.alarms.length_bias = 1.5  # tokens of wrong over right rollouts, over this many times what it was at first
+  c.alarms.cut_off = 0.4  # over this share of the rollouts
+  c.alarms.thought_entropy = 0.3  # under this part of what it was at first
+  c.alarms.code_entropy = 0.3
+  c.alarms.first_steps = 0.05  # under this, where 0: the same throughout a group, 1: no two the same
+  c.alarms.pass_at_g = 0.5  # under this part of what it was at first
+  c.alarms.bad_format = 0.3  # over this share of the rollouts
+  c.alarms.code_free = 0.2  # over this share of the acts
+  c.alarms.kl = 0.5  # over so many nats a token
+  c.alarms.ess = 0.5  # under this share of the samples, in the worst update of a step
+  c.alarms.clipped = 0.3  # over this share of the tokens, in the worst update of a step
+  c.alarms.stale_prefix = -1.0  # under so many nats a token, now minus when it was drawn
+  c.alarms.unsupported = 0.5  # over this share of the right rollouts
+
   c.survival = ConfigDict()
   c.survival.journal_s = 30.0  # seconds between two writes of what a stage at work has drawn
   c.survival.grace_s = 25.0  # from SIGTERM or Ctrl-C until the run ends as it stands
@@ -223,5 +242,6 @@ def get_config(arg: str = "") -> ConfigDict:
       stage.epochs = 1
     c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.micro_rows = 2, 4, 4, 2, 8
     c.train.rows = c.train.micro_rows = 8
+    c.alarms.probe = 1
     c.train.checkpoint_every, c.rl.checkpoint_every, c.survival.journal_s = 2, 1, 1.0
   return c

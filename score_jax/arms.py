@@ -21,7 +21,8 @@ and from then on the teacher goes on from the first thought of its first right
 trajectory of the question. The thought carries loss, since the student has to
 write its own when it is evaluated. grpo and bc_grpo are GRPO (Shao et al. 2024)
 with the outcome as reward; sft_rejection is rejection-sampling fine-tuning (Yuan
-et al. 2023), STaR without hints (Zelikman et al. 2022).
+et al. 2023), STaR without hints (Zelikman et al. 2022). distill is on-policy
+distillation (Agarwal et al. 2024; Lu 2025); its teacher has to lie on the mesh.
 """
 
 from __future__ import annotations
@@ -132,6 +133,16 @@ STAGES: Mapping[str, Stage] = {
     says="policy gradient without mentoring, for the student tokens of mentoring and RL",
     group="rl",
     reads=("train",),
+    begin="warm_start",
+    starts="mentored_questions",
+    goes_by=("mps", "rl"),
+  ),
+  "distill": Stage(
+    label="distillation",
+    says="the teacher's probabilities of the student's own tokens in the place of any reward, for as many of them",
+    group="rl",
+    changes={"final": 0.0, "key": 0.0, "avoid": 0.0, "distill": 1.0, "dual_clip": 0.0},
+    reads=(*TEACHING, "train"),
     begin="warm_start",
     starts="mentored_questions",
     goes_by=("mps", "rl"),

@@ -72,18 +72,21 @@ def _going_on_from_plans(run: Run, name: str) -> Iterator[Trajectory]:
 def _bought(run: Run, name: str, shown: Iterator[Trajectory]) -> Lesson:
   """The first trajectories that the budget of teacher tokens pays for; one a question, where teaching costs none."""
   tokens = budget(run, name, "teacher")
-  bought = within(tokens, shown) if tokens else list(itertools.islice(shown, len(run.tasks.train)))
+  bought = (
+    within(tokens, shown, idle=len(run.tasks.train)) if tokens else list(itertools.islice(shown, len(run.tasks.train)))
+  )
   lesson = right_of(run, name, bought)
   return dataclasses.replace(lesson, findings={**lesson.findings, "token_budget": tokens})
 
 
-def within(tokens: int, shown: Iterable[Trajectory]) -> list[Trajectory]:
-  """The first trajectories that so many teacher tokens pay for."""
+def within(tokens: int, shown: Iterable[Trajectory], *, idle: int) -> list[Trajectory]:
+  """The first trajectories that so many teacher tokens pay for; none after `idle` in a row that cost nothing."""
   result: list[Trajectory] = []
-  spent = 0
+  spent = free = 0
   for trajectory in shown:
-    spent += trajectory.ledger.of("teacher").generated
-    if spent > tokens:
+    cost = trajectory.ledger.of("teacher").generated
+    spent, free = spent + cost, 0 if cost else free + 1
+    if spent > tokens or free > idle:
       break
     result.append(trajectory)
   return result

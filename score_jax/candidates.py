@@ -107,12 +107,13 @@ class Examined(Run):
   def _base(self) -> str:
     """The model that all training began with; that of an endpoint by its own name."""
     if self._name == ENDPOINT:
-      return self.config.teacher.path
+      return self.config.chat.model or self.config.chat.path
     return self._finished.config.student.path if self._finished else self._name
 
   @cached_property
   def _exams(self) -> tuple[list[Exam], Tasks]:
-    return exam.read(self.config, without=self._finished.questions if self._finished else frozenset())
+    known = self._finished.questions if self._finished else frozenset[str]()
+    return exam.read(self.config, without=known, judge=self._answer_judge())
 
   @cached_property
   def tasks(self) -> Tasks:

@@ -89,22 +89,22 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
   """
   from score_jax.means import essential, resolved
 
-  ours = resolved(config)
+  now = resolved(config)
   versions = {name: metadata.version(name) for name in VERSIONS}
-  for what, value in (("config", ours), ("versions of packages", versions), ("commit of score_jax", commit())):
+  for what, value in (("config", now), ("versions of packages", versions), ("commit of score_jax", commit())):
     hosts.require_same(what, value)
   found = workdir.read_json("config.json")
   if found is None:
-    workdir.write_json("config.json", {"config": ours, "versions": versions, "commit": commit()})
+    workdir.write_json("config.json", {"config": now, "versions": versions, "commit": commit()})
     return
-  ours, theirs = (flat(essential(data)) for data in (ours, found["config"]))
+  ours, theirs = (flat(essential(data)) for data in (now, found["config"]))
   for key in sorted(ours.keys() | theirs.keys()):
     if ours.get(key) != theirs.get(key):
       raise UserError(
         f"workdir {workdir.root} is of another config: {key} is {theirs.get(key)!r} there and {ours.get(key)!r} here; "
         "give another --workdir"
       )
-  workdir.write_json("config.json", found | {"config": resolved})
+  workdir.write_json("config.json", found | {"config": now})
 
 
 def commit() -> str | None:

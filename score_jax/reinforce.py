@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request
+from score_jax.alarms.watch import Watch
 from score_jax.evaluate import validate
 from score_jax.mentor.comparisons import Comparisons
 from score_jax.mentor.groups import Scored, numbers, score
@@ -68,10 +70,12 @@ def trainer(config: ConfigDict, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen
   return Trainer(graph, rule, loss, mesh, passes(config, c.temperature), frozen)
 
 
-def scorer(config: ConfigDict, role: str, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen: Weights) -> Scorer:
+def scorer(
+  config: ConfigDict, role: str, graph: nnx.GraphDef[Decoder], mesh: Mesh, frozen: Weights, *, temperature: float
+) -> Scorer:
   """What says how likely weights of the student or the teacher find the student's tokens."""
   c = config.rl
-  how = dataclasses.replace(passes(config, c.temperature), dtype=config[role].dtype)
+  how = dataclasses.replace(passes(config, temperature), dtype=config[role].dtype)
   return Scorer(graph, mesh, how, length=c.length, micro=c.micro_rows, frozen=frozen)
 
 
@@ -88,11 +92,13 @@ class _Reinforce:
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(settings, run.student.graph, run.meshes.train, frozen)
-    self.scorer = scorer(settings, "student", run.student.graph, run.meshes.train, frozen)
+    self.student_scorer = functools.partial(scorer, settings, "student", run.student.graph, run.meshes.train, frozen)
+    self.scorer = self.student_scorer(temperature=c.temperature)
     self.reference = to_host(self._first_weights()) if self.knobs.kl else None
     self.teacher = run.distilling_teacher() if self.knobs.distill else None
     if self.teacher:
-      self.teacher_scorer = scorer(settings, "teacher", self.teacher.graph, run.meshes.teacher, adapters.NOTHING)
+      graph, mesh = self.teacher.graph, run.meshes.teacher
+      self.teacher_scorer = scorer(settings, "teacher", graph, mesh, adapters.NOTHING, temperature=c.temperature)
 
   def train(self) -> Trained:
     run, c = self.run, self.config
@@ -110,6 +116,7 @@ class _Reinforce:
     taken = order(len(self.starts), prompts=c.prompts, steps=steps, seed=run.config.seed)
     with contextlib.closing(metrics), checkpoints, Progress(self.stage, c.steps, "steps") as progress:
       progress(done)
+      watch = self._watch(metrics.below(done))
       for number, indices in enumerate(taken):
         if self._spent(ledger):
           break
@@ -118,7 +125,8 @@ class _Reinforce:
         start = time.perf_counter()
         self.agent.meter.take()
         with checkpoints.kept(state):
-          scored, groups = self._roll_out(number, state, [self.starts[i] for i in indices])
+          begin = [self.starts[i] for i in indices]
+          scored, groups = self._roll_out(number, state, begin)
         seconds = time.perf_counter() - start
         sampling = self.agent.meter.take()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
@@ -131,12 +139,20 @@ class _Reinforce:
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
           found["val_accuracy"] = validate(run, self.trainer.whole(state))
+        pairs = list(zip(begin, scored, strict=True))
+        found |= watch.look(number, found, pairs, self.trainer.whole(state), closely=keep or number == 0)
         metrics.write(number, found)
-        if checkpoints.offer(state, keep=keep, accuracy=found.get("val_accuracy")):
+        if checkpoints.offer(state, keep=keep or watch.fatal is not None, accuracy=found.get("val_accuracy")):
           run.journal.settle()
+        watch.heed()
         speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
         progress(1, f"reward {found['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
     return Trained(self.trainer.whole(state), int(state.step), ledger + self._cost())
+
+  def _watch(self, earlier: Sequence[Mapping[str, float]]) -> Watch:
+    run, c = self.run, self.config
+    scorers = self.scorer, self.student_scorer(temperature=run.config.student.temperature)
+    return Watch(run, self.stage, c, agent=self.agent, scorers=scorers, begin=self._first_weights, earlier=earlier)
 
   def _first_weights(self) -> Weights:
     return adapters.parts(weights_of(self.run, self.begin))[0]

@@ -31,9 +31,9 @@ def identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
   data = essential(resolved(config))
   known = STAGES[stage]
-  asks = TEACHING if data[known.group].get("judge") or data[known.group].get("distill") else ()
-  own = {name: data[name] for name in (*SHARED, known.group, *known.reads, *asks)}
-  own[known.group] = own[known.group] | known.changes
+  settings = data[known.group] | known.changes
+  asks = TEACHING if settings.get("judge") or settings.get("distill") else ()
+  own = {name: data[name] for name in (*SHARED, *known.reads, *asks)} | {known.group: settings}
   inputs = [identity(config, s) for s in known.builds_on]
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from score_jax.mesh.hosts import agree
+from score_jax.mesh.hosts import anywhere
 
 _noted: list[int] = []  # the signals that have come since `heeded` began
 
@@ -56,8 +56,8 @@ def heeded(grace_s: float) -> Iterator[None]:
 
 
 def asked() -> bool:
-  """Whether the run is to end; all its processes have to ask, and are told the same."""
-  return agree(bool(_noted))
+  """Whether the run is to end; all its processes have to ask, and are told the same, whichever of them was asked to."""
+  return anywhere(bool(_noted))
 
 
 def stop() -> None:

@@ -188,7 +188,7 @@ class Workdir:
       UserError: it is damaged.
     """
     path = self.root / f"trajectories/{stage}/part-{number:05d}.jsonl"
-    return list(_read(path, stage)) if path.exists() else []
+    return list(_read(path, stage)) if hosts.agree(path.exists()) else []
 
   def checkpoints(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
@@ -226,6 +226,19 @@ def unwritable(path: epath.Path, reason: object) -> str:
   return f"{path} cannot be written ({reason}); mend that and start again: everything up to here is kept"
 
 
+def metric_lines(text: str) -> list[dict[str, Any]]:
+  """The lines of a metrics file by rising step; of a step done twice (a restart) the last one, cut lines left out."""
+  found: dict[int, dict[str, Any]] = {}
+  for line in text.splitlines():
+    try:
+      data = json.loads(line)
+    except ValueError:
+      continue  # a killed run left it half written
+    if isinstance(data, dict) and isinstance(data.get("step"), int):
+      found[data["step"]] = data
+  return [line for _, line in sorted(found.items())]
+
+
 class Metrics:
   """Numbers of a stage by step, as JSON lines and for TensorBoard. Appends; the last line of a step counts.
 
@@ -251,6 +264,10 @@ class Metrics:
       self.flush()
       took = time.monotonic() - start
       self._next = start + max(METRICS_S, took / METRICS_SHARE)
+
+  def below(self, step: int) -> list[dict[str, Any]]:
+    """The lines of the steps before one."""
+    return [line for line in metric_lines(self._lines) if line["step"] < step]
 
   def flush(self) -> None:
     """Writes what is not written yet.

@@ -37,6 +37,7 @@ def test_every_policy_gradient_arm_names_the_checkpoint_it_starts_from() -> None
   assert begun == {
     "bc_grpo": "bc_all",
     "grpo": "warm_start",
+    "distill": "warm_start",
     "rl": "sft",
     "rl_no_key": "sft",
     "rl_from_question": "sft",
@@ -95,11 +96,11 @@ def test_arms_share_what_they_have_in_common() -> None:
   c.arms, c.stages = ("all",), ()
   assert not touched()
   c.rl.key = 0.25
-  assert touched() == {"rl", "rl_from_question", "grpo", "bc_grpo"}, "rl_no_key has a key of its own"
+  assert touched() == {"rl", "rl_from_question", "grpo", "bc_grpo", "distill"}, "rl_no_key has a key of its own"
   c = config()
   c.sft.loss = "teacher_steps"
   of_sft = {name for name, stage in STAGES.items() if stage.group == "sft"} - {"sft_corrected_only"}
-  by_rl = {"rl", "rl_no_key", "rl_from_question", "grpo", "bc_grpo"}
+  by_rl = {"rl", "rl_no_key", "rl_from_question", "grpo", "bc_grpo", "distill"}
   assert touched() == of_sft | by_rl
   c = config()
   c.bc.learning_rate = 1.0

@@ -70,7 +70,12 @@ def names(run: Any, stage: str) -> list[str]:
 
 def test_a_budget_buys_whole_trajectories() -> None:
   demos = [shown(QUESTIONS[0], str(i), right=True, cost=c) for i, c in enumerate((3, 4, 5))]
-  assert [len(within(tokens, demos)) for tokens in (2, 3, 6, 7, 11, 12, 99)] == [0, 1, 1, 2, 2, 3, 3]
+  assert [len(within(tokens, demos, idle=3)) for tokens in (2, 3, 6, 7, 11, 12, 99)] == [0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_teacher_that_costs_nothing_is_not_asked_for_ever() -> None:
+  free = (shown(QUESTIONS[0], str(i), right=False, cost=0) for i in itertools.count())
+  assert len(within(10, free, idle=3)) == 3
 
 
 def test_bc_goes_round_after_round_until_the_budget_is_spent(run: Any, budget: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.steps import TrainState
 from score_jax.trajectory import Question, Trajectory
 from score_jax.workdir import Workdir
+from tests.chat.servers import scripted
 from tests.configs import module, smoke_config
 from tests.tasks.sources import write_lines
 
@@ -191,6 +193,30 @@ def test_an_endpoints_agent_is_the_teacher_that_the_config_names(
   assert rest == [second, cut] and not set(first[1:]) & set(second[1:])
   main.run(c, str(tmp_path / "other"))
   assert files(tmp_path / "w") == files(tmp_path / "other")
+
+
+def test_an_api_model_is_evaluated_as_the_prompted_agent(tmp_path: pathlib.Path) -> None:
+  """Over a real connection, by a model that adds well but once; what it said is not asked for again."""
+
+  def says(messages: list[dict[str, str]]) -> str:
+    data = json.loads(messages[-1]["content"].splitlines()[-1])
+    if "steps" not in data:
+      return json.dumps({"thought": "add them"})
+    [number] = re.findall(r"How many are (\d+)", data["question"])
+    return json.dumps({"thought": "add", "code": f"final_answer_print({int(number) * (2 if number != '3' else 3)})"})
+
+  c = smoke(model="endpoint", benchmarks="math500")
+  c.paths.math500 = write_lines(tmp_path / "m.jsonl", MATH)
+  with scripted(says) as server:
+    c.chat.kind, c.chat.url, c.chat.model = "endpoint", server.url, "adder"
+    main.run(c, str(tmp_path / "w"))
+    asked = len(server.asked)
+    [row] = rows(tmp_path / "w")
+    (tmp_path / "w/eval/endpoint/math500-00001.jsonl").unlink()
+    main.run(c, str(tmp_path / "w"))
+    assert len(server.asked) == asked == 3 * 2 * 2  # questions, tries, and a plan and a step of each
+  assert rows(tmp_path / "w") == [row]
+  assert (row["accuracy"], row["n"], row["base"], row["ungraded"]) == (pytest.approx(2 / 3), 3, "adder", 0)
 
 
 def test_what_was_recorded_of_other_weights_is_not_taken(tmp_path: pathlib.Path) -> None:

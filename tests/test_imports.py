@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("stages",),
   ("examine", "finished"),
   ("evaluate", "candidates", "hand_over"),
+  ("alarms",),
   ("reinforce",),
   ("lessons",),
   ("baselines", "controls"),

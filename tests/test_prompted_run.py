@@ -1,4 +1,4 @@
-"""A whole run with a prompted teacher: our own server, a real model behind it, and all that a server can do to a run."""
+"""A whole run with a prompted teacher: our server, a real model behind it, and all that a server can do to a run."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections import Counter
@@ -11,13 +12,15 @@ import pytest
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax.agent.rollout import at_question
+from score_jax.agent.rollout import Request, at_question
 from score_jax.errors import UserError
 from score_jax.evaluate import fingerprint
+from score_jax.means import essential, resolved
 from score_jax.mentor.starts import Start
 from score_jax.mesh.sharding import Meshes
 from score_jax.reinforce import order, reinforce
 from score_jax.run import Run
+from score_jax.stages import identity
 from score_jax.train.policy_gradient import SERIES
 from score_jax.train.supervised import Trained
 from score_jax.workdir import Workdir
@@ -120,3 +123,63 @@ def test_distilling_needs_a_teacher_with_weights(tmp_path: pathlib.Path) -> None
   message = r"rl\.distill = 0\.5 needs a teacher's weights and teacher\.kind = 'reference' has none; choose model"
   with Run(config, Workdir(str(tmp_path))) as run, pytest.raises(UserError, match=message):
     run.distilling_teacher()
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_the_first_weights_are_measured_against_without_a_coefficient(
+  both_steps: tuple[Trained, list[dict[str, float]]],
+) -> None:
+  """What drew the first step are they; what drew the second is two updates away."""
+  first, second = both_steps[1]
+  assert 0.0 <= first["kl_from_start"] < 1e-5 < 1e-4 < second["kl_from_start"]
+  assert all("probe_pass" in line and "probe_mean" in line for line in (first, second))
+  assert second["ess_least"] == min(second["ess/0"], second["ess/1"])
+  assert "prefix_logprob_change" not in first, "questions have no prefix"
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_an_alarm_ends_the_run_where_it_is_to_and_what_is_done_stays(
+  tmp_path: pathlib.Path, on_one_device: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+  """Prefixes of the student's own, whose probabilities when drawn are planted e^2 times too great: 2 nats a token.
+
+  That no more than that is found says that they are scored as they were drawn, at another temperature than RL's.
+  """
+  config = smoke()
+  config.student.path, config.rl.steps = "shipped:teacher", 1
+  config.rl.truncate = config.rl.kl = config.rl.distill = 0.0
+  config.rl.learning_rate = 1e-9
+  config.alarms.stop = ("stale_prefix",)
+  workdir = Workdir(str(tmp_path))
+
+  def attempt() -> Trained:
+    with Run(config, workdir) as run:
+      requests = [Request(f"x/{q.id}", q, at_question(q), config.agent.acts) for q in run.tasks.train]
+      drawn = [t for (t,) in run.student_agent.rollout(run.student.weights, requests)]
+      plans = [dataclasses.replace(s, logprobs=tuple(x + 2.0 for x in s.logprobs)) for t in drawn for s in t.steps[:1]]
+      starts = [
+        Start(q, dataclasses.replace(t.prefix(1), steps=(plan,)), None, config.agent.acts)
+        for q, t, plan in zip(run.tasks.train, drawn, plans, strict=True)
+      ]
+      return reinforce(run, "rl", starts, "untrained", token_budget=None)
+
+  told = r"rl: alarm stale_prefix at step 0: prefix_logprob_change is -2, under -1\. .* take stale_prefix out of alarms"
+  with pytest.raises(UserError, match=told):
+    attempt()
+  assert capsys.readouterr().out.count("alarm stale_prefix") == 1
+  (line,) = map(json.loads, (tmp_path / "metrics/rl.jsonl").read_text().splitlines())
+  assert line["prefix_logprob_change"] == pytest.approx(-2.0, abs=1e-3)
+  assert line["alarm/stale_prefix"] == 1.0 and line["alarm/kl"] == 0.0
+  with pytest.raises(UserError, match="alarm stale_prefix at step 0"):
+    attempt()
+  config.alarms.stop = ()
+  assert attempt().updates == 2
+  assert "alarm" not in capsys.readouterr().out, "it has been told"
+  assert len((tmp_path / "metrics/rl.jsonl").read_text().splitlines()) == 1, "nothing is done again"
+
+
+def test_thresholds_may_change_between_the_starts_of_a_run() -> None:
+  one, other = smoke(), smoke()
+  other.alarms.kl, other.alarms.probe, other.alarms.stop = 3.0, 2, ("kl",)
+  assert identity(one, "rl") == identity(other, "rl")
+  assert essential(resolved(one)) == essential(resolved(other))

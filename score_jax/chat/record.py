@@ -18,6 +18,7 @@ from typing import Any
 
 from score_jax.chat.exchange import Ask, Backend, Reply, in_order
 from score_jax.errors import UserError
+from score_jax.mesh import hosts
 from score_jax.store import open_table
 from score_jax.trajectory import Usage
 
@@ -90,6 +91,7 @@ class Recorded:
       self.asked += len(rest)
       for place, reply in backend.replies([asks[i] for i in rest]):
         at = rest[place]
+        hosts.at_work()
         found[at] = reply if reply.hopeless else self._keep(texts[at], reply)
     return in_order(found)
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from score_jax.mentor.answer_forms import Target, targets
-from score_jax.mentor.literals import submitted, written
+from score_jax.mentor.literals import literals_of, submitted, written
 from score_jax.tasks.choice import letter
 from score_jax.trajectory import Question, Step
 
@@ -58,6 +58,30 @@ def text_leak(question: Question, before: Sequence[Step], text: str) -> bool:
   return any(
     not one.short and one.stands_in(text) and not one.stands_in(question.text) and not _seen(one, before)
     for one in targets(question)
+  )
+
+
+def supported(question: Question, steps: Sequence[Step]) -> bool | None:
+  """Whether a right answer, submitted by the last of `steps`, was computed, observed or given; None: it cannot be told.
+
+  A literal is supported where the question says it, or an observation before it that code did not just print as a
+  literal. A letter to choose, which the question says of necessity, has to be observed. An answer that code computes
+  is supported; a name that one step gave a literal, and no other step anything, is that literal. yes, no, true and
+  false, and a literal in no form that is known, tell nothing.
+  """
+  *before, last = steps
+  wanted = targets(question)
+  literals = submitted(last.code) or submitted("\n".join(step.code for step in steps if step.reason == "ok"))
+  if not literals:
+    return True if wanted else None
+  found = [one for one in wanted if any(map(one.submitted_as, literals))]
+  if not found:
+    return None
+  shown = [step for step in before if step.observation]
+  return any(
+    (not one.letter and one.stands_in(question.text))
+    or _observed(one, [s for s in shown if not any(map(one.submitted_as, literals_of(s.code, "print")))])
+    for one in found
   )
 
 

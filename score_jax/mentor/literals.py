@@ -29,8 +29,19 @@ def _tree(code: str) -> ast.Module | None:
       return None
 
 
+def statements(code: str) -> bool:
+  """Whether the code does anything: some that is no Python tries to, comments do not."""
+  tree = _tree(code)
+  return bool(tree.body) if tree is not None else bool(code.strip())
+
+
 def submitted(code: str) -> list[str]:
   """The literals that the code submits, as texts; what it computes is none."""
+  return literals_of(code, "final_answer_print")
+
+
+def literals_of(code: str, function: str) -> list[str]:
+  """The literals that the code gives to a function, as texts."""
   tree = _tree(code)
   if tree is None:
     return []
@@ -42,7 +53,7 @@ def submitted(code: str) -> list[str]:
   calls = [
     node
     for node in ast.walk(tree)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "final_answer_print"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == function
   ]
   texts = [_said(argument, names) for call in calls for argument in (*call.args, *(k.value for k in call.keywords))]
   return [text for text in texts if text is not None]

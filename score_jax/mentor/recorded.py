@@ -133,17 +133,26 @@ class RecordedTeacher:
     return [*self._records.get(question.id, ()), *self._records.get(question.text, ())]
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """What is recorded of those steps, really run; None where there is no record, as of a step that somebody else
+    named."""
+    found = [self._record(question, trajectory, finding.step) for question, trajectory, finding in located]
     wanted: list[tuple[Sequence[Step], Turn, Author]] = []
-    for question, trajectory, finding in located:
-      fitting = (r for r in self._of(question) if r.step == finding.step and r.fits(trajectory))
-      thought, code = next(fitting).said
-      turn = Turn("act" if finding.step else "first_thought", thought, code if finding.step else "")
-      wanted.append((trajectory.steps[: finding.step], turn, "teacher"))
-    taken = act(self._protocol, self._tool, wanted)
+    for (_, trajectory, finding), record in zip(located, found, strict=True):
+      if record is not None:
+        thought, code = record.said
+        turn = Turn("act" if finding.step else "first_thought", thought, code if finding.step else "")
+        wanted.append((trajectory.steps[: finding.step], turn, "teacher"))
+    taken = iter(act(self._protocol, self._tool, wanted))
     return [
-      Proposal(self._stands(question, steps, step), Ledger(tool_calls=int(step.kind == "act")))
-      for (question, _, _), (steps, _, _), (step, _) in zip(located, wanted, taken, strict=True)
+      Proposal(None) if record is None else self._proposal(question, trajectory.steps[: finding.step], next(taken)[0])
+      for (question, trajectory, finding), record in zip(located, found, strict=True)
     ]
+
+  def _record(self, question: Question, trajectory: Trajectory, step: int) -> Record | None:
+    return next((r for r in self._of(question) if r.step == step and r.fits(trajectory)), None)
+
+  def _proposal(self, question: Question, before: Sequence[Step], step: Step) -> Proposal:
+    return Proposal(self._stands(question, before, step), Ledger(tool_calls=int(step.kind == "act")))
 
   def _stands(self, question: Question, before: Sequence[Step], step: Step) -> Step | None:
     """The step where it ran and states nothing that it cannot know."""

@@ -137,6 +137,12 @@ def _tpu_vm(environ: Mapping[str, str], metadata: Metadata) -> Place | None:
   return _tpu({**settings, **environ}, workers, "agent-worker-number", metadata("agent-worker-number"))
 
 
+def virtual_devices(environ: Mapping[str, str]) -> int:
+  """How many CPU devices a process was told to play; 0 where it was not."""
+  found = re.search(r"--xla_force_host_platform_device_count=(\d+)", environ.get("XLA_FLAGS", ""))
+  return int(found[1]) if found and environ.get("JAX_PLATFORMS", "cpu") == "cpu" else 0
+
+
 def _number(environ: Mapping[str, str], name: str) -> int:
   try:
     return int(environ[name])

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -46,6 +47,7 @@ def together(*, timeout_s: float) -> Iterator[None]:
   global _peers
   place = cluster.find(os.environ, cluster.tpu_metadata())
   if place is None:
+    _add_up_alike()
     yield
     return
   peers = Peers(place, timeout_s=timeout_s)
@@ -81,6 +83,8 @@ def _initialize(place: cluster.Place) -> None:
   """JAX's own part: who has which devices. SIGTERM stays with the program."""
   import jax
 
+  if virtual := cluster.virtual_devices(os.environ):  # XLA's threads go by it, and the bits of a product by the threads
+    os.environ.setdefault("NPROC", str(max(virtual * place.count, len(os.sched_getaffinity(0)))))
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     place.address,
@@ -89,6 +93,22 @@ def _initialize(place: cluster.Place) -> None:
     local_device_ids=place.devices,
     cluster_detection_method="deactivate",
   )
+
+
+def _add_up_alike() -> None:
+  """Has one process with several CPU devices add up as several processes do.
+
+  Within a process XLA adds in another order than gloo does between processes, and the bits of sums over more than two
+  devices differ.
+  """
+  if cluster.virtual_devices(os.environ) < 2:
+    return
+  from jax._src import xla_bridge
+
+  if not xla_bridge.backends_are_initialized():  # they are in a notebook or a test, where nobody compares bits
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+      port = probe.getsockname()[1]
+    _initialize(cluster.Place(f"127.0.0.1:{port}", 1, 0))
 
 
 def _shutdown() -> None:
@@ -162,6 +182,12 @@ def mark(stage: str | None = None) -> None:
   """Something is done, or a stage begins. Exchanges say so by themselves."""
   if _peers is not None:
     _peers.mark(stage)
+
+
+def at_work() -> None:
+  """This process, which the others wait for, is at something long and comes on with it."""
+  if _peers is not None:
+    _peers.at_work()
 
 
 def numbers() -> dict[str, float]:

@@ -208,9 +208,13 @@ class Peers:
 
   def mark(self, stage: str | None = None) -> None:
     """Something is done, which is done on every process."""
-    self._marked = time.monotonic()
+    self.at_work()
     self.me.marks += 1
     self.me.stage = self.me.stage if stage is None else stage
+
+  def at_work(self) -> None:
+    """Something is done, on this process alone."""
+    self._marked = time.monotonic()
 
   def oldest(self) -> tuple[float, int]:
     """Seconds since the last sign of life of the process whose is the oldest, and which one that is."""
@@ -304,9 +308,12 @@ class Peers:
       self._judge_progress()
 
   def _judge_progress(self) -> None:
-    """Of those that wait for nobody, the ones that have come the least far keep all others waiting."""
-    working = [p for p in self.all if not p.waits] or self.all
-    last = [p for p in working if p.marks == min(p.marks for p in working)]
+    """Of those that wait for nobody, the ones that have come the least far keep all others waiting.
+
+    Where all wait, what one has sent is on its way; or else, after as long, they wait for each other.
+    """
+    working = [p for p in self.all if not p.waits]
+    last = [p for p in working if p.marks == min(p.marks for p in working)] or self.all
     if min(p.idle_s for p in last) > self._timeout_s:
       names = ", ".join(p.name + (f" at {p.waits!r}" if p.waits else "") for p in last)
       self.end(f"stuck{_in(last[0].stage)}: {names} did nothing new for {last[0].idle_s:.0f} s (hosts.timeout_s)")

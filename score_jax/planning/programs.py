@@ -76,7 +76,7 @@ def scoring(
 ) -> Program:
   """The pass of RL in which the student or the teacher scores a micro-batch of the student's tokens."""
   rows, length = config.rl.micro_rows, config.rl.length
-  scorer = reinforce.scorer(config, role, structure(model)[0], mesh, frozen)
+  scorer = reinforce.scorer(config, role, structure(model)[0], mesh, frozen, temperature=config.rl.temperature)
   batch = batch_of(mesh, fill([], length=length, count=rows, denominator=1.0))
   return Program(
     "score",

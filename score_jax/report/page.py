@@ -17,6 +17,7 @@ import jinja2
 import markupsafe
 from etils import epath
 
+from score_jax.alarms import signs
 from score_jax.arms import STAGES
 from score_jax.errors import UserError
 from score_jax.report import charts, table, viewer, workdir
@@ -86,6 +87,7 @@ def render(root: epath.Path) -> str:
     script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     config=_part(lambda: _config(root)),
     results=_part(lambda: _results(root)),
+    alarms=_part(lambda: _alarms(root)),
     stages=_part(lambda: _stages(root)),
     training=list(_training(root)),
     by_steps=_part(lambda: _by_steps(root)),
@@ -160,6 +162,28 @@ def _stage(stage: str, metrics: list[dict[str, Any]]) -> tuple[str, ...]:
     f"{100 * max(validation):.1f} %" if validation else "–",
     table.count(round(statistics.median(speed))) if speed else "–",
   )
+
+
+def _alarms(root: epath.Path) -> list[dict[str, str]]:
+  """What went off in the stages of policy gradient, where it first did; none: nothing has."""
+  by_stage = {stage: lines for stage in ROLLED_OUT if (lines := workdir.metrics(root, stage))}
+  if not by_stage:
+    raise Missing("There are no metrics of policy-gradient training yet.")
+  settings = workdir.need(workdir.need(workdir.config(root), "config", "config.json"), "alarms", "the config")
+  return [
+    {
+      "stage": table.label(stage),
+      "name": alarm.sign.name,
+      "step": f"{alarm.step:,}",
+      "value": f"{alarm.value:.3g}",
+      "threshold": f"{'over' if alarm.sign.above else 'under'} {alarm.threshold:g}",
+      "reads": alarm.sign.reads,
+      "means": alarm.sign.means,
+      "remedy": alarm.sign.remedy,
+    }
+    for stage, lines in by_stage.items()
+    for alarm in signs.gone_off(lines, settings)
+  ]
 
 
 def _training(root: epath.Path) -> Iterator[Chart]:

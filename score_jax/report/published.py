@@ -18,6 +18,7 @@ FIGURES: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]] = {
       "bc": {"v2": 42.5, "v3": 43.0},
       "sft": {"v2": 45.8},
       "rl": {"v2": 50.8, "v3": 52.3},
+      "rl_no_key": {"v2": 49.7},
       "rl_from_question": {"v2": 48.4},
       "grpo": {"v2": 48.4, "v3": 48.2},
     },

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from score_jax import trajectory
+from score_jax.workdir import metric_lines
 
 RESULTS_SCHEMA = 1
 CONTENTS = ("config.json", "results.json", "metrics", "trajectories", "eval")
@@ -64,10 +65,7 @@ def metrics(workdir: epath.Path, stage: str) -> list[dict[str, Any]]:
   path = workdir / "metrics" / f"{stage}.jsonl"
   if not path.exists():
     return []
-  lines = [
-    line for line in map(_parsed, path.read_text(encoding="utf-8").splitlines()) if isinstance(line.get("step"), int)
-  ]
-  return [line for _, line in sorted({line["step"]: line for line in lines}.items())]
+  return metric_lines(path.read_text(encoding="utf-8"))
 
 
 def series(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:

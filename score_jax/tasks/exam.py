@@ -19,6 +19,7 @@ from score_jax.errors import UserError
 from score_jax.tasks import benchmarks, gsm8k, word_problems
 from score_jax.tasks.benchmarks import BENCHMARKS
 from score_jax.tasks.grade import Metric, grader, metric
+from score_jax.tasks.judge import Judge
 from score_jax.tasks.overlap import distinct
 from score_jax.tasks.source import EachItsOwn, Tasks, difficulty, in_order
 from score_jax.tools.search import Document
@@ -40,12 +41,15 @@ class Exam:
   metric: Metric = "accuracy"
 
 
-def read(config: ConfigDict, *, without: AbstractSet[str] = frozenset()) -> tuple[list[Exam], Tasks]:
+def read(
+  config: ConfigDict, *, without: AbstractSet[str] = frozenset(), judge: Judge | None = None
+) -> tuple[list[Exam], Tasks]:
   """The benchmarks that `config.benchmarks` names; and their questions as a run's test questions, with the graders.
 
   Args:
     config: of an evaluation (configs/evaluate.py).
     without: ids of questions that the model was trained on, which are not asked.
+    judge: says of answers what a grader alone cannot.
 
   Raises:
     UserError: a name is none, a benchmark cannot be read, or two questions have the same id.
@@ -57,7 +61,7 @@ def read(config: ConfigDict, *, without: AbstractSet[str] = frozenset()) -> tupl
     found = _questions(name, config, without, documents, notes)
     tries = config.tries or (BENCHMARKS[name].tries if name in BENCHMARKS else TRIES)
     exams.append(Exam(name, found, tries, metric(name)))
-  graders = {exam.benchmark: grader(exam.benchmark) for exam in exams}
+  graders = {exam.benchmark: grader(exam.benchmark, judge) for exam in exams}
   by_id = {q.id: graders[exam.benchmark] for exam in exams for q in exam.questions}
   questions = [q for exam in exams for q in exam.questions]
   if len(by_id) < len(questions):

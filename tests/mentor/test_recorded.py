@@ -13,6 +13,7 @@ from score_jax.agent.rollout import Request, at_question
 from score_jax.errors import UserError
 from score_jax.mentor.mentoring import mentor
 from score_jax.mentor.recorded import RecordedTeacher
+from score_jax.mentor.teacher import Finding
 from score_jax.tasks.grade import numeric
 from score_jax.trajectory import Ledger, Question, Trajectory, to_json
 from tests.agent.scripted import Stage, act, plan, question, said, submit
@@ -32,6 +33,14 @@ def failed(stage: Stage, *turns: Any, name: str = "q") -> tuple[Question, Trajec
   asked = question(name=name)
   [[trajectory]] = stage.agent().rollout(stage.in_turn(*turns), [Request("failed", asked, at_question(asked), 4)])
   return asked, trajectory
+
+
+def test_a_step_that_somebody_else_named_has_no_record(stage: Stage, tmp_path: pathlib.Path) -> None:
+  made = teacher(stage, tmp_path, RECORD)
+  asked, trajectory = failed(stage, plan(), TAKE, submit())
+  here, elsewhere = (Finding("located", step) for step in (1, 2))
+  first, second = made.correct([(asked, trajectory, elsewhere), (asked, trajectory, here)])
+  assert first.step is None and second.step is not None and second.step.observation == "12"
 
 
 @pytest.mark.parametrize(

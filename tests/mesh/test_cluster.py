@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from score_jax.errors import UserError
-from score_jax.mesh.cluster import Place, find
+from score_jax.mesh.cluster import Place, find, virtual_devices
 
 HAND = {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:8476", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
 #: what `srun` sets for task 5 of 8 on 4 nodes, the second of its node
@@ -107,3 +107,9 @@ def test_the_metadata_server_is_asked_only_where_it_can_know() -> None:
 def test_half_of_what_is_needed_is_refused(environ: Mapping[str, str], said: str) -> None:
   with pytest.raises(UserError, match=said):
     find(environ, None)
+
+
+def test_virtual_devices_are_counted_on_cpu_alone() -> None:
+  flags = {"XLA_FLAGS": "--xla_dump_to=x --xla_force_host_platform_device_count=4"}
+  assert virtual_devices(flags) == virtual_devices(flags | {"JAX_PLATFORMS": "cpu"}) == 4
+  assert virtual_devices(flags | {"JAX_PLATFORMS": "tpu"}) == virtual_devices({}) == 0

@@ -79,8 +79,23 @@ def test_one_that_does_nothing_new_is_stuck() -> None:
     assert error.endswith("s (hosts.timeout_s)")
 
 
+def test_those_that_wait_for_each_other_are_stuck() -> None:
+  """One gives and the other would be told: no answer ever comes."""
+  code = "peers.gather('tool', index) if index == 0 else peers.agree('tool', index)"
+  statuses, _, errors = run(2, code, timeout_s=3.0)
+  assert statuses == [1, 1]
+  assert all("stuck: process 0 (" in e and ") at 'tool', process 1 (" in e for e in errors), errors
+
+
 def test_slow_and_steady_is_not_stuck() -> None:
   code = "[(time.sleep(0.5), peers.mark()) for _ in range(8 * (index == 1))]; peers.gather('tool', index)"
+  statuses, _, errors = run(2, f"import time; {code}", timeout_s=3.0)
+  assert statuses == [0, 0], errors
+
+
+def test_the_first_may_be_long_at_what_it_does_for_all() -> None:
+  """As when it asks an endpoint for thousands of replies."""
+  code = "hosts.from_first('chat', lambda: [(time.sleep(0.5), hosts.at_work()) for _ in range(8)])"
   statuses, _, errors = run(2, f"import time; {code}", timeout_s=3.0)
   assert statuses == [0, 0], errors
 
@@ -158,3 +173,10 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path: pathlib.Path) -> None
   statuses, _, errors = run(2, code)
   assert set(statuses) == {1}
   assert all("is another folder for process 1 (" in error and "gs://" in error for error in errors)
+
+
+def test_a_signal_to_any_process_counts_on_all() -> None:
+  code = "print(hosts.anywhere(index == 1), hosts.anywhere(False), hosts.agree(index))"
+  statuses, outputs, errors = run(2, code)
+  assert statuses == [0, 0], errors
+  assert outputs == ["True False 0\n"] * 2

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from score_jax.alarms.signs import SIGNS
 from score_jax.report.table import LABELS
 from score_jax.trajectory import Author, Correction, Ledger, Step, Trajectory, Usage, to_json
 
@@ -127,6 +128,8 @@ def learning(stage: str, steps: int) -> list[str]:
       }
       line |= {"kl_sampler": 0.002 * place * done, "ess": 1 - 0.1 * done, "generated_tokens": 4000}
       line |= {"clip_share_low": 0.01 * done, "clip_share_high": 0.02 * done}
+      if stage == "rl":
+        line["alarm/no_signal"] = float(step > 55)
     if step % 10 == 0:
       line["val_accuracy"] = 0.05 * place + 0.6 * done
     lines.append(json.dumps(line))
@@ -143,7 +146,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """The workdir of a finished small run."""
   root = tmp_path_factory.mktemp("runs") / "made_up"
   root.mkdir()
-  config = {"seed": 7, "rl": {"reward": "tiers", "learning_rate": 7e-7}, "note": HOSTILE[1]}
+  alarms = {"window": 5} | {sign.name: 0.4 for sign in SIGNS}
+  config = {"seed": 7, "alarms": alarms, "rl": {"reward": "tiers", "learning_rate": 7e-7}, "note": HOSTILE[1]}
   (root / "config.json").write_text(
     json.dumps({"config": config, "versions": {"jax": "0.10.2", "score_jax": "0.1.0"}, "commit": "c0ffee" * 6})
   )

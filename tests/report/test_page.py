@@ -46,6 +46,22 @@ def test_shows_the_table_and_every_chart(dom: Any):
   assert dom.count("p", **{"class": "missing"}) == 0
 
 
+def test_shows_the_alarms_by_stage(dom: Any):
+  """First at step 56, as the mean of 0.2 + 0.3 step / 80 over steps 52 to 56."""
+  shown = dom.seen[dom.seen.index("first at step") :]
+  begin = ["SCoRe RL", "no_signal", "56", "0.402", "over 0.4", "no_signal_groups"]
+  assert all(text in shown for text in begin)
+  assert shown.index("SCoRe RL") < shown.index("0.402") < shown.index("Remedy")
+  assert "length_bias" not in shown
+
+
+def test_a_stage_without_alarms_says_so(workdir: Path, tmp_path: Path):
+  (tmp_path / "metrics").mkdir()
+  shutil.copy(workdir / "config.json", tmp_path)
+  shutil.copy(workdir / "metrics/rl_from_question.jsonl", tmp_path / "metrics")
+  assert "None has gone off." in page.render(epath.Path(tmp_path))
+
+
 def test_shows_the_first_trajectory(dom: Any):
   assert dom.count("article", id="shown") == 1
   shown = dom.seen[dom.seen.index("Step 0: the plan") :]
@@ -125,6 +141,7 @@ def test_every_part_says_what_is_missing(tmp_path: Path):
   lines = re.findall(r'<p class="missing">(.*?)</p>', source)
   assert lines == [
     "results.json cannot be read: it holds no JSON object.",
+    "There are no metrics of policy-gradient training yet.",
     "There are no metrics of a training stage yet.",
     "No evaluated benchmark tells how many steps its questions take.",
     *(f"There is no &#39;{key}&#39; in the summary yet." for key in ("solved", "first_error_step")),

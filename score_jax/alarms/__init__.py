@@ -1,0 +1,1 @@
+"""Signs that a policy gradient is going wrong, before a run is wasted."""
