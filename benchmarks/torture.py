@@ -18,6 +18,7 @@ import argparse
 import collections
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import random
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -300,6 +302,8 @@ def main() -> None:
   parser.add_argument("--out", type=pathlib.Path, help=argparse.SUPPRESS)
   args = parser.parse_args()
   os.chdir(pathlib.Path(__file__).parent.parent)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax says much
+  warnings.filterwarnings("ignore", message="Sharding info not provided")
   if args.step:
     step(args.step, args.out)
     return

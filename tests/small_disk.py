@@ -36,5 +36,5 @@ def run(code: str, disk: pathlib.Path, *, kilobytes: int | None, timeout_s: floa
   )
   if "bwrap: " in done.stderr:
     pytest.skip(f"no disk can be mounted: {done.stderr.strip()}")
-  assert done.returncode == 0, done.stderr
+  assert done.returncode == 0, done.stdout + done.stderr
   return done.stdout
