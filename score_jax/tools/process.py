@@ -24,6 +24,7 @@ from score_jax.tools.outcome import Outcome, Ran
 from score_jax.tools.zygote import NUMBER
 
 _RECEIVE = 1 << 18  # bytes taken at once
+_ENDS_S = 0.02  # what a zygote that was killed takes to be gone, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,14 @@ class Zygote:
     if not data:
       raise EOFError
     self.ready = any(message.get("ready") for message in self._frames.feed(data)) or self.ready
+
+  def ends(self) -> bool:
+    """Whether it has ended, or does at this moment."""
+    try:
+      readable = select.select([self.socket], [], [], _ENDS_S)[0]
+      return bool(readable) and not self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+      return True
 
   def fork(self) -> Session:
     """A new session, on its way.

@@ -256,7 +256,12 @@ class Supervisor:
         if session.task is None or message.get("id") != session.task.id:
           raise Garbled("not from the task that runs")
         self._handle(session, session.task, message)
-    except (EOFError, Garbled):
+    except EOFError:
+      if self._zygote is not None and self._zygote.ends():  # which took it along: no doing of the code
+        self._lose_zygote()
+      else:
+        self._lose(session, "killed")
+    except Garbled:
       self._lose(session, "killed")
     if not started and session.started:
       session.weigh()
