@@ -293,6 +293,7 @@ def killed_in_the_middle(folder: pathlib.Path, seconds: float, **more: Any) -> N
       one.process.communicate()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_and_started_again_is_survived(folder: pathlib.Path) -> None:
   killed_in_the_middle(folder, 0.5, patience_s=120.0)
 
