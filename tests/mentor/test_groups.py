@@ -99,7 +99,7 @@ UNGRADED = rollout("4", grade=None)
 def test_whose_failure_it_is() -> None:
   """The host's, the start's, the grader's; but code that runs out of its time is the agent's own doing."""
   assert [failure(t) for t in (HOST, REPLAY, UNGRADED)] == list(FAILURES)
-  slow = Step("act", "mine", "while True: pass", "", "timeout", "student", (3, 4), (-1.0,) * 2)
+  slow = Step("act", "mine", "while True: pass", "", "timeout", None, "student", (3, 4), (-1.0,) * 2)
   spent = Trajectory("q", "2 + 2?", (9, 9), (PLAN, slow), "step_limit", grade=0.0, prefix_steps=1)
   assert failure(spent) is None
   found = scored_group([spent, RIGHT, UNGRADED])
