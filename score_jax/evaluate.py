@@ -23,7 +23,7 @@ def evaluate(run: Run) -> list[dict[str, Any]]:
   rows: list[dict[str, Any]] = []
   for model in models:
     candidate = _candidate(run, model)
-    with run.journal.stage(f"eval_{model}"):
+    with run.at(f"eval_{model}"):
       groups = examine(run.workdir, candidate, exam, part=run.config.eval.part, say=run.say)
     found = row(candidate, exam.benchmark, scores(exam, groups), cost_until(run, model))
     rows.append(found | {"from": STAGES[model].begin if model in STAGES else ""})

@@ -15,7 +15,7 @@ MEANS = frozenset(
   (*(f"tools.search.{name}" for name in open_search.MEANS), *(f"chat.{name}" for name in open_chat.MEANS))
 )
 #: groups and keys of the same kind, what is only watched, and which stages and arms are asked for
-APART = frozenset(("survival", "hosts", "alarms", "stages", "arms"))
+APART = frozenset(("survival", "hosts", "alarms", "profile", "trackers", "stages", "arms"))
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from score_jax.train.batch import Sample, sample
 from score_jax.train.steps import Passes
 from score_jax.train.supervised import Settings, fine_tune
 from score_jax.trajectory import Question, Trajectory
-from score_jax.workdir import Workdir
+from score_jax.workdir import Metrics, Workdir
 
 ROLES = ("student", "teacher")
 PASSAGE_CHARS = 1000  # of a search result, at most; more than any passage of a world has
@@ -140,6 +140,7 @@ def _train(
     passes=passes,
     seed=config.seed,
     workdir=workdir,
+    metrics=Metrics(workdir, role),
     say=print,
     validate=None,
   )

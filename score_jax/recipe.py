@@ -66,7 +66,7 @@ def walk(run: Run) -> None:
       run.journal.drop(name)  # the run may have ended between the two
       continue
     run.say(f"{name}: starts")
-    with run.timed(name), run.journal.stage(name):
+    with run.timed(name):
       finish(run, name, _do(run, name))
     run.say(f"{name}: done in {run.seconds[name]:.0f} s")
 
@@ -102,6 +102,7 @@ def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
     passes=passes(run.config, 1.0),
     seed=run.config.seed,
     workdir=run.workdir,
+    metrics=run.metrics(name),
     say=run.say,
     validate=lambda weights: validate(run, weights),
   )

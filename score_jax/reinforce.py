@@ -22,6 +22,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from score_jax import profiling
 from score_jax.agent.rollout import Request
 from score_jax.alarms.watch import Watch
 from score_jax.evaluate import validate
@@ -42,7 +43,6 @@ from score_jax.train.scores import Scorer, scoring_cost, to_devices, to_host
 from score_jax.train.steps import Trainer, TrainState, policy_gradient
 from score_jax.train.supervised import Trained, check, training_cost
 from score_jax.trajectory import Ledger, Trajectory, total
-from score_jax.workdir import Metrics
 
 
 def order(count: int, *, prompts: int, steps: int, seed: int) -> Iterator[list[int]]:
@@ -102,7 +102,7 @@ class _Reinforce:
 
   def train(self) -> Trained:
     run, c = self.run, self.config
-    metrics = Metrics(run.workdir, self.stage)
+    metrics = run.metrics(self.stage)
     checkpoints = Checkpoints(
       run.workdir.checkpoints(self.stage),
       keep=run.config.train.keep_checkpoints,
@@ -183,8 +183,10 @@ class _Reinforce:
       part = slice(i * self.config.minibatch, (i + 1) * self.config.minibatch)
       samples = [one for group in lessons[part] for one in group]
       batch = self.batch([s for group in groups[part] for s in group], samples)
-      state, found = self.trainer(state, batch)
-      parts.append((bool(samples), check(jax.device_get(found), self.stage, number, batch, self.run.workdir)))
+      with profiling.step("updates"):
+        state, found = self.trainer(state, batch)
+        values = check(jax.device_get(found), self.stage, number, batch, self.run.workdir)
+      parts.append((bool(samples), values))
     return state, summary(parts)
 
   def _lessons(self, state: TrainState, groups: Sequence[Sequence[Scored]]) -> list[list[Sample]]:

@@ -13,6 +13,7 @@ from typing import Any, Self, get_args
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from score_jax import profiling, trackers
 from score_jax.agent.journal import Journal
 from score_jax.agent.protocol import Protocol
 from score_jax.agent.rollout import Agent
@@ -49,10 +50,11 @@ from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
 from score_jax.tools.shared import SharedTool
 from score_jax.tools.tool import Tool
+from score_jax.trackers import Trackers
 from score_jax.train import supervised
 from score_jax.train.steps import Passes
 from score_jax.trajectory import Author, Question
-from score_jax.workdir import Workdir
+from score_jax.workdir import Metrics, Workdir
 
 
 def with_tags(
@@ -101,12 +103,30 @@ class Run:
     print(text, flush=True)
 
   @contextlib.contextmanager
-  def timed(self, stage: str) -> Iterator[None]:
-    """Books the seconds of a stage."""
+  def at(self, stage: str) -> Iterator[None]:
+    """Within it the run is at that stage, which may be an evaluation: it is kept, and traced if the config says so."""
     hosts.mark(stage)
+    traced = profiling.of_stage(self.config.profile, self.workdir.root, stage, self.say)
+    with self.journal.stage(stage), traced:
+      yield
+
+  @contextlib.contextmanager
+  def timed(self, stage: str) -> Iterator[None]:
+    """The same; and its seconds are booked."""
     start = time.monotonic()
-    yield
+    with self.at(stage):
+      yield
     self.seconds[stage] = time.monotonic() - start
+
+  @cached_property
+  def trackers(self) -> Trackers:
+    """The services that are told of the metrics."""
+    of_run = resolved(self.config)
+    return self._open.enter_context(trackers.opened(self.config.trackers, self.workdir, of_run))
+
+  def metrics(self, stage: str) -> Metrics:
+    """Where a stage's numbers go."""
+    return Metrics(self.workdir, stage, tell=self.trackers.tell)
 
   @cached_property
   def meshes(self) -> Meshes:

@@ -11,6 +11,8 @@ journal/<stage>/part-*.jsonl     finished trajectories of a stage at work; they 
 checkpoints/<stage>/<step>/      orbax
 metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
 eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
+profile/<stage>/                 traces, if there are any (profiling.py)
+trackers.json                    the run's name for services that are told of it (trackers.py)
 failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html
 lock                             who is at work here
@@ -24,7 +26,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -245,8 +247,12 @@ class Metrics:
   They are written now and then, and at the end: a store like gs:// takes whole files alone, and few in a second.
   """
 
-  def __init__(self, workdir: Workdir, stage: str):
-    self._workdir, self._name = workdir, f"metrics/{stage}.jsonl"
+  def __init__(
+    self, workdir: Workdir, stage: str, *, tell: Callable[[str, int, Mapping[str, float]], None] | None = None
+  ):
+    """`tell`: is told of the same, as (stage, step, numbers)."""
+    self._workdir, self._stage, self._tell = workdir, stage, tell
+    self._name = f"metrics/{stage}.jsonl"
     path = workdir.root / self._name
     self._lines = path.read_text() if path.exists() else ""
     host, now = socket.gethostname(), time.time()
@@ -259,6 +265,8 @@ class Metrics:
     now, values = time.time(), {k: float(v) for k, v in {**numbers, **hosts.numbers()}.items()}
     self._lines += json.dumps({"step": step, "time": round(now, 3)} | values) + "\n"
     self._events += scalars(step, now, values)
+    if self._tell is not None:
+      self._tell(self._stage, step, values)
     start = time.monotonic()
     if start >= self._next:
       self.flush()

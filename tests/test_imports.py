@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("arms", "variation"),
   ("mesh",),
   ("store", "workdir", "lock"),
-  ("stopping",),
+  ("stopping", "profiling", "trackers"),
   ("model", "tools"),
   ("tasks",),
   ("sampler", "train"),

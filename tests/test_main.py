@@ -90,7 +90,10 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
   folder, config = tmp_path / "more", smoke_config()
   shutil.copytree(finished, folder)
   config.arms = ("sft_redraw",)
+  config.profile.steps, config.profile.skip, config.profile.stages = 1, 0, ("sft_redraw",)
   main.run(config, str(folder))
+  for kind in ("rounds", "updates"):
+    assert len([*(folder / "profile/sft_redraw" / kind).rglob("*.xplane.pb")]) == 1
   before, after = results(finished)["rows"], results(folder)["rows"]
   assert [row for row in after if row["model"] != "sft_redraw"] == before
   [row] = [row for row in after if row["model"] == "sft_redraw"]

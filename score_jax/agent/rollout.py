@@ -18,7 +18,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from score_jax import stopping
+from score_jax import profiling, stopping
 from score_jax.agent.journal import Journal
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import ran
@@ -176,7 +176,8 @@ class _Rollout:
     try:
       while self.episodes:
         stopping.obey()
-        self._round()
+        with profiling.step("rounds"):
+          self._round()
         if self.journal is not None:
           self.journal.tick()
     finally:  # where it was broken off, nothing of it answers in the next one

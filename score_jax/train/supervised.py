@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from score_jax import profiling
 from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
@@ -66,6 +67,7 @@ def fine_tune(
   passes: Passes,
   seed: int,
   workdir: Workdir,
+  metrics: Metrics,
   say: Callable[[str], None],
   validate: Callable[[Weights], float] | None,
 ) -> Trained:
@@ -76,6 +78,7 @@ def fine_tune(
   Args:
     begin: gives the weights to start from, those that are trained; they are not kept.
     frozen: all others.
+    metrics: of the stage; they are closed.
     validate: gives the accuracy that the last line of metrics shows.
 
   Raises:
@@ -96,7 +99,6 @@ def fine_tune(
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
   rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
   trainer = Trainer(graph, rule, likelihood(), mesh, passes, frozen)
-  metrics = Metrics(workdir, stage)
   checkpoints = Checkpoints(
     workdir.checkpoints(stage),
     keep=settings.keep_checkpoints,
@@ -111,8 +113,9 @@ def fine_tune(
       if number <= done:
         continue
       start = time.perf_counter()
-      state, numbers = trainer(state, batch)
-      values = check(jax.device_get(numbers), stage, number, batch, workdir)
+      with profiling.step("updates"):
+        state, numbers = trainer(state, batch)
+        values = check(jax.device_get(numbers), stage, number, batch, workdir)
       values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:

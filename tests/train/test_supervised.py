@@ -21,7 +21,7 @@ from score_jax.model.adapters import NOTHING
 from score_jax.model.decoder import Weights
 from score_jax.train.batch import Batch, Sample
 from score_jax.train.supervised import Settings, Trained, fine_tune
-from score_jax.workdir import Workdir
+from score_jax.workdir import Metrics, Workdir
 from tests.conftest import PASSES, Tiny
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
@@ -61,6 +61,7 @@ Tune = Callable[..., Trained]
 @pytest.fixture
 def tune(tiny: Tiny, one_device: Mesh) -> Tune:
   def run(root: pathlib.Path, *, validate: Callable[[Weights], float] | None = None, **settings: Any) -> Trained:
+    workdir = Workdir(str(root))
     return fine_tune(
       "sft",
       [lesson()],
@@ -72,7 +73,8 @@ def tune(tiny: Tiny, one_device: Mesh) -> Tune:
       settings=dataclasses.replace(SETTINGS, **settings),
       passes=PASSES,
       seed=3,
-      workdir=Workdir(str(root)),
+      workdir=workdir,
+      metrics=Metrics(workdir, "sft"),
       say=print,
       validate=validate,
     )

@@ -1,0 +1,112 @@
+"""A profile of a stage: what host and devices did in some of its steps, as xprof and TensorBoard show it.
+
+A step is what lies between two places at which a run can be ended (stopping.py): a round of rollouts, which draws some
+tokens for every slot, or an update of weights. Of each kind that a stage has, some steps in a row are traced, after
+the first ones, which compile. The traces lie in the workdir under profile/<stage>/<rounds or updates>, of the first
+process alone:
+
+    pip install xprof && xprof --logdir=runs/quickstart/profile/rl/updates
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from score_jax.errors import UserError
+from score_jax.mesh import hosts
+from score_jax.workdir import unwritable
+
+Kind = Literal["rounds", "updates"]
+
+
+class _Profile:
+  """Of one stage."""
+
+  def __init__(self, config: ConfigDict, folder: epath.Path, say: Callable[[str], None]):
+    self._steps, self._skip, self._folder, self._say = config.steps, config.skip, folder, say
+    self.seen: collections.Counter[Kind] = collections.Counter()
+    self._traced: set[Kind] = set()
+    self._tracing: Kind | None = None
+    self._local = tempfile.TemporaryDirectory(prefix="score_jax_profile_")  # the profiler knows no gs://
+
+  @contextlib.contextmanager
+  def step(self, kind: Kind) -> Iterator[None]:
+    number = self.seen[kind]
+    if self._tracing is None and kind not in self._traced and number >= self._skip:
+      self._traced.add(kind)
+      self._tracing, self._last = kind, number + self._steps - 1
+      jax.profiler.start_trace(self._local.name)
+    with jax.profiler.StepTraceAnnotation(kind, step_num=number):
+      yield
+    self.seen[kind] += 1
+    if self._tracing == kind and number == self._last:
+      self._end()
+
+  def close(self) -> None:
+    """Ends what is traced; a stage may have had fewer steps."""
+    if self._tracing is not None:
+      self._end()
+    for kind in self.seen.keys() - self._traced:
+      self._say(
+        f"profile: the stage had {self.seen[kind]} {kind}, no more than profile.skip = {self._skip}; none traced"
+      )
+    self._local.cleanup()
+
+  def _end(self) -> None:
+    """Ends a trace and moves it into the workdir."""
+    jax.profiler.stop_trace()
+    assert self._tracing is not None
+    to, local = self._folder / self._tracing, pathlib.Path(self._local.name)
+    self._tracing = None
+    for path in [path for path in local.rglob("*") if path.is_file()]:
+      target = to / path.relative_to(local)
+      try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+      except OSError as error:
+        raise UserError(unwritable(target, error)) from error
+      path.unlink()
+    self._say(f"profile: {to}")
+
+
+_profile: _Profile | None = None
+
+
+@contextlib.contextmanager
+def of_stage(config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[[str], None]) -> Iterator[None]:
+  """Within it the steps of a stage are traced, if `config`, the group `profile`, wants it.
+
+  Raises:
+    UserError: the number of steps makes no sense, or the trace cannot be written.
+  """
+  global _profile
+  if config.steps < 0 or config.skip < 0:
+    raise UserError(f"profile.steps = {config.steps}, profile.skip = {config.skip}; neither can be less than 0")
+  if not (config.steps and hosts.first() and (not config.stages or stage in config.stages)):
+    yield
+    return
+  _profile = profile = _Profile(config, workdir / "profile" / stage, say)
+  try:
+    yield
+  finally:
+    _profile = None
+    profile.close()
+
+
+@contextlib.contextmanager
+def step(kind: Kind) -> Iterator[None]:
+  """One step of the stage at work."""
+  if _profile is None:
+    yield
+    return
+  with _profile.step(kind):
+    yield

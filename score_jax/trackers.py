@@ -1,0 +1,149 @@
+"""Services that are told of a run's metrics, besides its workdir: Weights & Biases, trackio.
+
+    pip install -e ".[wandb]" && wandb login
+    python -m score_jax.main --config=configs/quickstart.py --config.trackers.to="('wandb',)"
+
+What they are told stands in metrics/*.jsonl all the same. A service that cannot be had ends the run before it begins;
+one that fails later is told nothing more, which a warning says. Where they keep what they are told is theirs to
+configure: WANDB_MODE, WANDB_ENTITY, TRACKIO_SPACE_ID, TRACKIO_DIR, …
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import importlib
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from score_jax.errors import UserError
+from score_jax.mesh import hosts
+from score_jax.workdir import Workdir
+
+log = logging.getLogger(__name__)
+
+#: told of the numbers of a stage's step: (stage, step, numbers)
+Tell = Callable[[str, int, Mapping[str, float]], None]
+
+
+class Tracker(abc.ABC):
+  """One service, for one run."""
+
+  def __init__(self, package: Any, *, project: str, run: str, folder: str, config: dict[str, Any]):
+    """`run`: its name, the same whenever the run goes on; `folder`: its workdir, "" where that is in a bucket."""
+    self._package, self._project, self._run, self._folder, self._config = package, project, run, folder, config
+
+  @abc.abstractmethod
+  def start(self) -> None: ...
+
+  @abc.abstractmethod
+  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None: ...
+
+  def finish(self) -> None:
+    self._package.finish()
+
+
+class WandB(Tracker):
+  """Each stage has an axis of its own, <stage>/step: its own steps only ever rise."""
+
+  def start(self) -> None:
+    self._stages = set[str]()
+    where = {"dir": self._folder} if self._folder else {}
+    self._of = self._package.init(
+      project=self._project, name=self._run, id=self._run, resume="allow", config=self._config, **where
+    )
+
+  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+    if stage not in self._stages:
+      self._of.define_metric(f"{stage}/step")
+      self._of.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+      self._stages.add(stage)
+    self._of.log({f"{stage}/step": step} | _named(stage, numbers))
+
+
+class Trackio(Tracker):
+  """Each number has its stage's step for an axis."""
+
+  def start(self) -> None:
+    self._package.init(project=self._project, name=self._run, resume="allow", config=self._config, embed=False)
+
+  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+    self._package.log(_named(stage, numbers), step=step)
+
+
+TRACKERS: dict[str, type[Tracker]] = {"wandb": WandB, "trackio": Trackio}
+
+
+class Trackers:
+  """All that a run has."""
+
+  def __init__(self, services: Mapping[str, Tracker]):
+    self._services = dict(services)
+
+  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+    for name, service in list(self._services.items()):
+      try:
+        service.tell(stage, step, numbers)
+      except Exception as error:  # whatever is wrong with a service must not end a run, which has it all in its workdir
+        log.warning("%s is told nothing more of this run: %s: %s", name, type(error).__name__, error)
+        del self._services[name]
+
+
+@contextlib.contextmanager
+def opened(config: ConfigDict, workdir: Workdir, run_config: dict[str, Any]) -> Iterator[Trackers]:
+  """The services that `config`, the group `trackers`, names; of several processes the first one tells them.
+
+  Raises:
+    UserError: one is unknown, is not installed, or cannot be had.
+  """
+  wanted = _wanted(config.to)
+  run = _name(workdir) if wanted else ""
+  if not (wanted and hosts.first()):
+    yield Trackers({})
+    return
+  folder = str(workdir.root) if workdir.local else ""
+  with contextlib.ExitStack() as ends:
+    services: dict[str, Tracker] = {}
+    for name in wanted:
+      service = TRACKERS[name](_package(name), project=config.project, run=run, folder=folder, config=run_config)
+      try:
+        service.start()
+      except Exception as error:  # each has exceptions of its own
+        raise UserError(
+          f"trackers.to: {name} cannot be had ({type(error).__name__}: {error}); see to its login and network, or "
+          "leave it out"
+        ) from error
+      ends.callback(service.finish)
+      services[name] = service
+    yield Trackers(services)
+
+
+def _wanted(names: Sequence[str]) -> list[str]:
+  for name in names:
+    if name not in TRACKERS:
+      raise UserError(f"trackers.to = {tuple(names)!r}: {name!r} is not known; choose from {', '.join(TRACKERS)}")
+  return list(names)
+
+
+def _package(name: str) -> Any:
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(f"trackers.to: {name} is not installed ({error}); pip install score_jax[{name}]") from error
+
+
+def _name(workdir: Workdir) -> str:
+  """The run's name for services: its folder's, and something that no other run has."""
+  found = workdir.read_json("trackers.json")
+  if found is None:
+    found = {"run": f"{workdir.root.name}-{secrets.token_hex(4)}"}
+    workdir.write_json("trackers.json", found)
+  return found["run"]
+
+
+def _named(stage: str, numbers: Mapping[str, float]) -> dict[str, float]:
+  return {f"{stage}/{name}": value for name, value in numbers.items()}
