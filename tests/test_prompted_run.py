@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FAULTS = [error(429, Retry_After="1"), error(500), malformed(), half, hang_up, flood, error(503), never_ending]
 GONE_S = 30.0  # how long the server is gone, in the middle of the run
 KILLED_AFTER = 20  # requests
+ON_ONE_DEVICE = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # the tests' eight would hold eight copies
 
 
 class Served:
@@ -38,7 +39,12 @@ class Served:
     command = [sys.executable, "-m", "score_jax.serve", "--model=smollm2", "--slots=8", "--length=2048"]
     with self._log.open("ab") as errors:
       self._process = subprocess.Popen(
-        [*command, f"--port={self.port}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        [*command, f"--port={self.port}"],
+        cwd=ROOT,
+        env=ON_ONE_DEVICE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
       )
     assert self._process.stdout is not None
     line = self._process.stdout.readline()
@@ -48,6 +54,8 @@ class Served:
   def kill(self) -> None:
     self._process.send_signal(signal.SIGKILL)
     self._process.wait()
+    assert self._process.stdout is not None
+    self._process.stdout.close()
 
 
 class Proxy(Scripted):
@@ -84,7 +92,7 @@ def between(log: pathlib.Path) -> Iterator[tuple[Served, Proxy]]:
 def ran(data: str, workdir: pathlib.Path, *overrides: str) -> None:
   command = [sys.executable, "-m", "score_jax.main", "--config=configs/smollm2_prompted.py:smoke"]
   command += [f"--config.tasks.path={data}/gsm8k", f"--workdir={workdir}", *overrides]
-  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  done = subprocess.run(command, cwd=ROOT, env=ON_ONE_DEVICE, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
