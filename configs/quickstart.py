@@ -104,6 +104,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tools.memory_mb = 512  # of one session, MiB
   c.tools.files_mb = 64  # of one session's files, MiB
   c.tools.output_chars = 4096  # of one observation
+  c.tools.functions = ""  # Python file whose functions the code can call: score_jax/tools/functions.py
   c.tools.search = ConfigDict()
   c.tools.search.kind = "tasks"  # tasks: passages that the tasks bring; bm25: a corpus; http: a retriever; none
   c.tools.search.top_k = 2  # passages of a result, at most

@@ -46,6 +46,7 @@ from score_jax.sampler.stops import Stops
 from score_jax.tasks.judge import Judge
 from score_jax.tasks.shared import by_first
 from score_jax.tasks.source import Tasks, load
+from score_jax.tools.functions import read as read_functions
 from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
 from score_jax.tools.shared import SharedTool
@@ -160,12 +161,19 @@ class Run:
     Raises:
       UserError: the config names none, or the prompts cannot be read.
     """
-    c, wording = self.config.teacher, Wording(self.config.teacher.prompts, search=self.tool.searches)
-    return ChatStepJudge(self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
+    c = self.config.teacher
+    return ChatStepJudge(self.chat, self._wording(), temperature=c.judge_temperature, tokens=c.reply_tokens)
+
+  def _wording(self) -> Wording:
+    """The prompts of those who are told what code can call."""
+    tool = self.tool
+    return Wording(self.config.teacher.prompts, search=tool.searches, functions=tool.functions)
 
   @cached_property
   def tool(self) -> Tool:
     c = self.config.tools
+    functions = read_functions(c.functions)
+    hosts.require_same("functions (tools.functions)", functions.source)
     documents = self.tasks.documents if c.search.kind == "tasks" else []
     search = self._open.enter_context(open_search(c.search, documents, self.workdir.root))
     tool = PythonTool(
@@ -177,6 +185,7 @@ class Run:
       files_mb=c.files_mb,
       output_chars=c.output_chars,
       search=search,
+      functions=functions,
     )
     self.say(tool.describe())
     tool = self._open.enter_context(tool)
@@ -331,7 +340,7 @@ class Run:
       judge = self._judging(student, student)
     return PromptedTeacher(
       self.chat,
-      Wording(c.teacher.prompts, search=self.tool.searches),
+      self._wording(),
       self.protocol,
       self.tool,
       self.tasks.grader,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -17,12 +18,13 @@ from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from score_jax.errors import UserError
+from score_jax.tools.functions import Offered
 from score_jax.tools.zygote import PRELOADED
 
 OWN = pathlib.Path(__file__).parent / "prompts"
 #: what the code of a step may import
 IMPORTS = tuple(name for name in PRELOADED if "." not in name)
-#: prompt -> the variables that it is given; to all of them come `search` (is there web_search?) and `imports`
+#: prompt -> the variables that it is given; to all of them come ALWAYS
 PROMPTS = {
   "solve_first_thought": {"question"},
   "solve_step": {"question", "steps", "acts_left"},
@@ -33,7 +35,8 @@ PROMPTS = {
   "judge_step": {"question", "steps", "first", "second"},
   "tools": set[str](),
 }
-ALWAYS = {"search", "imports"}
+#: is there web_search; what else can be called, each a `call` and what it is `about`; what may be imported
+ALWAYS = {"search", "functions", "imports"}
 
 _ESCAPED = re.compile("<(?=[|\uff5c/A-Za-z_])|[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -51,17 +54,18 @@ def quoted(value: Any) -> str:
 class Wording:
   """The prompts in one folder."""
 
-  def __init__(self, folder: str = "", *, search: bool):
+  def __init__(self, folder: str = "", *, search: bool, functions: Sequence[Offered] = ()):
     """
     Args:
       folder: of the *.jinja files; "": the package's own.
       search: whether code can call web_search.
+      functions: what else it can call.
 
     Raises:
       UserError: a file is missing, is no template, or uses a variable that it is not given.
     """
     self._folder = pathlib.Path(folder) if folder else OWN
-    self._always = {"search": search, "imports": ", ".join(IMPORTS)}
+    self._always = {"search": search, "functions": functions, "imports": ", ".join(IMPORTS)}
     self._jinja = ImmutableSandboxedEnvironment(
       loader=jinja2.FileSystemLoader(self._folder), undefined=jinja2.StrictUndefined, trim_blocks=True
     )

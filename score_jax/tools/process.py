@@ -19,6 +19,7 @@ from typing import Any
 
 from score_jax.tools import isolation
 from score_jax.tools.channel import Frames, pack
+from score_jax.tools.functions import Functions
 from score_jax.tools.jail import NOBODY
 from score_jax.tools.outcome import Outcome, Ran
 from score_jax.tools.zygote import NUMBER
@@ -37,6 +38,7 @@ class Settings:
   files_mb: int  # room for a session's files
   output_chars: int  # the most characters of an observation
   search: bool  # whether web_search is available
+  functions: Functions  # what else code can call
 
 
 @dataclasses.dataclass(eq=False)
@@ -93,7 +95,7 @@ class Zygote:
     user = None if os.geteuid() == 0 else (NOBODY, NOBODY)
     jail = {"namespaces": s.isolation == "bubblewrap", "user": user, "memory_mb": s.memory_mb, "files_mb": s.files_mb}
     worker = {"timeout_s": s.timeout_s, "output_chars": s.output_chars, "search": s.search}
-    return json.dumps({**worker, "jail": jail, "channel": channel})
+    return json.dumps({**worker, "functions": s.functions.source, "jail": jail, "channel": channel})
 
   def heard(self) -> None:
     """Reads what it has sent, which is that it is ready.

@@ -35,6 +35,7 @@ from typing import Self
 
 from score_jax.errors import UserError
 from score_jax.tools import isolation
+from score_jax.tools.functions import NONE, Functions, Offered, read
 from score_jax.tools.outcome import Outcome, Ran, effective
 from score_jax.tools.process import Settings, Task, remove
 from score_jax.tools.supervisor import Supervisor
@@ -59,6 +60,7 @@ class PythonTool:
     files_mb: int,
     output_chars: int,
     search: Callable[[str], str] | None,
+    functions: Functions = NONE,
   ):
     """Starts what sessions are forked from, and waits until it is ready.
 
@@ -72,12 +74,13 @@ class PythonTool:
       output_chars: the most characters of an observation, and of an answer.
       search: what `web_search` in the code calls, from some threads at once. Whatever it raises ends the code with
         reason "host_failure". None: no search.
+      functions: what else the code can call.
 
     Raises:
-      UserError: a value is not allowed, or code cannot be isolated here: says why, what mends it, and what to set
-        to run it all the same.
+      UserError: a value is not allowed, the functions' file fails, or code cannot be isolated here: says why, what
+        mends it, and what to set to run it all the same.
     """
-    self._settings = Settings(isolation, timeout_s, memory_mb, files_mb, output_chars, search is not None)
+    self._settings = Settings(isolation, timeout_s, memory_mb, files_mb, output_chars, search is not None, functions)
     _check(self._settings, workers, sessions)
     self.calls = 0  # pieces of code submitted
     self._workers = workers
@@ -89,6 +92,7 @@ class PythonTool:
     self._supervisor = Supervisor(self._settings, workers=workers, sessions=sessions, search=search, folder=folder)
     try:
       self._supervisor.loaded.result()
+      self._try(functions)
     except BaseException:
       self.__exit__()
       raise
@@ -120,6 +124,11 @@ class PythonTool:
   def searches(self) -> bool:
     """Whether its code can call web_search."""
     return self._settings.search
+
+  @property
+  def functions(self) -> tuple[Offered, ...]:
+    """What else its code can call."""
+    return self._settings.functions.offered
 
   def describe(self) -> str:
     """One line on what keeps the code in."""
@@ -175,6 +184,12 @@ class PythonTool:
     self._supervisor.tell(session)
     return outcome
 
+  def _try(self, functions: Functions) -> None:
+    """Runs their file once for itself, as every session does before its first step."""
+    outcome = self.run(functions.source) if functions.source else None
+    if outcome is not None and outcome.reason != "ok":
+      raise UserError(f"tools.functions = {functions.path!r} fails in the sandbox ({outcome.observation}); mend it")
+
   def _send(
     self, session: str, code: str, state: tuple[Ran, ...], finished: queue.SimpleQueue[tuple[Task, Outcome]]
   ) -> Task:
@@ -213,11 +228,13 @@ def main() -> None:
   parser.add_argument("--memory_mb", type=int, default=512, help="of a session, MiB")
   parser.add_argument("--files_mb", type=int, default=64, help="of a session's files, MiB")
   parser.add_argument("--output_chars", type=int, default=4096, help="of an observation")
+  parser.add_argument("--functions", default="", metavar="FILE", help="what else code can call: functions.py")
   options = vars(parser.parse_args())
+  file = options.pop("functions")
   from score_jax.tools.lines import answers
 
   try:
-    with PythonTool(**options, search=None) as tool:
+    with PythonTool(**options, search=None, functions=read(file)) as tool:
       print(tool.describe(), file=sys.stderr)
       for answer in answers(tool, sys.stdin):
         print(json.dumps(answer), flush=True)

@@ -7,6 +7,7 @@ import time
 import zlib
 
 from score_jax.mesh import hosts
+from score_jax.tools.functions import Offered
 from score_jax.tools.outcome import Outcome, Ran
 from score_jax.tools.tool import Tool
 
@@ -26,6 +27,10 @@ class SharedTool:
   @property
   def searches(self) -> bool:
     return self._tool.searches
+
+  @property
+  def functions(self) -> tuple[Offered, ...]:
+    return self._tool.functions
 
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None:
     self._in_flight.add(session)

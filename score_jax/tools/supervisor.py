@@ -131,7 +131,8 @@ class Supervisor:
 
   def _check_clock(self) -> None:
     for session in [s for s in self._busy if not s.searches and self._end(s) <= time.monotonic()]:
-      self._read(session)  # this thread may have been kept waiting while the answer came
+      if session in self._busy:  # it may have gone with the zygote
+        self._read(session)  # this thread may have been kept waiting while the answer came
       if session in self._busy and not session.searches and self._end(session) <= time.monotonic():
         self._lose(session, "timeout")
     if self._zygote and not self._zygote.ready and self._since + _START_S <= time.monotonic():
@@ -372,13 +373,13 @@ class Supervisor:
     try:
       self._zygote = Zygote(self._settings, self._folder / str(self._starts))
       self._since = time.monotonic()
-      self._selector.register(self._zygote.socket, selectors.EVENT_READ, self._hear)
+      self._selector.register(self._zygote.socket, selectors.EVENT_READ, functools.partial(self._hear, self._zygote))
     except OSError as error:
       self._note_failure(str(error))
 
-  def _hear(self) -> None:
-    zygote = self._zygote
-    assert zygote is not None
+  def _hear(self, zygote: Zygote) -> None:
+    if zygote is not self._zygote:
+      return  # lost a moment ago
     try:
       zygote.heard()
     except (EOFError, Garbled, OSError):

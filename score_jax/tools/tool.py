@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from score_jax.tools.functions import Offered
 from score_jax.tools.outcome import Outcome, Ran
 
 
@@ -13,6 +14,11 @@ class Tool(Protocol):
   @property
   def searches(self) -> bool:
     """Whether code can search."""
+    ...
+
+  @property
+  def functions(self) -> tuple[Offered, ...]:
+    """What else it can call."""
     ...
 
   def submit(self, session: str, code: str, state: tuple[Ran, ...]) -> None: ...

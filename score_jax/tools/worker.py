@@ -94,7 +94,8 @@ class Discard(io.TextIOBase):
 class Worker:
   """Answers the parent's messages one by one."""
 
-  def __init__(self, channel: socket.socket, *, timeout_s: float, output_chars: int, search: bool):
+  def __init__(self, channel: socket.socket, *, timeout_s: float, output_chars: int, search: bool, functions: str):
+    """`functions`: code that runs before any other (functions.py)."""
     self._channel = channel
     self._timeout_s = timeout_s
     self._output_chars = output_chars
@@ -109,6 +110,8 @@ class Worker:
     self._answered = False
     self._failure = ""
     self._searches = 0
+    if functions:
+      self._run(functions)
 
   def serve(self) -> NoReturn:
     while True:

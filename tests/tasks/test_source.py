@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pathlib
-import re
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +16,7 @@ from score_jax.tasks.source import load
 from score_jax.tasks.split import normalised
 from score_jax.trajectory import Question
 from score_jax.workdir import Workdir
-from tests.configs import FOLDER, module
+from tests.configs import module
 from tests.tasks.sources import ROWS, write_lines, written
 
 SUMS = [{"problem": f"How much is {i} and {i + 1}?", "final": 2 * i + 1} for i in range(30)]
@@ -278,19 +275,3 @@ def test_the_questions_of_the_smoke_run_stay_what_they_are(gsm8k_path: str) -> N
   tasks = load(config(kind="gsm8k", path=gsm8k_path, train=18, validation=2, test=6), seed=0)
   assert (tasks.train[0].id, tasks.validation[0].id, tasks.test[0].id) == SMOKE
   assert tasks.dropped == ()
-
-
-def test_the_readmes_example_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-  readme = (FOLDER.parent / "README.md").read_text()
-  [example] = re.findall(r"### Your own questions\n.*?```python\n(.*?)```", readme, re.DOTALL)
-  shutil.copy(FOLDER / "quickstart.py", tmp_path)
-  (tmp_path / "mine.py").write_text(example)
-  monkeypatch.chdir(tmp_path)
-  [row] = re.findall(r"# (\{.*\})", example)
-  rows = [{**json.loads(row), "problem": f"How many are {i}?"} for i in range(260)]
-  write_lines(tmp_path / "mine.jsonl", rows)
-  names: dict[str, Any] = {"__file__": str(tmp_path / "mine.py")}
-  exec(compile(example, "mine.py", "exec"), names)
-  tasks = load(names["get_config"]().tasks, seed=0)
-  assert tuple(map(len, (tasks.train, tasks.validation, tasks.test))) == (200, 20, 40)
-  assert tasks.grader(tasks.test[0], "42")[0] == 1.0

@@ -381,6 +381,24 @@ def test_what_was_killed_from_outside_is_made_anew(isolation: str) -> None:
       assert Talk(tool, name, talk.state)("print(x)").observation == "5"
 
 
+def test_a_zygote_and_its_sessions_may_be_seen_to_end_at_once(isolation: str) -> None:
+  with open_tool(isolation) as tool:
+    for number in range(5):
+      tool.submit("a", "while True: pass", ())
+      while not any(session.started for session in list(tool._supervisor._busy)):
+        time.sleep(0.02)
+      zygote = tool._supervisor._zygote
+      assert zygote is not None
+      tool._supervisor.tell(lambda: time.sleep(0.5))
+      time.sleep(0.1)
+      for pid in tool.pids:
+        os.kill(pid, signal.SIGKILL)
+      os.killpg(zygote._popen.pid, signal.SIGKILL)
+      assert gone(zygote._popen.pid)
+      tool.close("a")
+      assert tool.run(f"print({number})") == Outcome("ok", str(number))
+
+
 def test_what_cannot_start_is_the_hosts_failure(isolation: str, monkeypatch: pytest.MonkeyPatch) -> None:
   with open_tool(isolation) as tool:
     with monkeypatch.context() as patch:
