@@ -290,6 +290,10 @@ def test_the_messages_are_many_and_each_once() -> None:
   assert len(MESSAGES) > 60 and len(set(MESSAGES)) == len(MESSAGES)
 
 
+def test_each_message_has_a_meaning_and_a_remedy() -> None:
+  assert all(len(cells) == 3 and all(cells) for cells in rows(TROUBLE.read_text()))
+
+
 @pytest.mark.parametrize("message", MESSAGES)
 def test_a_message_is_said_by_the_package(message: str) -> None:
   assert len(message.replace("…", "").strip()) > 8, "too little of it to be known by"
