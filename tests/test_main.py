@@ -21,6 +21,7 @@ from score_jax.errors import UserError
 from score_jax.mesh.sharding import Meshes
 from score_jax.workdir import Workdir
 from tests.configs import smoke_config
+from tests.documents import generic, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -105,6 +106,15 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
 
 def test_the_report_is_written(finished: pathlib.Path) -> None:
   assert "<html" in (finished / "report.html").read_text()
+
+
+def test_every_metric_is_explained(finished: pathlib.Path) -> None:
+  """docs/report.md has what stages write; what of it this run had nothing to measure for is its business."""
+  lines = [
+    json.loads(line) for path in (finished / "metrics").glob("*.jsonl") for line in path.read_text().splitlines()
+  ]
+  found = {generic(name) for line in lines for name in line}
+  assert found <= metrics() and len(found) > 50
 
 
 def test_every_trajectory_of_mentoring_reads_back(finished: pathlib.Path) -> None:
