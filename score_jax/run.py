@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Self, get_args
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -105,15 +106,29 @@ class Run:
 
   @contextlib.contextmanager
   def at(self, stage: str) -> Iterator[None]:
-    """Within it the run is at that stage, which may be an evaluation: it is kept, and traced if the config says so."""
+    """Within it the run is at that stage, which may be an evaluation.
+
+    What it draws is kept, it is traced if the config says so, and how long it took is booked.
+    """
     hosts.mark(stage)
     traced = profiling.of_stage(self.config.profile, self.workdir.root, stage, self.say)
-    with self.journal.stage(stage), traced:
-      yield
+    start = time.monotonic()
+    try:
+      with self.journal.stage(stage), traced:
+        yield
+    except BaseException:
+      with contextlib.suppress(UserError):  # what ends the run may be that nothing can be written
+        self._book(stage, time.monotonic() - start, done=False)
+      raise
+    self._book(stage, time.monotonic() - start, done=True)
+
+  def _book(self, stage: str, seconds: float, *, done: bool) -> None:
+    took = {"stage": stage, "seconds": round(seconds, 3), "devices": jax.device_count(), "done": done}
+    self.workdir.add_line("metrics/stages.jsonl", took)
 
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
-    """The same; and its seconds are booked."""
+    """The same, for the summary at the end too."""
     start = time.monotonic()
     with self.at(stage):
       yield

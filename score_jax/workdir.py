@@ -10,6 +10,7 @@ trajectories/<stage>/part-*.jsonl
 journal/<stage>/part-*.jsonl     finished trajectories of a stage at work; they go when it is done
 checkpoints/<stage>/<step>/      orbax
 metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only here
+metrics/stages.jsonl             seconds and devices of each stage, in each start of the run
 eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
 profile/<stage>/                 traces, if there are any (profiling.py)
 trackers.json                    the run's name for services that are told of it (trackers.py)
@@ -143,6 +144,17 @@ class Workdir:
 
   def write_json(self, name: str, data: Any) -> None:
     self.write(name, json.dumps(data, indent=1, sort_keys=True) + "\n")
+
+  def add_line(self, name: str, data: Any) -> None:
+    """Adds a line of JSON to a file.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    if hosts.first():
+      path = self.root / name
+      before = path.read_text() if path.exists() else ""
+      self.write(name, f"{before}{json.dumps(data)}\n")
 
   def read_json(self, name: str) -> Any | None:
     """What a JSON file holds; None when it is not there.

@@ -64,6 +64,10 @@ RUN = {
   "python -m score_jax.main --config=configs/smollm2_prompted.py:smoke": (
     "tests/test_prompted_run.py::test_it_survives_its_server_and_replays_offline"
   ),
+  "python -m score_jax.main --config=configs/mine.py": (
+    "tests/test_your_own.py::test_a_teacher_uses_it_and_the_student_learns_from_that"
+  ),
+  "python -m score_jax.tools.python --functions=": "tests/test_your_own.py::test_the_function_is_there_for_code",
   "python -m score_jax.ask": "tests/test_ask.py::test_events_are_the_trajectory",
   "python -m score_jax.serve --model=smollm2": (
     "tests/test_prompted_run.py::test_it_survives_its_server_and_replays_offline"
@@ -174,7 +178,7 @@ def words(command: str) -> list[str]:
 
 
 OURS = [s for s in SHOWN if re.search(r"python (-m score_jax|benchmarks/)|score_jax.main", s.text)]
-OF_A_CONFIG = [s for s in SHOWN if "--config=" in s.text]
+OF_A_CONFIG = [s for s in SHOWN if "--config=" in s.text and "configs/mine.py" not in s.text]  # that one is shown there
 
 
 @pytest.mark.filterwarnings("ignore:the load_module")  # ml_collections'

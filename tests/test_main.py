@@ -104,15 +104,21 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
   assert results(folder)["rows"] == after, "what is there stays in the table"
 
 
+def test_what_each_stage_took_is_booked(finished: pathlib.Path) -> None:
+  lines = [json.loads(line) for line in (finished / "metrics/stages.jsonl").read_text().splitlines()]
+  assert [line["stage"] for line in lines][:3] == ["warm_start", "mps", "sft"]
+  assert {"eval_rl", "eval_untrained"} <= {line["stage"] for line in lines}
+  assert all(line["done"] and line["seconds"] > 0 and line["devices"] == jax.device_count() for line in lines)
+
+
 def test_the_report_is_written(finished: pathlib.Path) -> None:
   assert "<html" in (finished / "report.html").read_text()
 
 
 def test_every_metric_is_explained(finished: pathlib.Path) -> None:
   """docs/report.md has what stages write; what of it this run had nothing to measure for is its business."""
-  lines = [
-    json.loads(line) for path in (finished / "metrics").glob("*.jsonl") for line in path.read_text().splitlines()
-  ]
+  of_stages = [path for path in (finished / "metrics").glob("*.jsonl") if path.name != "stages.jsonl"]
+  lines = [json.loads(line) for path in of_stages for line in path.read_text().splitlines()]
   found = {generic(name) for line in lines for name in line}
   assert found <= metrics() and len(found) > 50
 
@@ -139,10 +145,14 @@ def test_what_was_dropped_is_listed(finished: pathlib.Path) -> None:
 
 
 def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-  before = {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
+  def files() -> dict[pathlib.Path, bytes]:
+    """All but the list of starts."""
+    return {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file() and p.name != "stages.jsonl"}
+
+  before = files()
   main.run(smoke_config(), str(finished))
   assert "nothing was left to do" in capsys.readouterr().out
-  assert before == {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file()}
+  assert before == files()
 
 
 def test_asked_to_end_in_the_midst_again_and_again_it_ends_the_same(

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PATIENCE_S = 3000.0
 #: written by the clock, or about it
-OF_ITS_TIME = ("metrics", "checkpoints", "report.html", "config.json", "lock.json")
+OF_ITS_TIME = ("metrics", "checkpoints", "report.html", "config.json", "lock")
 
 
 def run(workdir: pathlib.Path, count: int) -> list[Process]:

@@ -186,7 +186,7 @@ def weight_shardings(mesh: Mesh, weights: Any) -> Any:
       if isinstance(over, str) and size % mesh.shape[over]:
         raise UserError(
           f"{'.'.join(parts)}: dimension of {size} cannot be split over mesh axis {over!r} of {mesh.shape[over]}; "
-          f"choose a mesh.shape whose {over} divides it"
+          f"choose a mesh whose {over} divides it"
         )
     return sharding(mesh, *axes)
 

@@ -36,7 +36,6 @@ MENTORING = (  # of the summary: key, label, whether it is a share
   ("not_kept", "not kept", False),
   ("quarantined", "quarantined", False),
   ("lift_mean", "mean lift of a correction", True),
-  ("teacher_accuracy", "teacher's accuracy", True),
 )
 
 
