@@ -1,0 +1,161 @@
+"""Rollouts with tools for an hour: what grows, what slows down, what stays behind.
+
+    python benchmarks/soak.py --minutes=60
+
+The shipped student answers word problems with Python and searches, again and again, as RL has it. A line for each
+twelfth of the time: tokens drawn a second, and a processor second of this process (which neighbours on the machine
+disturb less); its resident memory; processes of the tool, their memory, open files and temporary files, all of them
+between two rounds. At the end the second quarter is compared with the last one, and what is left once all is closed is
+counted. Status 1 where memory has grown by more than 3 %, tokens a processor second have fallen by more than 5 %,
+anything else has grown, or anything is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+from score_jax.agent.rollout import Request, at_question
+from score_jax.run import Run
+from score_jax.variation import config_from
+from score_jax.workdir import Workdir
+
+CONFIG = str(pathlib.Path(__file__).parent.parent / "configs/quickstart.py")
+PARTS = 12
+MEMORY, SPEED = 1.03, 0.95  # the last quarter over the second
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+  """A round, and what there was after it."""
+
+  at: float  # seconds since the start
+  tokens: int
+  seconds: float
+  cpu_s: float
+  rss_mb: float
+  processes: int
+  processes_mb: float
+  files: int  # open ones
+  temporary: int
+
+
+def descendants() -> list[pathlib.Path]:
+  """The folders in /proc of what this process has started."""
+  parents: dict[int, list[int]] = {}
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    try:
+      parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    except OSError:  # it has ended
+      continue
+  found, new = list[int](), [os.getpid()]
+  while new:
+    new = [child for parent in new for child in parents.get(parent, [])]
+    found += new
+  return [pathlib.Path(f"/proc/{pid}") for pid in found]
+
+
+def rss_mb(process: pathlib.Path) -> float:
+  try:
+    return int((process / "statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+  except OSError:  # it has ended
+    return 0.0
+
+
+def look(at: float, tokens: int, seconds: float, cpu_s: float, temporary: pathlib.Path) -> Seen:
+  children = descendants()
+  return Seen(
+    at=at,
+    tokens=tokens,
+    seconds=seconds,
+    cpu_s=cpu_s,
+    rss_mb=rss_mb(pathlib.Path("/proc/self")),
+    processes=len(children),
+    processes_mb=sum(map(rss_mb, children)),
+    files=len(os.listdir("/proc/self/fd")),
+    temporary=sum(1 for _ in temporary.rglob("*")),
+  )
+
+
+def soak(run: Run, seconds: float, temporary: pathlib.Path) -> list[Seen]:
+  """Rounds for so long."""
+  agent, questions = run.rl_agent(1.0), run.tasks.train[:16]
+  start, seen, told = time.monotonic(), list[Seen](), 0
+  while (at := time.monotonic() - start) < seconds:
+    requests = [Request(f"{len(seen)}/{q.id}", q, at_question(q), run.config.agent.acts, 8) for q in questions]
+    cpu = time.process_time()
+    groups = agent.rollout(run.student.weights, requests)
+    took, cpu = time.monotonic() - start - at, time.process_time() - cpu
+    tokens = sum(t.ledger.of("student").generated for group in groups for t in group)
+    seen.append(look(at, tokens, took, cpu, temporary))
+    if at >= told * seconds / PARTS:
+      told += 1
+      print(line(seen[-8:]), flush=True)
+  return seen
+
+
+def speed(seen: list[Seen], *, cpu: bool) -> float:
+  return sum(s.tokens for s in seen) / sum(s.cpu_s if cpu else s.seconds for s in seen)
+
+
+def line(seen: list[Seen]) -> str:
+  s = seen[-1]
+  return (
+    f"{s.at / 60:5.1f} min {speed(seen, cpu=False):7.0f} tokens/s {speed(seen, cpu=True):6.0f} tokens/CPU s "
+    f"{s.rss_mb:7.1f} MiB, tool: {s.processes} processes, {s.processes_mb:.0f} MiB; {s.files} open files, "
+    f"{s.temporary} temporary"
+  )
+
+
+def verdict(seen: list[Seen], seconds: float) -> list[str]:
+  """What is wrong."""
+  before, after = ([s for s in seen if a * seconds <= s.at < b * seconds] for a, b in ((0.25, 0.5), (0.75, 1.0)))
+  ratio = speed(after, cpu=True) / speed(before, cpu=True)
+  wall = speed(after, cpu=False) / speed(before, cpu=False)
+  grown = {f: greatest(after, f) / greatest(before, f) for f in ("rss_mb", "processes_mb")}
+  print(f"last quarter over the second: tokens/s {wall:.3f}, tokens/CPU s {ratio:.3f}", end="")
+  print("".join(f", {name} {by:.3f}" for name, by in grown.items()))
+  wrong = [f"{name} has grown by {by - 1:.1%}" for name, by in grown.items() if by > MEMORY]
+  wrong += [f"tokens a processor second have fallen to {ratio:.1%}"] if ratio < SPEED else []
+  for name in ("processes", "files", "temporary"):
+    first, last = greatest(before, name), greatest(after, name)
+    wrong += [f"{name}: {first:.0f}, later {last:.0f}"] if last > first else []
+  return wrong
+
+
+def greatest(seen: list[Seen], name: str) -> float:
+  """A high percentile: what a round leaves varies with what its code did."""
+  return statistics.quantiles([getattr(s, name) for s in seen], n=20, method="inclusive")[-1]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--minutes", type=float, default=60.0)
+  args = parser.parse_args()
+  with tempfile.TemporaryDirectory(prefix="soak_") as folder:
+    temporary = pathlib.Path(folder, "tmp")
+    temporary.mkdir()
+    tempfile.tempdir = str(temporary)
+    config = config_from(CONFIG)
+    with Run(config, Workdir(f"{folder}/run")) as run:
+      seen = soak(run, 60 * args.minutes, temporary)
+    left = descendants()
+    wrong = verdict(seen, 60 * args.minutes)
+    wrong += [f"{len(left)} processes are left"] if left else []
+    wrong += [f"left in the folder of temporary files: {names}"] if (names := os.listdir(temporary)) else []
+  rollouts = 128 * len(seen)
+  print(
+    f"{len(seen)} rounds, {rollouts} rollouts, {sum(s.tokens for s in seen)} tokens: {'; '.join(wrong) or 'steady'}"
+  )
+  sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+  main()
