@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -117,6 +118,24 @@ def test_slurm_starts_a_process_a_node(tmp_path: pathlib.Path) -> None:
   ]
   stub(tmp_path, "python", "[[ $SLURM_PROCID != 1 ]]")
   assert ran("bash", "launch/slurm.sbatch", **environment).returncode == 1, "one that fails fails the job"
+
+
+@pytest.mark.slow
+def test_slurm_runs_a_recipe_on_two_nodes(tmp_path: pathlib.Path) -> None:
+  """Two real processes, which find each other by SLURM's variables, teach a student and examine it."""
+  stub(tmp_path, "srun", SRUN)
+  tasks = {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+  job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "PYTHON": sys.executable}
+  two = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  given = ["--config=configs/quickstart.py:smoke", "--config.stages=('warm_start',)", f"--workdir={tmp_path / 'run'}"]
+  environment = {**os.environ, **tasks, **job, **two, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+  command = ["bash", "launch/slurm.sbatch", *given]
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500, check=False)
+  assert done.returncode == 0, done.stderr[-3000:]
+  rows = json.loads((tmp_path / "run/results.json").read_text())["rows"]
+  assert [row["model"] for row in rows] == ["teacher", "untrained", "warm_start"]
+  assert '"hosts/oldest_beat_s"' in (tmp_path / "run/metrics/warm_start.jsonl").read_text()
+  assert done.stdout.count("warm_start: done in") == 1, "the first one alone speaks"
 
 
 def test_slurm_is_asked_for_one_task_a_node_and_a_signal() -> None:
