@@ -14,10 +14,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from score_jax.chat.open_chat import open_chat
+from score_jax.mentor.answer_judge import answer_judge
+from score_jax.mentor.step_judge import ChatStepJudge, Pair
+from score_jax.mentor.wording import Wording
+from score_jax.trajectory import Question, Step
+from score_jax.variation import config_from
 from tests.chat.servers import Raw, Scripted, error, flood, half, hang_up, malformed, never_ending
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,6 +31,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FAULTS = [error(429, Retry_After="1"), error(500), malformed(), half, hang_up, flood, error(503), never_ending]
 GONE_S = 30.0  # how long the server is gone, in the middle of the run
 KILLED_AFTER = 20  # requests
+JUDGE = "--config.rl.judge=True"
 ON_ONE_DEVICE = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # the tests' eight would hold eight copies
 
 
@@ -58,8 +65,26 @@ class Served:
     self._process.stdout.close()
 
 
+def better(messages: list[dict[str, str]]) -> str | None:
+  """What a better teacher would say to a first ask to locate or to correct; of others the model's own words do.
+
+  SmolLM2 never names a step in JSON, so that nobody would ever be asked to correct one.
+  """
+  words = messages[0]["content"]
+  if len(messages) > 1:
+    return None
+  if words.startswith("You are an experienced teacher."):
+    steps = json.loads(words.rstrip("\n").rpartition("\n")[2])["steps"]
+    return json.dumps({"step": min(len(steps) - 1, 1), "diagnosis": "It finds nothing; begin with one quantity."})
+  if words.startswith("A student is about to solve a question"):
+    return json.dumps({"thought": "Take the quantities that the question names, and find what it asks from them."})
+  if words.startswith("A student solves a question step by step"):
+    return json.dumps({"thought": "Begin with one quantity.", "code": "first = 1\nprint(first)"})
+  return None
+
+
 class Proxy(Scripted):
-  """Passes requests on to the server, but for those that get a fault."""
+  """Passes requests on to the server, but for those that get a fault; and helps its teacher now and then."""
 
   def __init__(self, served: Served):
     self._served = served
@@ -73,9 +98,13 @@ class Proxy(Scripted):
     )
     try:
       with urllib.request.urlopen(request, timeout=300) as reply:
-        return Raw(reply.status, reply.read())
+        said = json.loads(reply.read())
     except urllib.error.HTTPError as refused:
       return Raw(refused.code, refused.read())
+    instead = better(body["messages"])
+    if instead is not None:
+      said["choices"][0] |= {"message": {"role": "assistant", "content": instead}, "finish_reason": "stop"}
+    return Raw(200, json.dumps(said).encode())
 
 
 @contextlib.contextmanager
@@ -104,6 +133,29 @@ def made(workdir: pathlib.Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+def test_judges_ask_the_server_and_replay_offline(tmp_path: pathlib.Path) -> None:
+  """Whatever SmolLM2 says: a verdict or none, the same from the record."""
+  pytest.importorskip("gguf", reason="needs the extra smollm2")
+  plan, *acts = (Step("first_thought", "Add them."), *(Step("act", "Add.", f"print({x})", str(x)) for x in (12, 12.5)))
+  question = Question("q", "How many are 5 and 7?", "12")
+  with between(tmp_path / "serve.log") as (_, proxy):
+    c = config_from(str(ROOT / "configs/smollm2_prompted.py:smoke")).chat
+    c.url, c.record = proxy.url, str(tmp_path / "chat.sqlite")
+    verdicts = []
+    for c.offline in (False, True):
+      with open_chat(c, tmp_path, seed=0, on_mesh=nobody, say=print) as chat:
+        told = {"wording": Wording(search=False), "temperature": 0.3, "tokens": 64}
+        opinions = ChatStepJudge(chat, **told)([Pair(question.text, (plan,), *acts)])
+        verdicts.append([opinions, answer_judge(lambda: chat, **told)(question, "twelve")])
+        assert (chat.asked == 0) == c.offline
+  assert len(proxy.asked) >= 2 and verdicts[0] == verdicts[1]
+
+
+def nobody() -> NoReturn:
+  raise AssertionError("no model on the mesh is asked")
+
+
+@pytest.mark.slow
 def test_it_survives_its_server_and_replays_offline(tmp_path: pathlib.Path) -> None:
   pytest.importorskip("gguf", reason="needs the extra smollm2")
   data = os.environ.get("SCORE_JAX_DATA")
@@ -123,18 +175,21 @@ def test_it_survives_its_server_and_replays_offline(tmp_path: pathlib.Path) -> N
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    ran(data, tmp_path / "asked", f"--config.chat.url={proxy.url}", "--config.chat.timeout_s=60.0")
+    ran(data, tmp_path / "asked", f"--config.chat.url={proxy.url}", "--config.chat.timeout_s=60.0", JUDGE)
     killer.join(timeout=1.0)
     asked = len(proxy.asked)
   assert gone and gone[0] >= GONE_S, f"the run was over after {asked} requests, before the server was killed"
   assert asked > 3 * len(FAULTS), "not every fault has come"
   summary = json.loads((tmp_path / "asked/trajectories/mps/summary.json").read_text())
-  assert summary["teacher_replies"]["locate"]["asked"] == summary["questions"] > 0
+  replies = summary["teacher_replies"]
+  assert replies["locate"]["asked"] >= summary["questions"] > 0
+  assert replies["correct"]["asked"] + replies["correct_first_thought"]["asked"] > 0
   ran(
     data,
     tmp_path / "replayed",
     "--config.chat.url=http://127.0.0.1:9/v1",
     "--config.chat.offline=True",
     f"--config.chat.record={tmp_path / 'asked' / 'chat.sqlite'}",
+    JUDGE,
   )
   assert made(tmp_path / "replayed") == made(tmp_path / "asked")
