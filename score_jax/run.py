@@ -99,6 +99,8 @@ class Run:
     return self
 
   def __exit__(self, *error: Any) -> None:
+    if error[0] is not None and "trackers" in self.__dict__:
+      self.trackers.failed = True
     self._open.close()
 
   def say(self, text: str) -> None:
