@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import logging
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from ml_collections import ConfigDict
 from score_jax.errors import UserError
 from score_jax.mesh import hosts
 from score_jax.workdir import unwritable
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["rounds", "updates"]
 
@@ -53,20 +56,21 @@ class _Profile:
 
   def close(self) -> None:
     """Ends what is traced; a stage may have had fewer steps."""
-    if self._tracing is not None:
-      self._end()
+    with self._local:
+      if self._tracing is not None:
+        self._end()
     for kind in self.seen.keys() - self._traced:
       self._say(
-        f"profile: the stage had {self.seen[kind]} {kind}, no more than profile.skip = {self._skip}; none traced"
+        f"profile: none of {self.seen[kind]} {kind} was traced; the first {self._skip} never are (profile.skip), nor "
+        "those within another trace"
       )
-    self._local.cleanup()
 
   def _end(self) -> None:
     """Ends a trace and moves it into the workdir."""
-    jax.profiler.stop_trace()
     assert self._tracing is not None
     to, local = self._folder / self._tracing, pathlib.Path(self._local.name)
     self._tracing = None
+    jax.profiler.stop_trace()
     for path in [path for path in local.rglob("*") if path.is_file()]:
       target = to / path.relative_to(local)
       try:
@@ -97,9 +101,16 @@ def of_stage(config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[
   _profile = profile = _Profile(config, workdir / "profile" / stage, say)
   try:
     yield
+  except BaseException:
+    try:
+      profile.close()
+    except Exception as error:  # what ends the run is what it has to tell
+      log.warning("profile: what was traced last is lost: %s", error)
+    raise
+  else:
+    profile.close()
   finally:
     _profile = None
-    profile.close()
 
 
 @contextlib.contextmanager

@@ -65,6 +65,7 @@ def walk(run: Run) -> None:
       run.say(f"{name}: done already")
       run.journal.drop(name)  # the run may have ended between the two
       continue
+    _ = run.trackers  # one that cannot be had ends the run here, not after hours of demonstrations
     run.say(f"{name}: starts")
     with run.timed(name):
       finish(run, name, _do(run, name))

@@ -99,6 +99,8 @@ class Run:
     return self
 
   def __exit__(self, *error: Any) -> None:
+    if error[0] is not None and "trackers" in self.__dict__:
+      self.trackers.failed = True
     self._open.close()
 
   def say(self, text: str) -> None:
@@ -114,10 +116,10 @@ class Run:
     traced = profiling.of_stage(self.config.profile, self.workdir.root, stage, self.say)
     start = time.monotonic()
     try:
-      with self.journal.stage(stage), traced:
+      with traced, self.journal.stage(stage):  # in its grace time a run keeps what it has drawn before a trace
         yield
     except BaseException:
-      with contextlib.suppress(UserError):  # what ends the run may be that nothing can be written
+      with contextlib.suppress(Exception):  # what ends the run may be that nothing can be written
         self._book(stage, time.monotonic() - start, done=False)
       raise
     self._book(stage, time.monotonic() - start, done=True)

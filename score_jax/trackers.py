@@ -4,8 +4,8 @@
     python -m score_jax.main --config=configs/quickstart.py --config.trackers.to="('wandb',)"
 
 What they are told stands in metrics/*.jsonl all the same. A service that cannot be had ends the run before it begins;
-one that fails later is told nothing more, which a warning says. Where they keep what they are told is theirs to
-configure: WANDB_MODE, WANDB_ENTITY, TRACKIO_SPACE_ID, TRACKIO_DIR, …
+one that fails later is told nothing more, which a warning says. Steps that a restart does again they are told again.
+Where they keep what they are told is theirs to configure: WANDB_MODE, WANDB_ENTITY, TRACKIO_SPACE_ID, TRACKIO_DIR, …
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Tracker(abc.ABC):
   @abc.abstractmethod
   def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None: ...
 
-  def finish(self) -> None:
+  def finish(self, *, failed: bool) -> None:
+    """The run ends; `failed`: before it was done."""
+    del failed
     self._package.finish()
 
 
@@ -64,6 +66,9 @@ class WandB(Tracker):
       self._stages.add(stage)
     self._of.log({f"{stage}/step": step} | _named(stage, numbers))
 
+  def finish(self, *, failed: bool) -> None:
+    self._of.finish(exit_code=int(failed))
+
 
 class Trackio(Tracker):
   """Each number has its stage's step for an axis."""
@@ -81,8 +86,13 @@ TRACKERS: dict[str, type[Tracker]] = {"wandb": WandB, "trackio": Trackio}
 class Trackers:
   """All that a run has."""
 
-  def __init__(self, services: Mapping[str, Tracker]):
-    self._services = dict(services)
+  def __init__(self) -> None:
+    self._services: dict[str, Tracker] = {}
+    self.failed = False  # whether the run ends before it is done
+
+  def begin(self, name: str, service: Tracker) -> None:
+    service.start()
+    self._services[name] = service
 
   def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
     for name, service in list(self._services.items()):
@@ -91,6 +101,12 @@ class Trackers:
       except Exception as error:  # whatever is wrong with a service must not end a run, which has it all in its workdir
         log.warning("%s is told nothing more of this run: %s: %s", name, type(error).__name__, error)
         del self._services[name]
+
+  def finish(self, name: str, service: Tracker) -> None:
+    try:
+      service.finish(failed=self.failed)
+    except Exception as error:  # as above; nor may it hide what ended the run
+      log.warning("%s may lack the end of this run: %s: %s", name, type(error).__name__, error)
 
 
 @contextlib.contextmanager
@@ -102,24 +118,20 @@ def opened(config: ConfigDict, workdir: Workdir, run_config: dict[str, Any]) -> 
   """
   wanted = _wanted(config.to)
   run = _name(workdir) if wanted else ""
-  if not (wanted and hosts.first()):
-    yield Trackers({})
-    return
+  told = Trackers()
   folder = str(workdir.root) if workdir.local else ""
   with contextlib.ExitStack() as ends:
-    services: dict[str, Tracker] = {}
-    for name in wanted:
+    for name in wanted if hosts.first() else ():
       service = TRACKERS[name](_package(name), project=config.project, run=run, folder=folder, config=run_config)
       try:
-        service.start()
+        told.begin(name, service)
       except Exception as error:  # each has exceptions of its own
         raise UserError(
           f"trackers.to: {name} cannot be had ({type(error).__name__}: {error}); see to its login and network, or "
           "leave it out"
         ) from error
-      ends.callback(service.finish)
-      services[name] = service
-    yield Trackers(services)
+      ends.callback(told.finish, name, service)
+    yield told
 
 
 def _wanted(names: Sequence[str]) -> list[str]:

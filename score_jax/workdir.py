@@ -151,10 +151,14 @@ class Workdir:
     Raises:
       UserError: it cannot be written.
     """
-    if hosts.first():
-      path = self.root / name
-      before = path.read_text() if path.exists() else ""
-      self.write(name, f"{before}{json.dumps(data)}\n")
+    if not hosts.first():
+      return
+    path = self.root / name
+    try:
+      before = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+      raise UserError(unwritable(path, error)) from error
+    self.write_bytes(name, before + f"{json.dumps(data)}\n".encode())
 
   def read_json(self, name: str) -> Any | None:
     """What a JSON file holds; None when it is not there.

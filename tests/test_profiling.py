@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import get_args
@@ -14,7 +15,12 @@ from jax.profiler import ProfileData
 from ml_collections import ConfigDict
 
 from score_jax import profiling
+from score_jax.agent.journal import Journal
 from score_jax.errors import UserError
+from score_jax.run import Run
+from score_jax.stopping import Stopped
+from score_jax.workdir import Workdir
+from tests.configs import smoke_config
 
 
 def config(**settings: object) -> ConfigDict:
@@ -55,7 +61,20 @@ def test_one_trace_waits_for_the_other(tmp_path: pathlib.Path) -> None:
 def test_a_stage_that_ends_early_leaves_what_there_was(tmp_path: pathlib.Path) -> None:
   said = work(tmp_path, ["rounds", "rounds", "updates"], steps=5)
   assert traced(tmp_path, "rounds") == [1]
-  assert said[1] == "profile: the stage had 1 updates, no more than profile.skip = 1; none traced"
+  assert said[1].startswith("profile: none of 1 updates was traced; the first 1 never are (profile.skip)")
+
+
+def test_a_trace_that_is_lost_does_not_hide_what_ended_the_stage(
+  tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+  (tmp_path / "profile").write_text("in the way")
+  with pytest.raises(KeyboardInterrupt), profiling.of_stage(config(skip=0), epath.Path(tmp_path), "rl", print):
+    with profiling.step("rounds"):
+      pass
+    raise KeyboardInterrupt
+  assert "what was traced last is lost: " in caplog.text and "cannot be written" in caplog.text
+  work(tmp_path / "next", ["rounds"], skip=0, steps=1)
+  assert traced(tmp_path / "next", "rounds") == [0]
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"stages": ("sft",)}])
@@ -66,3 +85,27 @@ def test_nothing_is_traced_that_is_not_asked_for(tmp_path: pathlib.Path, setting
 def test_a_number_that_makes_no_sense_is_refused(tmp_path: pathlib.Path) -> None:
   with pytest.raises(UserError, match=r"profile.steps = -1, profile.skip = 1; neither can be less than 0"):
     work(tmp_path, [], steps=-1)
+
+
+def test_a_run_that_is_asked_to_end_keeps_what_it_has_drawn_before_a_trace(
+  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  order: list[str] = []
+  monkeypatch.setattr(Journal, "_write", lambda _: order.append("journal"))
+  close = profiling._Profile.close
+  monkeypatch.setattr(profiling._Profile, "close", lambda self: (order.append("trace"), close(self)))
+  c = smoke_config()
+  c.profile.steps = 1
+  with pytest.raises(Stopped), Run(c, Workdir(str(tmp_path))) as run, run.at("rl"):
+    raise Stopped(15)
+  assert order == ["journal", "trace"]
+  assert json.loads((tmp_path / "metrics/stages.jsonl").read_text())["done"] is False
+
+
+def test_what_cannot_be_booked_does_not_hide_what_ended_the_stage(tmp_path: pathlib.Path) -> None:
+  (tmp_path / "metrics/stages.jsonl").mkdir(parents=True)
+  with Run(smoke_config(), Workdir(str(tmp_path))) as run:
+    with pytest.raises(Stopped), run.at("rl"):
+      raise Stopped(15)
+    with pytest.raises(UserError, match=r"metrics/stages.jsonl cannot be written"), run.at("rl"):
+      pass

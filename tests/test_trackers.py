@@ -14,7 +14,11 @@ from ml_collections import ConfigDict
 
 from score_jax import trackers
 from score_jax.errors import UserError
+from score_jax.recipe import walk
+from score_jax.run import Run
+from score_jax.stopping import Stopped
 from score_jax.workdir import Metrics, Workdir
+from tests.configs import smoke_config
 
 
 @pytest.fixture
@@ -88,7 +92,8 @@ class Broken(trackers.Tracker):
       raise TimeoutError("gone")
     assert len(self.told) < 2, "it was told more"
 
-  def finish(self) -> None: ...
+  def finish(self, *, failed: bool) -> None:
+    raise ConnectionError(f"failed: {failed}")
 
 
 @pytest.fixture
@@ -110,5 +115,28 @@ def test_a_service_that_fails_later_ends_nothing(
   workdir = Workdir(str(here / "run"))
   tell(workdir, ["json"], {0: 1.0, 1: 0.5, 2: 0.25})
   assert "json is told nothing more of this run: TimeoutError: gone" in caplog.text
+  assert "json may lack the end of this run: ConnectionError: failed: False" in caplog.text
   lines: list[dict[str, Any]] = [json.loads(x) for x in (here / "run/metrics/rl.jsonl").read_text().splitlines()]
   assert [line["loss"] for line in lines] == [1.0, 0.5, 0.25]
+
+
+def test_of_a_run_that_is_ended_it_is_told_so(
+  here: pathlib.Path, caplog: pytest.LogCaptureFixture, broken: None
+) -> None:
+  c = smoke_config()
+  c.trackers.to = ("json",)
+  with pytest.raises(Stopped), Run(c, Workdir(str(here / "run"))) as run:
+    run.metrics("rl")
+    raise Stopped(15)
+  assert "json may lack the end of this run: ConnectionError: failed: True" in caplog.text
+
+
+def test_a_recipe_asks_for_its_services_before_its_first_stage(
+  here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, broken: None
+) -> None:
+  monkeypatch.setattr(Broken, "starts", False)
+  c = smoke_config()
+  c.trackers.to = ("json",)
+  with Run(c, Workdir(str(here / "run"))) as run, pytest.raises(UserError, match="json cannot be had"):
+    walk(run)
+  assert not (here / "run/metrics").exists() and not (here / "run/trajectories").exists()

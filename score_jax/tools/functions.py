@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import pathlib
 
 from score_jax.errors import UserError
 
-MOST_BYTES = 64 << 10  # of a file
+MOST_BYTES = 64 << 10  # of a file as it is handed to the sandbox's process: in one argument, of 128 KiB at most
 GIVEN = ("web_search", "final_answer_print")
 
 
@@ -57,8 +58,8 @@ def read(path: str) -> Functions:
     raise UserError(f"tools.functions = {path!r} cannot be read ({error}); give a Python file") from error
   except (SyntaxError, ValueError) as error:
     raise UserError(f"tools.functions = {path!r} is no Python ({error}); mend it") from error
-  if len(source.encode()) > MOST_BYTES:
-    raise UserError(f"tools.functions = {path!r} has more than {MOST_BYTES >> 10} KiB; give less")
+  if len(json.dumps(source)) > MOST_BYTES:
+    raise UserError(f"tools.functions = {path!r} has more than {MOST_BYTES >> 10} KiB as JSON in ASCII; give less")
   offered = tuple(_offered(path, f) for f in parsed.body if isinstance(f, ast.FunctionDef) and f.name[0] != "_")
   if not offered:
     raise UserError(f"tools.functions = {path!r} defines no function; give one whose name has no leading underscore")

@@ -185,8 +185,8 @@ class PythonTool:
     return outcome
 
   def _try(self, functions: Functions) -> None:
-    """Runs their file once for itself, as every session does before its first step."""
-    outcome = self.run(functions.source) if functions.source else None
+    """Has a session run nothing but their file, as every one does before its first step."""
+    outcome = self.run("") if functions.source else None
     if outcome is not None and outcome.reason != "ok":
       raise UserError(f"tools.functions = {functions.path!r} fails in the sandbox ({outcome.observation}); mend it")
 

@@ -110,8 +110,7 @@ class Worker:
     self._answered = False
     self._failure = ""
     self._searches = 0
-    if functions:
-      self._run(functions)
+    self._loaded: tuple[str, Reason] = self._run(functions) if functions else ("", "ok")
 
   def serve(self) -> NoReturn:
     while True:
@@ -122,6 +121,7 @@ class Worker:
 
   def submit(self, answer: str) -> NoReturn:
     """What final_answer_print does: the first answer counts, and the code ends."""
+    self._require_task("final_answer_print")
     if not self._answered and not self._replaying:
       self._send({"id": self._task, "answer": observe(answer, chars=self._output_chars)})
     self._answered = self._output.shut = True
@@ -129,6 +129,7 @@ class Worker:
 
   def search(self, query: str) -> str:
     """What web_search does: asks the parent and waits."""
+    self._require_task("web_search")
     if len(query) > QUERY_CHARS:
       raise ValueError(f"web_search: the query has {len(query)} characters, at most {QUERY_CHARS} are allowed")
     if self._searches == MOST_SEARCHES:
@@ -140,6 +141,10 @@ class Worker:
       self._failure = reply["failed"]
       raise Stop
     return reply["found"]
+
+  def _require_task(self, name: str) -> None:
+    if not self._task:
+      raise RuntimeError(f"{name}: there is nothing to do yet; call it within a function")
 
   def _send(self, message: dict[str, Any]) -> None:
     self._channel.sendall(pack(message))
@@ -154,7 +159,12 @@ class Worker:
         return message
 
   def _serve_task(self, code: str, replay: list[list[str]]) -> tuple[str, Reason]:
-    """Runs the steps to replay, then the code; stops at the first replayed step that gives something else."""
+    """Runs the steps to replay, then the code; stops at the first replayed step that gives something else.
+
+    Without the functions that it may call no code runs.
+    """
+    if self._loaded[1] != "ok":
+      return self._loaded
     steps = [*replay, [code, None, None]]
     for index, (step, *recorded) in enumerate(steps):
       self._replaying = index < len(steps) - 1

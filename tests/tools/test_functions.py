@@ -74,6 +74,7 @@ def test_a_file_offers_its_functions_by_signature_and_first_line(tmp_path: pathl
     ("def f():\n  return 1", "f, line 1, has no docstring"),
     ("def web_search(query):\n  '''Searches.'''", "web_search, line 1, has the name of one that is there anyway"),
     (f"x = {'1' * 70_000!r}\ndef f():\n  '''F.'''", "has more than 64 KiB"),
+    (f"x = {'я' * 15_000!r}\ndef f():\n  '''F.'''", "has more than 64 KiB"),
     ("def f():\n  '''F.'''\nx = '\0'", "is no Python"),
   ],
 )
@@ -110,6 +111,21 @@ def test_a_file_that_fails_in_the_sandbox_ends_the_start(tmp_path: pathlib.Path)
   limits = {"timeout_s": 5.0, "memory_mb": 256, "files_mb": 16, "output_chars": 1000}
   with pytest.raises(UserError, match=r"mine.py' fails in the sandbox \(.*; mend it"):
     PythonTool(isolation="bubblewrap", workers=1, sessions=1, search=None, functions=found, **limits)
+
+
+@pytest.mark.parametrize("call", ["final_answer_print(1)", "web_search('x')"])
+def test_a_file_cannot_answer_or_search_before_there_is_a_question(tmp_path: pathlib.Path, call: str) -> None:
+  found = read(written(tmp_path, f"{call}\ndef f():\n  '''F.'''"))
+  limits = {"timeout_s": 5.0, "memory_mb": 256, "files_mb": 16, "output_chars": 1000}
+  with pytest.raises(UserError, match=r"fails in the sandbox \(RuntimeError: .*: there is nothing to do yet"):
+    PythonTool(isolation="bubblewrap", workers=1, sessions=1, search=str.upper, functions=found, **limits)
+
+
+def test_a_file_of_any_allowed_size_reaches_the_sandbox(tmp_path: pathlib.Path) -> None:
+  found = read(written(tmp_path, f"x = {'я' * 10_000!r}\ndef f():\n  '''F.'''"))
+  limits = {"timeout_s": 5.0, "memory_mb": 256, "files_mb": 16, "output_chars": 1000}
+  with PythonTool(isolation="bubblewrap", workers=1, sessions=1, search=None, functions=found, **limits) as tool:
+    assert tool.run("print(len(x))").observation == "10000"
 
 
 def test_a_prompted_teacher_is_told_of_them() -> None:
