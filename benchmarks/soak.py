@@ -117,6 +117,8 @@ def line(seen: list[Seen]) -> str:
 def verdict(seen: list[Seen], seconds: float) -> list[str]:
   """What is wrong."""
   before, after = ([s for s in seen if a * seconds <= s.at < b * seconds] for a, b in ((0.25, 0.5), (0.75, 1.0)))
+  if min(len(before), len(after)) < 2:
+    return [f"{len(seen)} rounds are too few to compare; give more --minutes"]
   ratio = speed(after, cpu=True) / speed(before, cpu=True)
   wall = speed(after, cpu=False) / speed(before, cpu=False)
   grown = {f: greatest(after, f) / greatest(before, f) for f in ("rss_mb", "processes_mb")}

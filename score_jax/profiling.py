@@ -2,8 +2,8 @@
 
 A step is what lies between two places at which a run can be ended (stopping.py): a round of rollouts, which draws some
 tokens for every slot, or an update of weights. Of each kind that a stage has, some steps in a row are traced, after
-the first ones, which compile. The traces lie in the workdir under profile/<stage>/<rounds or updates>, of the first
-process alone:
+the first ones, which compile; fewer where one of the other kind comes between. The traces lie in the workdir under
+profile/<stage>/<rounds or updates>, of the first process alone:
 
     pip install xprof && xprof --logdir=runs/quickstart/profile/rl/updates
 """
@@ -22,12 +22,14 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from score_jax.arms import STAGES
 from score_jax.errors import UserError
 from score_jax.mesh import hosts
 from score_jax.workdir import unwritable
 
 log = logging.getLogger(__name__)
 
+EVALUATION = "eval_"  # what the stages begin with that examine a model
 Kind = Literal["rounds", "updates"]
 
 
@@ -44,6 +46,8 @@ class _Profile:
   @contextlib.contextmanager
   def step(self, kind: Kind) -> Iterator[None]:
     number = self.seen[kind]
+    if self._tracing not in (None, kind):
+      self._end()  # while a trace waits for more of its own kind it grows, without end
     if self._tracing is None and kind not in self._traced and number >= self._skip:
       self._traced.add(kind)
       self._tracing, self._last = kind, number + self._steps - 1
@@ -61,8 +65,7 @@ class _Profile:
         self._end()
     for kind in self.seen.keys() - self._traced:
       self._say(
-        f"profile: none of {self.seen[kind]} {kind} was traced; the first {self._skip} never are (profile.skip), nor "
-        "those within another trace"
+        f"profile: none of {self.seen[kind]} {kind} was traced; the first {self._skip} never are (profile.skip)"
       )
 
   def _end(self) -> None:
@@ -90,9 +93,13 @@ def of_stage(config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[
   """Within it the steps of a stage are traced, if `config`, the group `profile`, wants it.
 
   Raises:
-    UserError: the number of steps makes no sense, or the trace cannot be written.
+    UserError: the number of steps or a stage makes no sense, or the trace cannot be written.
   """
   global _profile
+  if unknown := [name for name in config.stages if name not in STAGES and not name.startswith(EVALUATION)]:
+    raise UserError(
+      f"profile.stages: {unknown[0]!r} is no stage; choose from {', '.join(STAGES)}, {EVALUATION} and a model's name"
+    )
   if config.steps < 0 or config.skip < 0:
     raise UserError(f"profile.steps = {config.steps}, profile.skip = {config.skip}; neither can be less than 0")
   if not (config.steps and hosts.first() and (not config.stages or stage in config.stages)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ from score_jax.sampler.stops import Stops
 from score_jax.tasks.judge import Judge
 from score_jax.tasks.shared import by_first
 from score_jax.tasks.source import Tasks, load
+from score_jax.tools.functions import Functions
 from score_jax.tools.functions import read as read_functions
 from score_jax.tools.open_search import open_search
 from score_jax.tools.python import PythonTool
@@ -114,18 +116,18 @@ class Run:
     """
     hosts.mark(stage)
     traced = profiling.of_stage(self.config.profile, self.workdir.root, stage, self.say)
-    start = time.monotonic()
+    start, devices = time.monotonic(), jax.device_count()
     try:
       with traced, self.journal.stage(stage):  # in its grace time a run keeps what it has drawn before a trace
         yield
     except BaseException:
       with contextlib.suppress(Exception):  # what ends the run may be that nothing can be written
-        self._book(stage, time.monotonic() - start, done=False)
+        self._book(stage, time.monotonic() - start, devices, done=False)
       raise
-    self._book(stage, time.monotonic() - start, done=True)
+    self._book(stage, time.monotonic() - start, devices, done=True)
 
-  def _book(self, stage: str, seconds: float, *, done: bool) -> None:
-    took = {"stage": stage, "seconds": round(seconds, 3), "devices": jax.device_count(), "done": done}
+  def _book(self, stage: str, seconds: float, devices: int, *, done: bool) -> None:
+    took = {"stage": stage, "seconds": round(seconds, 3), "devices": devices, "done": done}
     self.workdir.add_line("metrics/stages.jsonl", took)
 
   @contextlib.contextmanager
@@ -190,7 +192,7 @@ class Run:
   def tool(self) -> Tool:
     c = self.config.tools
     functions = read_functions(c.functions)
-    hosts.require_same("functions (tools.functions)", functions.source)
+    self._require_the_same(functions)
     documents = self.tasks.documents if c.search.kind == "tasks" else []
     search = self._open.enter_context(open_search(c.search, documents, self.workdir.root))
     tool = PythonTool(
@@ -207,6 +209,23 @@ class Run:
     self.say(tool.describe())
     tool = self._open.enter_context(tool)
     return tool if hosts.count() == 1 else SharedTool(tool)
+
+  def _require_the_same(self, functions: Functions) -> None:
+    """
+    Raises:
+      UserError: a process has another file, or the run was begun with another one.
+    """
+    hosts.require_same("functions (tools.functions)", functions.source)
+    if functions.source:
+      now = {"sha256": hashlib.sha256(functions.source.encode()).hexdigest()}
+      begun = self.workdir.read_json("functions.json")
+      if begun is None:
+        self.workdir.write_json("functions.json", now)
+      elif begun != now:
+        raise UserError(
+          f"tools.functions = {functions.path!r} has changed since this run began; put it back, or give another "
+          "--workdir"
+        )
 
   @cached_property
   def student(self) -> source.Model:

@@ -13,6 +13,7 @@ metrics/<stage>.jsonl            and TensorBoard's files; clock times stand only
 metrics/stages.jsonl             seconds and devices of each stage, in each start of the run
 eval/<model>/<benchmark>-*.jsonl  and <benchmark>.json, the identity of what was examined
 profile/<stage>/                 traces, if there are any (profiling.py)
+functions.json                   which file of functions it was begun with, if any (tools/functions.py)
 trackers.json                    the run's name for services that are told of it (trackers.py)
 failed/<stage>-<step>.npz        the batch of an update that came to nothing finite
 results.json, report.html

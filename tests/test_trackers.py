@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,11 @@ def test_trackio_has_every_step_of_a_run_that_went_on(here: pathlib.Path) -> Non
   assert len({name for name, _, _ in rows}) == 1 and rows[0][0].startswith("run-")
 
 
+def losses(file: pathlib.Path) -> list[bytes]:
+  """What a file of W&B's holds of them; each stands in it twice, in the history and in the summary."""
+  return list(dict.fromkeys(re.findall(rb"rl/loss\x82\x01.([\d.]+)", file.read_bytes())))
+
+
 def test_wandb_has_every_step_under_one_id(here: pathlib.Path) -> None:
   pytest.importorskip("wandb")
   workdir = Workdir(str(here / "run"))
@@ -62,8 +68,10 @@ def test_wandb_has_every_step_under_one_id(here: pathlib.Path) -> None:
   tell(workdir, ["wandb"], {2: 0.125})
   files = sorted((here / "run/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
   assert len(files) == 2 and len({path.name for path in files}) == 1
-  found = [list(dict.fromkeys(re.findall(rb"rl/loss\x82\x01.([\d.]+)", path.read_bytes()))) for path in files]
-  assert found == [[b"0.5", b"0.25"], [b"0.125"]]
+  end = time.monotonic() + 20.0
+  while (found := [*map(losses, files)]) != [[b"0.5", b"0.25"], [b"0.125"]]:  # its process may still be writing
+    assert time.monotonic() < end, found
+    time.sleep(0.1)
 
 
 def test_of_what_is_not_known_or_not_there_one_line_tells(here: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

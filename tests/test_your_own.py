@@ -15,6 +15,7 @@ import pytest
 from jax.sharding import Mesh
 
 from score_jax import main
+from score_jax.errors import UserError
 from score_jax.mesh.sharding import Meshes
 from score_jax.variation import config_from
 from score_jax.workdir import Workdir
@@ -79,3 +80,7 @@ def test_a_teacher_uses_it_and_the_student_learns_from_that(
   shown = list(Workdir(str(tmp_path / "run")).read_parts("warm_start"))
   assert len(shown) == 2 and all(t.right and "roman(" in t.steps[-1].code for t in shown)
   assert json.loads((tmp_path / "run/stages/warm_start.json").read_text())["updates"] > 0
+  (tmp_path / "mine_tools.py").write_text(files["mine_tools.py"] + "\nMORE = 1\n")
+  config.stages = ("warm_start", "mps")
+  with pytest.raises(UserError, match=r"tools.functions = 'mine_tools.py' has changed since this run began"):
+    main.run(config, str(tmp_path / "run"))
