@@ -32,6 +32,7 @@ FAULTS = [error(429, Retry_After="1"), error(500), malformed(), half, hang_up, f
 GONE_S = 30.0  # how long the server is gone, in the middle of the run
 KILLED_AFTER = 20  # requests
 JUDGE = "--config.rl.judge=True"
+PATIENT = ("--config.chat.timeout_s=90.0", "--config.chat.patience_s=900.0")  # beside other work too
 ON_ONE_DEVICE = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}  # the tests' eight would hold eight copies
 
 
@@ -175,7 +176,7 @@ def test_it_survives_its_server_and_replays_offline(tmp_path: pathlib.Path) -> N
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    ran(data, tmp_path / "asked", f"--config.chat.url={proxy.url}", "--config.chat.timeout_s=60.0", JUDGE)
+    ran(data, tmp_path / "asked", f"--config.chat.url={proxy.url}", *PATIENT, JUDGE)
     killer.join(timeout=1.0)
     asked = len(proxy.asked)
   assert gone and gone[0] >= GONE_S, f"the run was over after {asked} requests, before the server was killed"
