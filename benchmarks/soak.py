@@ -7,7 +7,7 @@ twelfth of the time: tokens drawn a second, and a processor second of this proce
 disturb less); its resident memory; processes of the tool, their memory, open files and temporary files, all of them
 between two rounds. At the end the second quarter is compared with the last one, and what is left once all is closed is
 counted. Status 1 where memory has grown by more than 3 %, tokens a processor second have fallen by more than 5 %,
-anything else has grown, or anything is left.
+the least of anything else has grown, or anything is left.
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def verdict(seen: list[Seen], seconds: float) -> list[str]:
   wrong = [f"{name} has grown by {by - 1:.1%}" for name, by in grown.items() if by > MEMORY]
   wrong += [f"tokens a processor second have fallen to {ratio:.1%}"] if ratio < SPEED else []
   for name in ("processes", "files", "temporary"):
-    first, last = greatest(before, name), greatest(after, name)
-    wrong += [f"{name}: {first:.0f}, later {last:.0f}"] if last > first else []
+    first, last = (min(getattr(s, name) for s in part) for part in (before, after))  # sessions take a while to end
+    wrong += [f"{name}: at least {first}, later {last}"] if last > first else []
   return wrong
 
 
