@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -181,22 +182,26 @@ def finish(root: pathlib.Path, *, devices: int, compiled: pathlib.Path) -> Proce
   return process
 
 
-def torture(folder: pathlib.Path, kills: int, draw: random.Random, undisturbed: pathlib.Path, **timing: float) -> None:
-  """Runs that are killed at random moments, until there were so many kills."""
+def torture(
+  folder: pathlib.Path, kills: int, draw: random.Random, undisturbed: pathlib.Path, *, whole_s: float, grace_s: float
+) -> None:
+  """Runs that are killed at random moments, until there were so many kills; `whole_s`: what one takes that is not."""
   killed, number, where = 0, 0, collections.Counter[str]()
   while killed < kills:
     root = folder / f"run_{number}"
     number += 1
-    while True:
+    for start in itertools.count():
       process = Process(root, devices=1, compiled=folder / "compiled")
-      patience = draw.uniform(timing["earliest_s"], timing["latest_s"]) if killed < kills else None
+      # Early ones come before there is anything; late ones get far enough that the run comes to its end.
+      patience = draw.uniform(0.05 * whole_s, 0.6 * whole_s) if killed < kills else None
       status = process.wait(patience)
       if status is not None:
         require(status == 0, f"the run ended with status {status}", process.lines)
+        whole_s = min(whole_s, time.monotonic() - process.start) if not start else whole_s
         break
       which = draw.choice((signal.SIGTERM, signal.SIGKILL))
       at = process.at
-      process.kill(which, grace_s=timing["grace_s"])
+      process.kill(which, grace_s=grace_s)
       require_readable(root)
       killed += 1
       where[at] += 1
@@ -317,10 +322,8 @@ def main() -> None:
     undisturbed = finish(folder / "undisturbed", devices=1, compiled=folder / "compiled")
     whole = time.monotonic() - undisturbed.start
     print(f"  undisturbed: {whole:.0f} s", flush=True)
-    # Early ones come before there is anything; late ones get far enough that the run comes to its end.
-    timing = {"earliest_s": 0.05 * whole, "latest_s": 0.6 * whole, "grace_s": grace_s}
     require_same(folder / "compiling", folder / "undisturbed")
-    torture(folder, args.kills - 1, draw, folder / "undisturbed", **timing)
+    torture(folder, args.kills - 1, draw, folder / "undisturbed", whole_s=whole, grace_s=grace_s)
     halved(folder, draw, grace_s=grace_s)
   print(f"survived {args.kills}/{args.kills}")
 
