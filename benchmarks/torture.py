@@ -81,8 +81,8 @@ class Process:
     sent = time.monotonic()
     self._popen.send_signal(number)
     status = self.wait(grace_s + 5.0)
-    if number == signal.SIGTERM and status == 0:
-      return  # it had just got to its end
+    if number == signal.SIGTERM and any(line.startswith("finished") for line in self.lines):
+      return  # it had just got to its end, and may heed nothing any more
     expected = {-number} if number == signal.SIGKILL else {128 + number}
     if not self.lines:  # it still loads, and has nothing to keep: the kernel ends it, which a shell calls 143 too
       expected.add(-number)
