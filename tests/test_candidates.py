@@ -51,7 +51,7 @@ def smoke(**more: Any) -> ConfigDict:
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
-  found = (p for p in folder.rglob("*") if p.is_file() and p.suffix in (".json", ".jsonl"))
+  found = (p for p in folder.rglob("*.json*") if p.is_file() and p.name != "stages.jsonl")
   return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
