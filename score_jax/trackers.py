@@ -15,7 +15,7 @@ import contextlib
 import importlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -25,9 +25,6 @@ from score_jax.mesh import hosts
 from score_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
-
-#: told of the numbers of a stage's step: (stage, step, numbers)
-Tell = Callable[[str, int, Mapping[str, float]], None]
 
 
 class Tracker(abc.ABC):
@@ -50,7 +47,7 @@ class Tracker(abc.ABC):
 
 
 class WandB(Tracker):
-  """Each stage has an axis of its own, <stage>/step: its own steps only ever rise."""
+  """Each stage has an axis of its own, <stage>/step: W&B's only ever rises, and a restart does steps again."""
 
   def start(self) -> None:
     self._stages = set[str]()

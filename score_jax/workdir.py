@@ -42,6 +42,8 @@ from score_jax.trajectory import Trajectory, read_lines, to_json
 APPEARS_S = 30.0  # until what one process wrote has to be seen by all
 #: seconds between two writes of a stage's metrics, and the greatest share of the time that they may take
 METRICS_S, METRICS_SHARE = 5.0, 0.05
+#: is told of the numbers of a stage's step: (stage, step, numbers)
+Tell = Callable[[str, int, Mapping[str, float]], None]
 
 
 class Workdir:
@@ -264,10 +266,8 @@ class Metrics:
   They are written now and then, and at the end: a store like gs:// takes whole files alone, and few in a second.
   """
 
-  def __init__(
-    self, workdir: Workdir, stage: str, *, tell: Callable[[str, int, Mapping[str, float]], None] | None = None
-  ):
-    """`tell`: is told of the same, as (stage, step, numbers)."""
+  def __init__(self, workdir: Workdir, stage: str, *, tell: Tell | None = None):
+    """`tell`: is told of the same."""
     self._workdir, self._stage, self._tell = workdir, stage, tell
     self._name = f"metrics/{stage}.jsonl"
     path = workdir.root / self._name
