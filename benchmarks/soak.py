@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+from descendants import descendants
+
 from score_jax.agent.rollout import Request, at_question
 from score_jax.run import Run
 from score_jax.variation import config_from
@@ -47,36 +49,21 @@ class Seen:
   temporary: int
 
 
-def descendants() -> list[pathlib.Path]:
-  """The folders in /proc of what this process has started."""
-  parents: dict[int, list[int]] = {}
-  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-    try:
-      parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
-    except OSError:  # it has ended
-      continue
-  found, new = list[int](), [os.getpid()]
-  while new:
-    new = [child for parent in new for child in parents.get(parent, [])]
-    found += new
-  return [pathlib.Path(f"/proc/{pid}") for pid in found]
-
-
-def rss_mb(process: pathlib.Path) -> float:
+def rss_mb(process: int | str) -> float:
   try:
-    return int((process / "statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return int(pathlib.Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
   except OSError:  # it has ended
     return 0.0
 
 
 def look(at: float, tokens: int, seconds: float, cpu_s: float, temporary: pathlib.Path) -> Seen:
-  children = descendants()
+  children = descendants(os.getpid())
   return Seen(
     at=at,
     tokens=tokens,
     seconds=seconds,
     cpu_s=cpu_s,
-    rss_mb=rss_mb(pathlib.Path("/proc/self")),
+    rss_mb=rss_mb("self"),
     processes=len(children),
     processes_mb=sum(map(rss_mb, children)),
     files=len(os.listdir("/proc/self/fd")),
@@ -148,7 +135,7 @@ def main() -> None:
     config = config_from(CONFIG)
     with Run(config, Workdir(f"{folder}/run")) as run:
       seen = soak(run, 60 * args.minutes, temporary)
-    left = descendants()
+    left = descendants(os.getpid())
     wrong = verdict(seen, 60 * args.minutes)
     wrong += [f"{len(left)} processes are left"] if left else []
     wrong += [f"left in the folder of temporary files: {names}"] if (names := os.listdir(temporary)) else []

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from descendants import descendants
 
 CONFIG = "configs/quickstart.py"
 CHECKED = ("*.json", "stages/*.json", "trajectories/**/*", "eval/**/*")
@@ -91,21 +92,6 @@ class Process:
     while left := [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists() and not zombie(pid)]:
       require(time.monotonic() - sent < took + 10.0, f"processes {left} are left", self.lines)
       time.sleep(0.1)
-
-
-def descendants(pid: int) -> list[int]:
-  """The processes that a process has started, and those that these have."""
-  parents: dict[int, list[int]] = collections.defaultdict(list)
-  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-    try:
-      parents[int(path.read_text().rpartition(")")[2].split()[1])].append(int(path.parent.name))
-    except OSError:  # it has ended
-      continue
-  found, new = list[int](), [pid]
-  while new:
-    new = [child for parent in new for child in parents[parent]]
-    found += new
-  return found
 
 
 def zombie(pid: int) -> bool:

@@ -47,7 +47,7 @@ from score_jax.variation import config_from
 from tests.conftest import PASSES, Tiny
 from tests.documents import DOCUMENTS, ROOT, Shown, commands, generic, metrics, overrides, rows, section
 
-PACKAGE = pathlib.Path(score_jax.__file__).parent
+PACKAGE, BENCHMARKS = pathlib.Path(score_jax.__file__).parent, ROOT / "benchmarks"
 MESH, REPORT, COSTS, TROUBLE = (ROOT / "docs" / f"{n}.md" for n in ("mesh", "report", "costs", "troubleshooting"))
 
 #: what runs a command, or one that differs in paths and sizes alone: the start of the command -> a test
@@ -243,6 +243,8 @@ def _loaded(name: str) -> Any:
   if not name.endswith(".py"):
     found = importlib.import_module(name)
     return found if hasattr(found, "main") else importlib.import_module(f"{name}.__main__")
+  if str(BENCHMARKS) not in sys.path:
+    sys.path.append(str(BENCHMARKS))  # as Python does for a script
   spec = importlib.util.spec_from_file_location(pathlib.Path(name).stem, ROOT / name)
   assert spec is not None and spec.loader is not None
   script = importlib.util.module_from_spec(spec)
