@@ -151,7 +151,8 @@ def peers(args: argparse.Namespace, work: dict[str, Work]) -> Iterator[dict[str,
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / "work.json"
     file.write_text(json.dumps(work))
-    for peer, python in (("transformers", sys.executable), ("tunix", args.tunix)):
+    pythons = {"transformers": sys.executable, "tunix": args.tunix}
+    for peer, python in ((peer, pythons[peer]) for peer in args.peers):
       for batch in args.batches if python else ():
         command = [python, str(script), f"--peer={peer}", f"--model={args.model}", f"--work={file}"]
         command += [f"--batch={batch}", f"--dtype={args.dtype}", f"--malloc={args.malloc}"]
@@ -298,6 +299,7 @@ def main() -> None:
   parser.add_argument(
     "--tunix", default="", help="the Python of a virtual environment with google-tunix; none: left out"
   )
+  parser.add_argument("--peers", type=lambda s: s.split(","), default=["transformers", "tunix"], help="of a and b")
   parser.add_argument("--only", type=lambda s: s.split(","), default=list("abcde"), help="such as a,c")
   parser.add_argument("--requests", type=int, default=64, help="of a and b")
   parser.add_argument(
