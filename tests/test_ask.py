@@ -68,8 +68,20 @@ def test_bad_input_is_told_in_a_line(capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().err.startswith(told)
 
 
-def test_interrupted_it_ends_in_a_line(question: str) -> None:
-  started = subprocess.Popen(command(question), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_interrupted_it_ends_in_a_line(question: str, tmp_path: pathlib.Path) -> None:
+  """While its code runs, which takes longer than anyone waits."""
+  slow = 'import time\n\ndef print(value):\n  """Takes its time."""\n  time.sleep(300)\n'
+  (tmp_path / "slow.py").write_text(slow)
+  (tmp_path / "slow_config.py").write_text(f"""
+from score_jax.variation import config_from
+
+def get_config(arg=""):
+  c = config_from({str(ROOT / CONFIG)!r})
+  c.tools.functions, c.tools.timeout_s = {str(tmp_path / "slow.py")!r}, 600.0
+  return c
+""")
+  line = command(question, f"--config={tmp_path / 'slow_config.py'}")
+  started = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert started.stdout is not None
   started.stdout.read(1)  # it works on the question
   started.send_signal(signal.SIGINT)
