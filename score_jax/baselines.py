@@ -10,6 +10,7 @@ from score_jax.agent.rollout import at_question
 from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of
 from score_jax.mentor.starts import Start
 from score_jax.run import Run
+from score_jax.teachers import open_teacher
 from score_jax.trajectory import Question, Trajectory
 
 
@@ -36,7 +37,7 @@ def _demonstrations(run: Run) -> Iterator[Trajectory]:
   for number in itertools.count():
     shown = run.workdir.read_part("demonstrations", number)
     if not shown:
-      shown = run.teacher(run.student.weights).demonstrate(run.tasks.train, name=f"bc/{number}")
+      shown = open_teacher(run, run.student.weights).demonstrate(run.tasks.train, name=f"bc/{number}")
       run.workdir.write_part("demonstrations", number, shown)
     yield from shown
 
@@ -57,7 +58,7 @@ def planned_demonstrations(run: Run, name: str) -> Lesson:
 
 
 def _going_on_from_plans(run: Run, name: str) -> Iterator[Trajectory]:
-  questions, teacher = run.tasks.train, run.teacher(run.student.weights)
+  questions, teacher = run.tasks.train, open_teacher(run, run.student.weights)
   plans: dict[str, Trajectory] = {}
   for number in itertools.count():
     if number == 0:

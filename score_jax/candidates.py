@@ -24,6 +24,7 @@ from score_jax.tasks.benchmarks import AVERAGES
 from score_jax.tasks.exam import Exam
 from score_jax.tasks.scores import Marks, marked, scores, together
 from score_jax.tasks.source import Tasks
+from score_jax.teachers import open_teacher
 from score_jax.trajectory import Ledger
 from score_jax.workdir import Workdir
 
@@ -88,7 +89,7 @@ class Examined(Run):
 
   def _candidate(self) -> Candidate:
     if self._name == ENDPOINT:
-      return Candidate(self._folder, by_demonstration(self.teacher(self.student.weights)), None)
+      return Candidate(self._folder, by_demonstration(open_teacher(self, self.student.weights)), None)
     weights = self.student.weights
     return Candidate(
       self._folder, by_rollout(self.student_agent, weights, acts=self.config.agent.acts), fingerprint(weights)

@@ -23,6 +23,7 @@ from score_jax.mentor.mentoring import Mentored, mentor
 from score_jax.run import Run
 from score_jax.stages import weights_of
 from score_jax.tasks.split import share
+from score_jax.teachers import open_teacher
 from score_jax.trajectory import Ledger, Question, Trajectory, total
 
 Begun = Sequence[tuple[Question, Trajectory]]
@@ -50,7 +51,7 @@ def random_corrections(run: Run, name: str) -> Lesson:
     [case.question for case in failed],
     student=run.student_agent,
     weights=weights,
-    teacher=ByLot(run.teacher(weights), f"{c.seed}/lot"),
+    teacher=ByLot(open_teacher(run, weights), f"{c.seed}/lot"),
     acts=c.agent.acts,
     corrections=c.mps.corrections,
     tries=1,
@@ -65,7 +66,7 @@ def random_corrections(run: Run, name: str) -> Lesson:
 def teacher_endings(run: Run, name: str) -> Lesson:
   """The teacher goes on to the end from before the step that it located first."""
   cases, failed = _failed(run)
-  ended = run.teacher(weights_of(run, "warm_start")).finish(_before_the_error(failed), name=name)
+  ended = open_teacher(run, weights_of(run, "warm_start")).finish(_before_the_error(failed), name=name)
   return _mended(run, name, cases, {t.question_id: t for t in ended if t.right}, total(t.ledger for t in ended))
 
 

@@ -45,6 +45,7 @@ from score_jax.model import adapters
 from score_jax.reinforce import reinforce
 from score_jax.run import Run, passes
 from score_jax.stages import configured, encoded, finish, weights_of, whole
+from score_jax.teachers import open_teacher
 from score_jax.train.batch import every_step, sample, teacher_steps
 from score_jax.train.supervised import fine_tune
 from score_jax.trajectory import Ledger, total
@@ -148,13 +149,13 @@ def _write_overlap(run: Run) -> None:
 
 def few_demonstrations(run: Run, name: str) -> Lesson:
   """Warm start: only trajectories that submit an answer and are graded right."""
-  return right_of(run, name, run.teacher(run.student.weights).demonstrate(warm_questions(run), name=name))
+  return right_of(run, name, open_teacher(run, run.student.weights).demonstrate(warm_questions(run), name=name))
 
 
 def mps(run: Run) -> dict[str, Any]:
   """Mentored problem solving with the warm-started student."""
   c, weights = run.config, weights_of(run, "warm_start")
-  teacher = run.teacher(weights)
+  teacher = open_teacher(run, weights)
   cases = mentor(
     mentored_questions(run),
     student=run.student_agent,

@@ -35,6 +35,7 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
 from score_jax.run import Run, passes
 from score_jax.stages import configured, weights_of
+from score_jax.teachers import distilling_teacher, step_judge
 from score_jax.train.batch import Batch, Sample, pack, update_of
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
@@ -88,14 +89,14 @@ class _Reinforce:
     self.config = c = settings.rl
     self.agent = run.rl_agent(c.temperature)
     self.tiers, self.knobs = Tiers(c.final, c.key, c.avoid, c.reward), PolicyGradient.of(c)
-    self.judge = run.step_judge() if c.judge else None
+    self.judge = step_judge(run) if c.judge else None
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = adapters.parts(run.student.weights)[1]
     self.trainer = trainer(settings, run.student.graph, run.meshes.train, frozen)
     self.student_scorer = functools.partial(scorer, settings, "student", run.student.graph, run.meshes.train, frozen)
     self.scorer = self.student_scorer(temperature=c.temperature)
     self.reference = to_host(self._first_weights()) if self.knobs.kl else None
-    self.teacher = run.distilling_teacher() if self.knobs.distill else None
+    self.teacher = distilling_teacher(run) if self.knobs.distill else None
     if self.teacher:
       graph, mesh = self.teacher.graph, run.meshes.teacher
       self.teacher_scorer = scorer(settings, "teacher", graph, mesh, adapters.NOTHING, temperature=c.temperature)

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import jax
 from jax.sharding import Mesh
@@ -28,19 +28,12 @@ from score_jax.chat.template import Template
 from score_jax.errors import UserError
 from score_jax.means import essential, resolved
 from score_jax.mentor.answer_judge import answer_judge
-from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
-from score_jax.mentor.prompted import Locate, PromptedTeacher
-from score_jax.mentor.recorded import RecordedTeacher
-from score_jax.mentor.reference import ReferenceTeacher
-from score_jax.mentor.solving import Settings
-from score_jax.mentor.step_judge import ChatStepJudge, StepJudge
-from score_jax.mentor.teacher import Teacher
 from score_jax.mentor.wording import Wording
 from score_jax.mesh import hosts
 from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Weights, structure
+from score_jax.model.decoder import structure
 from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
@@ -173,20 +166,6 @@ class Run:
       return None
     wording = Wording(c.prompts, search=False)
     return answer_judge(lambda: self.chat, wording, temperature=c.judge_temperature, tokens=c.reply_tokens)
-
-  def step_judge(self) -> StepJudge:
-    """The chat model as the judge of steps.
-
-    Raises:
-      UserError: the config names none, or the prompts cannot be read.
-    """
-    c = self.config.teacher
-    return ChatStepJudge(self.chat, self._wording(), temperature=c.judge_temperature, tokens=c.reply_tokens)
-
-  def _wording(self) -> Wording:
-    """The prompts of those who are told what code can call."""
-    tool = self.tool
-    return Wording(self.config.teacher.prompts, search=tool.searches, functions=tool.functions)
 
   @cached_property
   def tool(self) -> Tool:
@@ -329,89 +308,6 @@ class Run:
   def rl_agent(self, temperature: float) -> Agent:
     """The student as RL samples it: from the whole distribution."""
     return dataclasses.replace(self.student_agent, decoding=Decoding(temperature, 0, 1.0, 1.0))
-
-  def teacher(self, student_weights: Weights) -> Teacher:
-    """The teacher that the config names.
-
-    Raises:
-      UserError: its kind is unknown or it does not fit the student.
-    """
-    c = self.config.teacher
-    if c.kind == "reference":
-      return ReferenceTeacher(self.protocol, self.tool, self.tasks.grader)
-    if c.kind == "recorded":
-      return RecordedTeacher(c.path, self.protocol, self.tool, self.tasks.grader)
-    if c.kind == "prompted":
-      return self._prompted_teacher(student_weights)
-    if c.kind != "model":
-      raise UserError(f"teacher.kind = {c.kind!r}; choose model, reference, prompted or recorded")
-    return self._counterfactual_teacher(student_weights)
-
-  def _counterfactual_teacher(self, student_weights: Weights) -> CounterfactualTeacher:
-    self._require_same_tokens()
-    teacher = self.teacher_agent, self.teacher_model.weights
-    judges = {"teacher": teacher, "student": (self.student_agent, student_weights)}
-    by = self.config.mps.continue_by
-    if by not in judges:
-      raise UserError(f"mps.continue_by = {by!r}; choose teacher or student")
-    return self._judging(teacher, judges[by])
-
-  def _judging(self, agent: tuple[Agent, Weights], judge: tuple[Agent, Weights]) -> CounterfactualTeacher:
-    c = self.config
-    return CounterfactualTeacher(
-      *agent, judge=judge, continuations=c.mps.continuations, delta=c.mps.delta, acts=c.agent.acts
-    )
-
-  def _prompted_teacher(self, student_weights: Weights) -> PromptedTeacher:
-    c, judge = self.config, None
-    if c.teacher.locate not in get_args(Locate):
-      raise UserError(f"teacher.locate = {c.teacher.locate!r}; choose from {', '.join(get_args(Locate))}")
-    if c.teacher.locate != "prompted":
-      if c.mps.continue_by != "student":
-        raise UserError(
-          f"teacher.locate = {c.teacher.locate!r} with mps.continue_by = {c.mps.continue_by!r}; a prompted teacher "
-          "cannot go on from the student's tokens: set mps.continue_by = 'student'"
-        )
-      student = self.student_agent, student_weights
-      judge = self._judging(student, student)
-    return PromptedTeacher(
-      self.chat,
-      self._wording(),
-      self.protocol,
-      self.tool,
-      self.tasks.grader,
-      Settings(
-        acts=c.agent.acts,
-        turn_tokens=c.agent.turn_tokens,
-        reply_tokens=c.teacher.reply_tokens,
-        first_thought_temperature=c.teacher.first_thought_temperature,
-        step_temperature=c.teacher.step_temperature,
-        locate_temperature=c.teacher.locate_temperature,
-        correct_temperature=c.teacher.correct_temperature,
-      ),
-      locate_by=c.teacher.locate,
-      judge=judge,
-    )
-
-  def distilling_teacher(self) -> source.Model:
-    """The teacher on the mesh, which can say how likely the student's very tokens are.
-
-    Raises:
-      UserError: there is none, or its tokens are others.
-    """
-    if self.config.teacher.kind != "model":
-      raise UserError(
-        f"rl.distill = {self.config.rl.distill} needs a teacher's weights and teacher.kind = "
-        f"{self.config.teacher.kind!r} has none; choose model, or rl.distill = 0"
-      )
-    self._require_same_tokens()
-    return self.teacher_model
-
-  def _require_same_tokens(self) -> None:
-    vocabularies = (
-      m.tokenizer.convert_ids_to_tokens(list(range(len(m.tokenizer)))) for m in (self.student, self.teacher_model)
-    )
-    require_same_tokens(*vocabularies)
 
   def settings(self, stage: ConfigDict) -> supervised.Settings:
     """The settings of a supervised stage."""

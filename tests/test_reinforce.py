@@ -21,6 +21,7 @@ from score_jax.mesh.sharding import Meshes
 from score_jax.reinforce import order, reinforce
 from score_jax.run import Run
 from score_jax.stages import identity
+from score_jax.teachers import distilling_teacher
 from score_jax.train.policy_gradient import SERIES
 from score_jax.train.supervised import Trained
 from score_jax.workdir import Workdir
@@ -122,7 +123,7 @@ def test_distilling_needs_a_teacher_with_weights(tmp_path: pathlib.Path) -> None
   config.teacher.kind = "reference"
   message = r"rl\.distill = 0\.5 needs a teacher's weights and teacher\.kind = 'reference' has none; choose model"
   with Run(config, Workdir(str(tmp_path))) as run, pytest.raises(UserError, match=message):
-    run.distilling_teacher()
+    distilling_teacher(run)
 
 
 @pytest.mark.usefixtures("lenient_promotion")

@@ -21,6 +21,7 @@ from score_jax.mesh.sharding import Meshes
 from score_jax.recipe import walk
 from score_jax.run import Run
 from score_jax.tasks.choice import Judged
+from score_jax.teachers import open_teacher
 from score_jax.trajectory import Question
 from score_jax.workdir import Workdir
 from tests.configs import module, smoke_config
@@ -63,7 +64,7 @@ def test_the_teachers_that_there_are(run: Run, tmp_path: pathlib.Path, monkeypat
     ({"teacher.kind": "reference"}, ReferenceTeacher),
   ):
     monkeypatch.setattr(run, "config", prompted(**changed))
-    assert isinstance(run.teacher(weights), kind)
+    assert isinstance(open_teacher(run, weights), kind)
 
 
 def test_method_3_teacher_decoding_is_the_configured_default() -> None:
@@ -90,7 +91,7 @@ def test_what_is_wrong_with_a_teacher_is_told(
   weights = run.student.weights
   monkeypatch.setattr(run, "config", prompted(**changed))
   with pytest.raises(UserError, match=says):
-    run.teacher(weights)
+    open_teacher(run, weights)
 
 
 @pytest.mark.parametrize(("kind", "grade"), [("endpoint", 1.0), ("", None)])

@@ -1,0 +1,124 @@
+"""The teacher that a run's config names, and who judges its steps."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from score_jax.agent.rollout import Agent
+from score_jax.errors import UserError
+from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
+from score_jax.mentor.prompted import Locate, PromptedTeacher
+from score_jax.mentor.recorded import RecordedTeacher
+from score_jax.mentor.reference import ReferenceTeacher
+from score_jax.mentor.solving import Settings
+from score_jax.mentor.step_judge import ChatStepJudge, StepJudge
+from score_jax.mentor.teacher import Teacher
+from score_jax.mentor.wording import Wording
+from score_jax.model import source
+from score_jax.model.decoder import Weights
+from score_jax.run import Run
+
+
+def open_teacher(run: Run, student: Weights) -> Teacher:
+  """The teacher that the config names; `student` are the weights that it corrects.
+
+  Raises:
+    UserError: its kind is unknown or it does not fit the student.
+  """
+  c = run.config.teacher
+  if c.kind == "reference":
+    return ReferenceTeacher(run.protocol, run.tool, run.tasks.grader)
+  if c.kind == "recorded":
+    return RecordedTeacher(c.path, run.protocol, run.tool, run.tasks.grader)
+  if c.kind == "prompted":
+    return _prompted(run, student)
+  if c.kind != "model":
+    raise UserError(f"teacher.kind = {c.kind!r}; choose model, reference, prompted or recorded")
+  return _counterfactual(run, student)
+
+
+def distilling_teacher(run: Run) -> source.Model:
+  """The teacher on the mesh, which can say how likely the student's very tokens are.
+
+  Raises:
+    UserError: there is none, or its tokens are others.
+  """
+  c = run.config
+  if c.teacher.kind != "model":
+    raise UserError(
+      f"rl.distill = {c.rl.distill} needs a teacher's weights and teacher.kind = {c.teacher.kind!r} has none; "
+      "choose model, or rl.distill = 0"
+    )
+  _require_same_tokens(run)
+  return run.teacher_model
+
+
+def step_judge(run: Run) -> StepJudge:
+  """The chat model as the judge of steps.
+
+  Raises:
+    UserError: the config names none, or the prompts cannot be read.
+  """
+  c = run.config.teacher
+  return ChatStepJudge(run.chat, _wording(run), temperature=c.judge_temperature, tokens=c.reply_tokens)
+
+
+def _counterfactual(run: Run, student: Weights) -> CounterfactualTeacher:
+  _require_same_tokens(run)
+  teacher = run.teacher_agent, run.teacher_model.weights
+  judges = {"teacher": teacher, "student": (run.student_agent, student)}
+  by = run.config.mps.continue_by
+  if by not in judges:
+    raise UserError(f"mps.continue_by = {by!r}; choose teacher or student")
+  return _judging(run, teacher, judges[by])
+
+
+def _judging(run: Run, agent: tuple[Agent, Weights], judge: tuple[Agent, Weights]) -> CounterfactualTeacher:
+  c = run.config
+  return CounterfactualTeacher(
+    *agent, judge=judge, continuations=c.mps.continuations, delta=c.mps.delta, acts=c.agent.acts
+  )
+
+
+def _prompted(run: Run, student: Weights) -> PromptedTeacher:
+  c, judge = run.config, None
+  if c.teacher.locate not in get_args(Locate):
+    raise UserError(f"teacher.locate = {c.teacher.locate!r}; choose from {', '.join(get_args(Locate))}")
+  if c.teacher.locate != "prompted":
+    if c.mps.continue_by != "student":
+      raise UserError(
+        f"teacher.locate = {c.teacher.locate!r} with mps.continue_by = {c.mps.continue_by!r}; a prompted teacher "
+        "cannot go on from the student's tokens: set mps.continue_by = 'student'"
+      )
+    explorer = run.student_agent, student
+    judge = _judging(run, explorer, explorer)
+  return PromptedTeacher(
+    run.chat,
+    _wording(run),
+    run.protocol,
+    run.tool,
+    run.tasks.grader,
+    Settings(
+      acts=c.agent.acts,
+      turn_tokens=c.agent.turn_tokens,
+      reply_tokens=c.teacher.reply_tokens,
+      first_thought_temperature=c.teacher.first_thought_temperature,
+      step_temperature=c.teacher.step_temperature,
+      locate_temperature=c.teacher.locate_temperature,
+      correct_temperature=c.teacher.correct_temperature,
+    ),
+    locate_by=c.teacher.locate,
+    judge=judge,
+  )
+
+
+def _wording(run: Run) -> Wording:
+  """The prompts of those who are told what code can call."""
+  return Wording(run.config.teacher.prompts, search=run.tool.searches, functions=run.tool.functions)
+
+
+def _require_same_tokens(run: Run) -> None:
+  vocabularies = (
+    m.tokenizer.convert_ids_to_tokens(list(range(len(m.tokenizer)))) for m in (run.student, run.teacher_model)
+  )
+  require_same_tokens(*vocabularies)
