@@ -38,6 +38,7 @@ def plan(config: ConfigDict, _: str) -> None:
   from score_jax import arms
   from score_jax.planning import table
   from score_jax.planning.chips import GIB, topology
+  from score_jax.planning.hours import hours
   from score_jax.planning.programs import Recipe
   from score_jax.planning.resident import by_stage
   from score_jax.planning.shapes import decoder, meshes_of, vocabulary
@@ -63,7 +64,7 @@ def plan(config: ConfigDict, _: str) -> None:
     "fits": all(p.fits for p in planned),
     "programs": [dataclasses.asdict(p) for p in planned],
     "resident": by_stage(arrays, ("warm_start", *arms.planned(config.stages, config.arms), "eval")),
-    "stages": table.stages(config, planned, chips),
+    "stages": hours(config, planned, chips),
   }
   print(json.dumps(found) if JSON.value else table.render(found))
   sys.exit(0 if found["fits"] else 1)
