@@ -44,14 +44,14 @@ class Teacher:
 
 
 @pytest.fixture
-def run(tmp_path: pathlib.Path) -> Any:
+def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
   teacher = Teacher()
+  monkeypatch.setattr(baselines, "open_teacher", lambda run, student: teacher)
   return SimpleNamespace(
     tasks=SimpleNamespace(train=QUESTIONS),
     workdir=Workdir(str(tmp_path)),
     student=SimpleNamespace(weights=None),
     known=teacher,
-    teacher=lambda weights: teacher,
     say=lambda line: None,
   )
 

@@ -56,12 +56,13 @@ def setting(stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
   monkeypatch.setattr(controls, "weights_of", lambda run, name: weights)
   questions = [dataclasses.replace(question(), id=name, text=f"{name}: what is 5 + 7?") for name in "abcd"]
   teaches = (teacher, stage.weights(adds))
+  counterfactual = CounterfactualTeacher(*teaches, judge=teaches, continuations=2, delta=0.5, acts=4)
+  monkeypatch.setattr(controls, "open_teacher", lambda run, student: counterfactual)
   run = SimpleNamespace(
     config=config,
     workdir=Workdir(str(tmp_path)),
     student_agent=student,
     say=lambda line: None,
-    teacher=lambda _: CounterfactualTeacher(*teaches, judge=teaches, continuations=2, delta=0.5, acts=4),
   )
   tried = student.rollout(weights, [Request(f"mps/{q.id}", q, at_question(q), 4, 2) for q in questions])
   wrong, right = ([group[copy] for group in tried] for copy in (0, 1))

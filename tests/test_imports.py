@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
   ("mentor",),
   ("means",),
   ("run",),
+  ("teachers",),
   ("stages",),
   ("examine", "finished"),
   ("evaluate", "candidates", "hand_over"),
