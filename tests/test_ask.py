@@ -20,6 +20,11 @@ from score_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "configs/quickstart.py:smoke"
+#: the command, which hears Ctrl-C even as a child of a shell's background job
+HEARS = (
+  "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+  "runpy.run_module('score_jax.ask', run_name='__main__', alter_sys=True)"
+)
 
 
 def command(*arguments: str) -> list[str]:
@@ -80,7 +85,7 @@ def get_config(arg=""):
   c.tools.functions, c.tools.timeout_s = {str(tmp_path / "slow.py")!r}, 600.0
   return c
 """)
-  line = command(question, f"--config={tmp_path / 'slow_config.py'}")
+  line = [sys.executable, "-c", HEARS, *command(question, f"--config={tmp_path / 'slow_config.py'}")[3:]]
   started = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert started.stdout is not None
   started.stdout.read(1)  # it works on the question
