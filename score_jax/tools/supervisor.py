@@ -89,6 +89,8 @@ class Supervisor:
     """Ends all processes; what is still in flight ends with reason "host_failure"."""
     self.tell(None)
     self._thread.join()
+    for closable in (self._selector, self._wake, self._waker):  # not by the thread, which this one may still be waking
+      closable.close()
     self._searchers.shutdown(wait=False, cancel_futures=True)
 
   def _run(self) -> None:
@@ -103,8 +105,6 @@ class Supervisor:
     while not self._closing:
       self._wake.recv(1 << 12)
       self._refuse()
-    for closable in (self._selector, self._wake, self._waker):
-      closable.close()
 
   def _turn(self) -> None:
     """Waits until there is something to do, and does it."""
