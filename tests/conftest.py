@@ -18,7 +18,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
-from score_jax.mesh.sharding import AXES, make_mesh, path_name
+from score_jax.mesh.sharding import AXES, Meshes, make_mesh, path_name
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
 from score_jax.train.steps import Passes
@@ -91,6 +91,14 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 def one_device() -> Mesh:
   """A mesh over the first device alone."""
   return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@pytest.fixture(scope="module")
+def on_one_device(one_device: Mesh) -> Iterator[None]:
+  """For modules of whole runs: on one of the virtual devices, as on a user's machine, which is much faster."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -7,20 +7,18 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax import candidates, export, main
 from score_jax.errors import UserError
 from score_jax.examine import fingerprint
 from score_jax.mentor.reference import ReferenceTeacher
-from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters
 from score_jax.run import Run
 from score_jax.train.checkpoints import Checkpoints
@@ -31,15 +29,10 @@ from tests.chat.servers import scripted
 from tests.configs import module, smoke_config
 from tests.tasks.sources import write_lines
 
+pytestmark = pytest.mark.usefixtures("on_one_device")
+
 MATH = [{"question": f"How many are {i} and {i}?", "answer": str(2 * i)} for i in range(1, 4)]
 QA = [{"id": f"k{i}", "question": f"Who sells {i} pens?", "answer": f"person {i}"} for i in range(2)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_device(one_device: Mesh) -> Iterator[None]:
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
-    yield
 
 
 def smoke(**more: Any) -> ConfigDict:

@@ -8,12 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import jax
 import pytest
 from etils import epath
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax import lock, main
@@ -27,7 +25,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 MESHES_OF = Meshes.of
 
-pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
+pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")  # of the optimiser and its schedules
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
@@ -44,14 +42,6 @@ def refused(status: int, *args: str) -> str:
   assert len(said) == 1, done.stderr
   assert "Traceback" not in done.stderr
   return said[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_device(one_device: Mesh) -> Iterator[None]:
-  """The runs of this module use one of the virtual devices, as on a user's machine, which is much faster."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
-    yield
 
 
 @pytest.fixture(scope="module")

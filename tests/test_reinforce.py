@@ -6,10 +6,8 @@ import dataclasses
 import json
 import pathlib
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Request, at_question
@@ -17,7 +15,6 @@ from score_jax.errors import UserError
 from score_jax.evaluate import fingerprint
 from score_jax.means import essential, resolved
 from score_jax.mentor.starts import Start
-from score_jax.mesh.sharding import Meshes
 from score_jax.reinforce import order, reinforce
 from score_jax.run import Run
 from score_jax.stages import identity
@@ -67,13 +64,6 @@ def reinforced(config: ConfigDict, folder: pathlib.Path) -> tuple[Trained, list[
     trained = reinforce(run, "rl", starts, "untrained", token_budget=None)
   lines = (folder / "metrics" / "rl.jsonl").read_text().splitlines()
   return trained, [json.loads(line) for line in lines]
-
-
-@pytest.fixture(scope="module")
-def on_one_device(one_device: Mesh) -> Iterator[None]:
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
-    yield
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import pathlib
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.chat.exchange import Ask
@@ -17,7 +15,6 @@ from score_jax.errors import UserError
 from score_jax.mentor.prompted import PromptedTeacher
 from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.reference import ReferenceTeacher
-from score_jax.mesh.sharding import Meshes
 from score_jax.recipe import walk
 from score_jax.run import Run
 from score_jax.tasks.choice import Judged
@@ -27,14 +24,7 @@ from score_jax.workdir import Workdir
 from tests.configs import module, smoke_config
 from tests.mentor.scripted_chat import ScriptedChat, data_of
 
-pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_device(one_device: Mesh) -> Iterator[None]:
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
-    yield
+pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")  # of the optimiser and its schedules
 
 
 def prompted(**changed: Any) -> ConfigDict:

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jax.sharding import Mesh
 
 from score_jax import main
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import Meshes
 from score_jax.variation import config_from
 from score_jax.workdir import Workdir
 from tests.chat.servers import Scripted
@@ -70,9 +68,8 @@ def teacher() -> Iterator[Scripted]:
 
 
 def test_a_teacher_uses_it_and_the_student_learns_from_that(
-  files: dict[str, str], teacher: Scripted, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, one_device: Mesh
+  files: dict[str, str], teacher: Scripted, tmp_path: pathlib.Path, on_one_device: None
 ) -> None:
-  monkeypatch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
   config: Any = config_from("configs/mine.py")
   config.chat.url, config.stages, config.survival.grace_s = teacher.url, ("warm_start",), 1e6
   config.sampler.slots, config.train.rows, config.train.micro_rows = 8, 2, 2  # little, as of all smoke runs

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -141,7 +140,7 @@ class Slots:
         raise ValueError(f"slot {slot}: no tokens to append")
       if self.context(slot) + len(tokens) > self.capacity:
         raise ValueError(f"slot {slot}: {len(tokens)} more tokens do not fit a context of {self.capacity}")
-    queues: dict[int, deque[Piece]] = {rows: deque() for rows in self._shapes.rows}
+    queues: dict[int, list[Piece]] = {rows: [] for rows in self._shapes.rows}
     size = self._shapes.piece
     for slot, tokens in parts.items():
       fed = np.array([*([self._pending[slot]] if self._pending[slot] != EMPTY else []), *tokens[:-1]], np.int32)
@@ -153,8 +152,9 @@ class Slots:
       self.meter.read += len(fed)
     with self.meter.timed("extend_s"):
       for rows, queue in queues.items():
-        while queue:
-          self._extend_once([queue.popleft() for _ in range(min(rows, len(queue)))], rows)
+        queue.sort(key=lambda piece: piece.start + len(piece.tokens))  # a call looks as far as its longest context
+        for i in range(0, len(queue), rows):
+          self._extend_once(queue[i : i + rows], rows)
       jax.block_until_ready(self._state.seen)
 
   def _extend_once(self, pieces: Sequence[Piece], rows: int) -> None:

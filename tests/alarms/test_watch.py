@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax.alarms.watch import Watch
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters
 from score_jax.reinforce import scorer
 from score_jax.run import Run
@@ -39,8 +37,7 @@ def looks(run: Run, watch: Watch, metrics: Metrics, numbers: Sequence[dict[str, 
 
 
 @pytest.fixture
-def config(one_device: Mesh, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
-  monkeypatch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
+def config(on_one_device: None) -> ConfigDict:
   return smoke_config()
 
 
