@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
