@@ -1,9 +1,10 @@
-"""The quickstart over several seeds: the table's claims, with paired 95 % intervals over all test questions.
+"""The quickstart over several seeds: accuracies and differences of its models, with 95 % intervals over seeds.
 
     python benchmarks/seeds.py --seeds=0,1,2 --runs=runs/seeds
 
-Runs configs/quickstart.py with 500 test questions in RUNS/<seed> for each seed (or goes on there), then pools the
-test questions of all seeds and compares models question by question. Further arguments go to score_jax.main.
+Runs configs/quickstart.py with 500 test questions in RUNS/<seed> for each seed (or goes on there). Models of one run
+are compared question by question. The interval of a mean over runs is Student's t over as many values as there are
+seeds: a training run is one draw, however many questions it is asked. Further arguments go to score_jax.main.
 """
 
 from __future__ import annotations
@@ -13,27 +14,72 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
-from score_jax.tasks.intervals import accuracy_interval, paired_difference
+from score_jax.tasks.intervals import Interval, accuracy_interval, over_runs, paired_difference
 
 PAIRS = (
   ("warm_start", "teacher"),
   ("warm_start", "sft"),
   ("sft", "rl"),
-  ("bc", "rl"),
-  ("rl_from_question", "rl"),
+  ("rl", "bc"),
+  ("rl", "rl_from_question"),
 )
 
+Scores = dict[str, list[float]]  # the scores of the graded tries, by question
 
-def scores(folder: pathlib.Path, model: str) -> list[list[float]]:
-  """Whether each test question was answered right, by try."""
-  by_question: dict[str, list[float]] = {}
+
+def read_scores(folder: pathlib.Path, model: str) -> Scores:
+  """Whether each graded try of the model was right, by question id. Ungraded tries are left out: they are no 0."""
+  found: Scores = {}
   for path in sorted((folder / "eval" / model).glob("*.jsonl")):
-    for line in path.open():
-      trajectory = json.loads(line)["trajectory"]
-      right = trajectory["status"] == "answered" and trajectory["grade"] == 1.0
-      by_question.setdefault(trajectory["question_id"], []).append(float(right))
-  return list(by_question.values())
+    with path.open(encoding="utf-8") as lines:
+      for line in lines:
+        trajectory = json.loads(line)["trajectory"]
+        if trajectory["grade"] is not None:
+          right = trajectory["status"] == "answered" and trajectory["grade"] == 1.0
+          found.setdefault(trajectory["question_id"], []).append(float(right))
+  return found
+
+
+def difference(before: Scores, after: Scores) -> Interval:
+  """How much better `after` does on the questions that both have a graded try of."""
+  both = [question for question in before if question in after]
+  return paired_difference([before[q] for q in both], [after[q] for q in both])
+
+
+def table(folders: Sequence[pathlib.Path]) -> str:
+  """The accuracies by seed, their mean, and the paired differences by seed, in points."""
+  models = [row["model"] for row in json.loads((folders[0] / "results.json").read_text(encoding="utf-8"))["rows"]]
+  scores = {model: [read_scores(folder, model) for folder in folders] for model in models}
+  means = {m: [accuracy_interval(list(s.values())).mean for s in by_seed] for m, by_seed in scores.items()}
+  lines = [f"{'accuracy, %':>30}  by seed, then their mean (95 % interval over {len(folders)} seeds)"]
+  lines += [_line(model, values, over_runs(values, least=0.0), "5.1f") for model, values in means.items()]
+  lines += ["", f"{'paired differences, points':>30}  by seed (95 % interval over its questions), then their mean"]
+  for before, after in PAIRS:
+    if before in scores and after in scores:
+      gaps = [difference(b, a) for b, a in zip(scores[before], scores[after], strict=True)]
+      values = [gap.mean for gap in gaps]
+      lines.append(_line(f"{after} - {before}", values, over_runs(values, least=-1.0), "+5.1f", within=gaps))
+  return "\n".join(lines)
+
+
+def _line(
+  name: str, values: Sequence[float], mean: Interval, form: str, within: Sequence[Interval | None] | None = None
+) -> str:
+  """One row: a value a seed, then the mean with its interval. `within` are the intervals of the single values."""
+
+  def points(value: float) -> str:
+    return format(100 * value, form)
+
+  def ends(interval: Interval) -> str:
+    return f"({points(interval.low).strip()} to {points(interval.high).strip()})"
+
+  by_seed = [
+    points(value) + (f" {ends(own)}" if own else "")
+    for value, own in zip(values, within or [None] * len(values), strict=True)
+  ]
+  return f"{name:>30}  {'  '.join(by_seed)}   {points(mean.mean)} {ends(mean)}"
 
 
 def main() -> None:
@@ -45,23 +91,7 @@ def main() -> None:
   for folder in folders:
     command = [sys.executable, "-m", "score_jax.main", "--config=configs/quickstart.py", f"--workdir={folder}"]
     subprocess.run([*command, f"--config.seed={folder.name}", "--config.tasks.test=500", *further], check=True)
-
-  models = [row["model"] for row in json.loads((folders[0] / "results.json").read_text())["rows"]]
-  found = {model: [scores(folder, model) for folder in folders] for model in models}
-  pooled = {model: [question for seed in by_seed for question in seed] for model, by_seed in found.items()}
-  print(f"{'model':>18}  by seed, then all together (95 % interval)")
-  for model, by_seed in found.items():
-    parts = "  ".join(f"{100 * accuracy_interval(s).mean:5.1f}" for s in by_seed)
-    whole = accuracy_interval(pooled[model])
-    print(
-      f"{model:>18}  {parts}   {100 * whole.mean:5.1f} ({100 * whole.low:.1f} to {100 * whole.high:.1f}), n {whole.n}"
-    )
-  print("\npaired differences over all seeds, in points (95 % interval)")
-  for before, after in PAIRS:
-    gap = paired_difference(pooled[before], pooled[after])
-    print(f"{after:>18} - {before:<16} {100 * gap.mean:+6.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})")
-  teacher, warm, rl = (accuracy_interval(pooled[model]).mean for model in ("teacher", "warm_start", "rl"))
-  print(f"\nof the warm start's distance to the teacher RL leaves {100 * (teacher - rl) / (teacher - warm):.0f} %")
+  print(table(folders))
 
 
 if __name__ == "__main__":

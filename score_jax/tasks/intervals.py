@@ -24,7 +24,7 @@ class Interval:
   mean: float
   low: float
   high: float
-  n: int  # questions
+  n: int  # questions, or runs
 
 
 def wilson(*, mean: float, n: float) -> tuple[float, float]:
@@ -97,12 +97,34 @@ def paired_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]
   """
   if len(a) != len(b):
     raise ValueError(f"paired by question, but a has {len(a)} questions and b has {len(b)}")
-  differences = _question_means(b) - _question_means(a)
-  n, mean = len(differences), float(differences.mean())
+  return _student(_question_means(b) - _question_means(a), least=-1.0)
+
+
+def over_runs(values: Sequence[float], *, least: float) -> Interval:
+  """The mean of what several training runs (seeds) reached and Student's t interval of it, within [least, 1].
+
+  The run is the unit: all questions of a run share its weights, so pooled questions would claim too much. One run
+  alone says nothing of the spread between runs: [least, 1].
+
+  Args:
+    values: one for each run: its accuracy, or the difference of two of its models.
+    least: 0 for accuracies, -1 for differences.
+
+  Raises:
+    ValueError: there is no run, or a value is outside [least, 1].
+  """
+  if not values or not all(least <= x <= 1 for x in values):
+    raise ValueError(f"runs with the values {values!r}; it needs one or more, each in [{least:g}, 1]")
+  return _student(np.array(values, np.float64), least=least)
+
+
+def _student(values: np.ndarray, *, least: float) -> Interval:
+  """The mean of `values` and Student's t interval of it, within [least, 1]; all of that where there is one value."""
+  n, mean = len(values), float(values.mean())
   if n == 1:
-    return Interval(mean, -1.0, 1.0, n)
-  half = float(scipy.special.stdtrit(n - 1, 0.975) * differences.std(ddof=1) / math.sqrt(n))
-  return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half), n)
+    return Interval(mean, least, 1.0, n)
+  half = float(scipy.special.stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+  return Interval(mean, max(least, mean - half), min(1.0, mean + half), n)
 
 
 def _question_means(scores: Sequence[Sequence[float]]) -> np.ndarray:
