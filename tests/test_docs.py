@@ -524,9 +524,7 @@ def test_the_costs_of_a_run_are_told(tmp_path: pathlib.Path, capsys: pytest.Capt
   assert "student" in student
 
 
-def test_two_models_are_compared_by_question(
-  tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_models_are_compared_by_question(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   """q3 has no grade of rl's: of the three others it is right on one more."""
   for model, grades in {"sft": (1.0, 0.0, 0.0, 1.0), "rl": (1.0, 1.0, 0.0, None)}.items():
     folder = tmp_path / "runs" / "quickstart" / "eval" / model
@@ -535,5 +533,9 @@ def test_two_models_are_compared_by_question(
     text = "\n".join(json.dumps({"trajectory": t}) for t in tried)
     (folder / "x-00000.jsonl").write_text(text, encoding="utf-8")
   monkeypatch.chdir(tmp_path)
-  exec(compile(snippet(REPORT), "report", "exec"), {})
-  assert "mean=0.333" in capsys.readouterr().out
+  names: dict[str, Any] = {}
+  exec(compile(snippet(REPORT), "report", "exec"), names)
+  sft, rl = (names["right"]("runs/quickstart", model) for model in ("sft", "rl"))
+  both = [q for q in sft if q in rl]
+  found = names["paired_difference"]([sft[q] for q in both], [rl[q] for q in both])
+  assert (found.mean, found.n) == (pytest.approx(1 / 3), 3)
