@@ -2,7 +2,7 @@
 
     python benchmarks/seeds.py --seeds=0,1,2 --runs=runs/seeds
 
-Runs configs/quickstart.py with 500 test questions in RUNS/<seed> for each seed (or goes on there). Models of one run
+Runs configs/quickstart.py with 500 test questions in RUNS/seed-<seed> (or goes on there). Models of one run
 are compared question by question. The interval of a mean over runs is Student's t over as many values as there are
 seeds: a training run is one draw, however many questions it is asked. Further arguments go to score_jax.main.
 """
@@ -87,11 +87,11 @@ def main() -> None:
   parser.add_argument("--seeds", default="0,1,2")
   parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/seeds"))
   args, further = parser.parse_known_args()
-  folders = [args.runs / seed for seed in args.seeds.split(",")]
-  for folder in folders:
+  folders = {seed: args.runs / f"seed-{seed}" for seed in args.seeds.split(",")}
+  for seed, folder in folders.items():
     command = [sys.executable, "-m", "score_jax.main", "--config=configs/quickstart.py", f"--workdir={folder}"]
-    subprocess.run([*command, f"--config.seed={folder.name}", "--config.tasks.test=500", *further], check=True)
-  print(table(folders))
+    subprocess.run([*command, f"--config.seed={seed}", "--config.tasks.test=500", *further], check=True)
+  print(table(list(folders.values())))
 
 
 if __name__ == "__main__":

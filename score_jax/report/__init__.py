@@ -1,1 +1,1 @@
-"""What a run came to: the final table, the charts, and a browser of trajectories in one HTML file."""
+"""The results of a run: the final table, the charts, and a browser of trajectories in one HTML file."""
