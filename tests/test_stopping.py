@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -33,21 +32,25 @@ def test_what_handles_failures_does_not_take_it_for_one() -> None:
 
 
 def ended(grace_s: float, signals: list[int]) -> subprocess.CompletedProcess[str]:
-  """A process that never comes to a safe point, and is sent the signals."""
+  """A process that never comes to a safe point, and is sent the signals, each when the one before it was taken.
+
+  Two signals of one number are one to the kernel while the first is pending.
+  """
   code = (
     "import time; from score_jax import stopping\n"
     f"with stopping.heeded({grace_s}):\n"
     "  print('ready', flush=True)\n"
+    "  while not stopping.asked(): time.sleep(0.01)\n"
+    "  print('asked', flush=True)\n"
     "  time.sleep(60)"
   )
   line = [sys.executable, "-c", code]
   with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
     assert process.stdout is not None
-    process.stdout.readline()
     for number in signals:
+      assert process.stdout.readline()  # "ready" before the first, "asked" before the second
       process.send_signal(number)
-      time.sleep(0.2)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=60)
   return subprocess.CompletedProcess(line, process.returncode, out, error)
 
 

@@ -9,6 +9,7 @@ metrics and thresholds alone, and a run that goes on after a restart says what i
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -189,7 +190,8 @@ def value(sign: Sign, lines: Sequence[Line], window: int) -> float | None:
   values = [line[sign.metric] for line in lines if sign.metric in line]
   if len(values) < size:
     return None
-  now, first = sum(values[-size:]) / size, sum(values[:size]) / size
+  # fmean rounds once: the built-in sum adds floats in another way from Python 3.12 on
+  now, first = statistics.fmean(values[-size:]), statistics.fmean(values[:size])
   if not sign.relative:
     return now
   return now / first if first > sign.least else None

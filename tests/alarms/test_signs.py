@@ -70,6 +70,12 @@ def test_a_threshold_of_0_turns_it_off(name: str) -> None:
   assert seen(lines, 9, SETTINGS | {name: 0}) == {}
 
 
+def test_a_mean_is_rounded_once_on_every_python() -> None:
+  """Added one by one, ten times 0.1 is 0.9999999999999999, and alarms of one run would differ between Pythons."""
+  lines = lines_of("no_signal", [0.1] * 10)
+  assert value(BY_NAME["no_signal"], lines, 10) == 0.1
+
+
 def test_steps_without_the_number_do_not_count() -> None:
   sign = BY_NAME["pass_at_g"]
   lines: list[dict[str, float]] = [{"probe_pass": 0.8}, {"loss": 0.0}, {"probe_pass": 0.2}, {"loss": 0.0}]

@@ -122,7 +122,7 @@ def learning(stage: str, steps: int) -> list[str]:
       line |= {"loss": 0.02 * math.sin(3 * step), "reward_mean": final, "accuracy": final}
       line |= {"tier_final": final, "tier_key": 0.1, "tier_avoid": 0.05, "tier_none": 0.85 - final}
       line |= {
-        "no_signal_groups": 0.2 + 0.3 * done,
+        "no_signal_groups": 0.2005 + 0.3 * done,
         "logprob_gap": 1e-4 * (1 + math.sin(step)),
         "entropy": 1 - done / 2,
       }
