@@ -74,17 +74,18 @@ class Examined(Run):
       self.say(f"tasks: {note}")
     candidate = self._candidate()
     origin = {"base": self._base, "stage": self._origin[1] if self._origin else "untrained"}
-    ledger = self._finished.ledger if self._finished else Ledger()
+    made = self._finished
+    costs = {"ledger": made.ledger if made else Ledger(), "measured": made.measured if made else Ledger()}
     rows: list[dict[str, Any]] = []
     marks: dict[str, Marks] = {}
     for one in self._exams[0]:
       with self.at(f"eval_{candidate.name}_{one.benchmark}"):
         groups = examine(self.workdir, candidate, one, part=self.config.eval.part, say=self.say)
       marks[one.benchmark] = marked(one, groups)
-      rows.append(row(candidate, one.benchmark, scores(one, groups), ledger) | origin)
+      rows.append(row(candidate, one.benchmark, scores(one, groups), **costs, tries=groups) | origin)
     for average, names in AVERAGES.items():
       if marks.keys() >= set(names):
-        rows.append(row(candidate, average, together([marks[name] for name in names]), ledger) | origin)
+        rows.append(row(candidate, average, together([marks[name] for name in names]), **costs, tries=()) | origin)
     return rows
 
   def _candidate(self) -> Candidate:

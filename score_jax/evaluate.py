@@ -9,7 +9,7 @@ from score_jax.arms import STAGES
 from score_jax.examine import Candidate, by_rollout, examine, fingerprint, row
 from score_jax.model.decoder import Weights
 from score_jax.run import Run
-from score_jax.stages import cost_until, result, weights_of
+from score_jax.stages import cost_until, measured_until, result, weights_of
 from score_jax.tasks.exam import Exam
 from score_jax.tasks.scores import scores
 
@@ -25,7 +25,8 @@ def evaluate(run: Run) -> list[dict[str, Any]]:
     candidate = _candidate(run, model)
     with run.at(f"eval_{model}"):
       groups = examine(run.workdir, candidate, exam, part=run.config.eval.part, say=run.say)
-    found = row(candidate, exam.benchmark, scores(exam, groups), cost_until(run, model))
+    costs = {"ledger": cost_until(run, model), "measured": measured_until(run, model)}
+    found = row(candidate, exam.benchmark, scores(exam, groups), **costs, tries=groups)
     rows.append(found | {"from": STAGES[model].begin if model in STAGES else ""})
     run.free_teacher()
   run.workdir.write_json("results.json", {"schema": 1, "rows": rows})

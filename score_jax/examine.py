@@ -27,7 +27,7 @@ from score_jax.progress import Progress
 from score_jax.stages import encoded
 from score_jax.tasks.exam import Exam
 from score_jax.tasks.scores import Groups
-from score_jax.trajectory import Ledger, Question, Trajectory, from_json, to_json
+from score_jax.trajectory import Ledger, Question, Trajectory, from_json, to_json, total
 from score_jax.workdir import Workdir
 
 #: (questions, tries) -> the graded tries at each question; what a question's tries give hangs on nothing else
@@ -90,10 +90,26 @@ def examine(
   return groups
 
 
-def row(candidate: Candidate, benchmark: str, found: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
-  """A row of results.json; `ledger`: what making the model took."""
+def row(
+  candidate: Candidate,
+  benchmark: str,
+  found: dict[str, Any],
+  *,
+  ledger: Ledger,
+  measured: Ledger,
+  tries: Sequence[Sequence[Trajectory]],
+) -> dict[str, Any]:
+  """A row of results.json.
+
+  Args:
+    ledger: what making the model took.
+    measured: what was spent to measure on the way to it.
+    tries: of this evaluation, whose cost is `evaluated`.
+  """
   who = {"model": candidate.name, "benchmark": benchmark, "weights_sha256": candidate.weights_sha256}
-  return who | found | {"ledger": encoded(ledger)}
+  evaluated = total(t.ledger for group in tries for t in group)
+  costs = {"ledger": ledger, "measured": measured, "evaluated": evaluated}
+  return who | found | {name: encoded(cost) for name, cost in costs.items()}
 
 
 def fingerprint(weights: Weights) -> str:

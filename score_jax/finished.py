@@ -30,7 +30,8 @@ class Finished:
 
   model: source.Model
   config: ConfigDict
-  ledger: Ledger
+  ledger: Ledger  # of making it
+  measured: Ledger  # of measuring on the way to it
   questions: frozenset[str]
 
 
@@ -46,7 +47,7 @@ def finished(root: str, stage: str) -> Finished:
   with Run(config, workdir) as run:
     shape, weights = adapters.merged(run.student.config, stages.weights_of(run, stage))
     done = stage in STAGES and stages.result(run, stage) is not None
-    ledger = stages.cost_until(run, stage) if done else Ledger()
+    ledger, measured = (cost(run, stage) if done else Ledger() for cost in (stages.cost_until, stages.measured_until))
     split = workdir.read_json("split.json") or {}
     seen = frozenset(name for part, names in split.items() if part != "test" for name in names)
-    return Finished(source.Model(shape, weights, run.student.tokenizer), config, ledger, seen)
+    return Finished(source.Model(shape, weights, run.student.tokenizer), config, ledger, measured, seen)

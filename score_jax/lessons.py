@@ -33,7 +33,7 @@ def mentored_questions(run: Run) -> list[Question]:
 
 
 def budget(run: Run, name: str, model: str) -> int:
-  """Tokens that a model generated in the stages that a stage goes by."""
+  """Tokens that a model generated in the stages that a stage goes by; those that only measured do not count."""
   return sum(decoded(needed(run, other)["ledger"]).of(model).generated for other in STAGES[name].goes_by)
 
 

@@ -166,7 +166,7 @@ def mps(run: Run) -> dict[str, Any]:
     tries=c.mps.tries,
     report=lambda line: run.say(f"mps: {line}"),
   )
-  ledger = total(case.ledger for case in cases)
+  ledger, measured = total(case.ledger for case in cases), total(case.measured for case in cases)
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
   run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
@@ -174,9 +174,9 @@ def mps(run: Run) -> dict[str, Any]:
   if isinstance(teacher, CounterfactualTeacher):
     right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
     table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
-    summary["teacher_success_by_depth"], ledger = table, ledger + cost
+    summary["teacher_success_by_depth"], measured = table, measured + cost
   run.workdir.write_json("trajectories/mps/summary.json", summary)
-  return {"ledger": encoded(ledger), "summary": summary}
+  return {"ledger": encoded(ledger), "measured": encoded(measured), "summary": summary}
 
 
 def _told(teacher: Teacher) -> dict[str, Any]:

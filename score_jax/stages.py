@@ -113,7 +113,17 @@ def decoded(data: dict[str, Any]) -> Ledger:
 
 
 def cost_until(run: Run, stage: str) -> Ledger:
-  """What a stage and all that it is made from have cost, each once."""
+  """What a stage and all that it is made from have cost, each once; what was spent to measure is left out."""
+  return total(decoded(found["ledger"]) for found in _makers(run, stage))
+
+
+def measured_until(run: Run, stage: str) -> Ledger:
+  """What was spent to measure in a stage and in all that it is made from."""
+  return total(decoded(found["measured"]) for found in _makers(run, stage) if "measured" in found)
+
+
+def _makers(run: Run, stage: str) -> list[dict[str, Any]]:
+  """The results of a stage and of all that it is made from, each once."""
   wanted: set[str] = set()
 
   def add(name: str) -> None:
@@ -123,4 +133,4 @@ def cost_until(run: Run, stage: str) -> Ledger:
         add(other)
 
   add(stage)
-  return total(decoded(needed(run, name)["ledger"]) for name in STAGES if name in wanted)
+  return [needed(run, name) for name in STAGES if name in wanted]

@@ -87,7 +87,11 @@ class Usage:
 
 @dataclasses.dataclass(frozen=True)
 class Ledger:
-  """What something cost, apart from time: usage by model, grader calls, tool calls."""
+  """What something cost, apart from time: usage by model, grader calls, tool calls.
+
+  Teaching and measuring have ledgers of their own: budgets read what teaching cost, and what is drawn only to measure
+  (lift, probes, evaluation) never enters them.
+  """
 
   models: Mapping[str, Usage] = dataclasses.field(default_factory=dict)
   grader_calls: int = 0

@@ -513,15 +513,20 @@ def snippet(path: pathlib.Path) -> str:
 def test_the_costs_of_a_run_are_told(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
   (tmp_path / "stages").mkdir()
   ledger = Ledger({"teacher": Usage(1_000, 20, 300, 3.6e15), "student": Usage(7, 0, 0, 1.0)}, 4, 5)
-  (tmp_path / "stages" / "mps.json").write_text(json.dumps({"identity": "x", "ledger": encoded(ledger)}))
+  probe = Ledger({"teacher": Usage(8)})
+  (tmp_path / "stages" / "mps.json").write_text(
+    json.dumps({"identity": "x", "ledger": encoded(ledger), "measured": encoded(probe)})
+  )
   names: dict[str, Any] = {}
   exec(compile(snippet(COSTS), "costs", "exec"), names)
   names["costs"](str(tmp_path), 1e12)
-  teacher, student = capsys.readouterr().out.splitlines()
+  teacher, student, measured = capsys.readouterr().out.splitlines()
   assert (
-    "mps  teacher      1,000 drawn        300 read         20 scored 3.60e+15 FLOP, at least 1 chip-hours" in teacher
+    "mps   ledger  teacher      1,000 drawn        300 read         20 scored 3.60e+15 FLOP, at least 1 chip-hours"
+    in teacher
   )
   assert "student" in student
+  assert "mps measured  teacher          8 drawn" in measured
 
 
 def test_two_models_are_compared_by_question(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.mentor.teacher import Finding, Teacher
 from score_jax.model.decoder import Weights
-from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory
+from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory, total
 
 Outcome = Literal[
   "unaided",  # the student got there alone
@@ -38,8 +38,9 @@ class Mentored:
   trajectory: Trajectory
   outcome: Outcome
   first_error: int | None  # step of the first error located, if one was
-  ledger: Ledger  # of student and teacher together
+  ledger: Ledger  # of student and teacher together; what decides the outcome, and nothing else
   attempt: Trajectory | None = None  # the student's first, where it was not right
+  measured: Ledger = Ledger()  # of what was drawn only to measure the lift of corrections
 
 
 @dataclasses.dataclass
@@ -51,6 +52,7 @@ class _Case:
   outcome: Outcome | None = None
   first_error: int | None = None
   ledger: Ledger = Ledger()
+  measured: Ledger = Ledger()
   attempt: Trajectory | None = None
 
   def settle(self, trajectory: Trajectory, right: Outcome) -> None:
@@ -102,7 +104,8 @@ def mentor(
       break
     _correct(open_, student, weights, teacher, acts, tries, f"{name}/{round_}")
   return [
-    Mentored(c.question, c.trajectory, c.outcome or "not_kept", c.first_error, c.ledger, c.attempt) for c in cases
+    Mentored(c.question, c.trajectory, c.outcome or "not_kept", c.first_error, c.ledger, c.attempt, c.measured)
+    for c in cases
   ]
 
 
@@ -161,8 +164,7 @@ def _go_on(
   for index, (case, start) in enumerate(pending):
     ours, theirs = groups[index], groups[len(pending) + index] if redrawn else []
     lift = _lift(ours, theirs) if redrawn else {}
-    for extra in (*ours[1:], *theirs):
-      case.ledger = case.ledger + extra.ledger
+    case.measured = case.measured + total(t.ledger for t in (*ours[1:], *theirs))
     verified = "student_success" if ours[0].right else ""
     marked = [
       dataclasses.replace(

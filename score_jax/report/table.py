@@ -152,6 +152,22 @@ COST = (
 )
 
 
+def _measuring(rows: Sequence[Row]) -> str:
+  """What was spent to measure, which stands in no column; "" where rows say nothing of it."""
+
+  def drawn(row: Row, name: str) -> int:
+    return sum(usage["generated"] for usage in row.get(name, {}).get("models", {}).values())
+
+  on_the_way = max((drawn(row, "measured") for row in rows), default=0)
+  evaluating = sum(drawn(row, "evaluated") for row in rows)
+  if not on_the_way and not evaluating:
+    return ""
+  return (
+    f"Measuring is in no cost above and in no budget: lift and probes drew {count(on_the_way)} tokens on the way to a\n"
+    f"model, at most; evaluating all rows drew {count(evaluating)}."
+  )
+
+
 def columns(rows: Sequence[Row]) -> list[Column]:
   """The columns of a table of these rows."""
   return [c for c in (*TEXTS, *SCORES, *MEASURED, PUBLISHED, *COST) if any(map(c.wanted, rows))]
@@ -161,7 +177,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
   """What a reader has to know of the columns."""
   shown = columns(rows)
   said = {MEASURES: MEASURED, f"paper: {published.SOURCE}": (PUBLISHED,), COSTS: COST}
-  return [note for note, of in said.items() if any(column in shown for column in of)]
+  found = [note for note, of in said.items() if any(column in shown for column in of)]
+  return [*found, *filter(None, [_measuring(rows)])]
 
 
 def render(rows: Sequence[Row]) -> str:

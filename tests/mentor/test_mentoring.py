@@ -332,9 +332,11 @@ def test_lift_is_success_after_the_correction_less_success_when_redrawn(stage: S
   assert values == {"before": 1.0, "after": 0.0, "corrected": 0.75, "redrawn": 0.25, "lift": 0.5}
   assert (case.outcome, case.trajectory.name) == ("solved", "mps/1/after/q/0")
   turn = stage.protocol.turn
-  went_on = 3 * len(turn(submit())) + len(turn(submit("13")))
+  went_on = 2 * len(turn(submit())) + len(turn(submit("13")))  # without the first, which decides
   redrawn = 3 * len(turn(TAKE)) + len(turn(ADD)) + 4 * len(turn(submit()))
-  assert case.ledger.of("student").generated == teacher.seen[0].ledger.of("student").generated + went_on + redrawn
+  assert case.ledger == teacher.seen[0].ledger + LOCATED + PROPOSED + case.trajectory.ledger
+  assert case.measured.of("student").generated == went_on + redrawn
+  assert (case.measured.grader_calls, set(case.measured.models)) == (7, {"student"})
 
 
 def test_lift_belongs_to_the_correction_at_hand(stage: Stage) -> None:

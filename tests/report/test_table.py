@@ -47,6 +47,15 @@ def test_render_golden(rows: list[dict[str, Any]]):
   assert table.render(rows) == GOLDEN
 
 
+def test_what_was_spent_to_measure_stands_below_and_in_no_cost(rows: list[dict[str, Any]]):
+  probe, evaluating = Ledger({"student": Usage(300), "teacher": Usage(22_600)}), Ledger({"student": Usage(4_000)})
+  costs = {"measured": dataclasses.asdict(probe), "evaluated": dataclasses.asdict(evaluating)}
+  found = table.render([row | costs for row in rows])
+  assert found.startswith(GOLDEN)
+  assert "lift and probes drew 22.9k tokens" in found and "evaluating all rows drew 20.0k." in found
+  assert max(map(len, found.splitlines())) <= 120
+
+
 def test_every_arm_fits_a_terminal(rows: list[dict[str, Any]]):
   rows += [{**rows[0], "model": name, "from": stage.begin} for name, stage in STAGES.items()]
   assert max(map(len, table.render(rows).splitlines())) <= 120
