@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from score_jax.train.optimizer import B2
 from score_jax.variation import config_from
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,3 +51,8 @@ def test_every_setting_has_a_test_or_a_default() -> None:
   rows = [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
   assert len(rows) > 20 and all(len(row) == 4 for row in rows)
   assert [row[0] for row in rows if "`" not in row[2] + row[3]] == [" sizes, math / search"]
+
+
+def test_the_optimisers_second_moment_is_among_the_departures() -> None:
+  table = TEXT.partition("## Departures on purpose")[2].partition("\n##")[0]
+  assert re.search(rf"^\| AdamW's b2 \|[^|]*0\.999 \| {B2}, ", table, re.MULTILINE)

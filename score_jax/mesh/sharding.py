@@ -167,6 +167,16 @@ def path_name(path: Sequence[Any]) -> tuple[str, ...]:
   return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in keys)
 
 
+def parameter_axes(path: Sequence[Any]) -> tuple[str | None, ...] | None:
+  """The logical axes of the parameter that a leaf's path names, without one of layers; None where it names none.
+
+  A stacked norm has as many dimensions as a matrix: what a parameter is hangs on its name, not on its shape.
+  """
+  parts = path_name(path)
+  ends = (".".join(parts[-size:]) for size in (1, 2, 3))
+  return next((PARAMETER_AXES[end] for end in ends if end in PARAMETER_AXES), None)
+
+
 def weight_shardings(mesh: Mesh, weights: Any) -> Any:
   """A NamedSharding for each leaf of a decoder's weights or of a state that mirrors them (an optimiser's).
 
@@ -175,9 +185,7 @@ def weight_shardings(mesh: Mesh, weights: Any) -> Any:
   """
 
   def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
-    parts = path_name(path)
-    ends = (".".join(parts[-size:]) for size in (1, 2, 3))
-    axes = next((PARAMETER_AXES[end] for end in ends if end in PARAMETER_AXES), None)
+    axes = parameter_axes(path)
     if axes is None or len(leaf.shape) - len(axes) not in (0, 1):
       return sharding(mesh)
     axes = (None,) * (len(leaf.shape) - len(axes)) + axes
@@ -185,7 +193,8 @@ def weight_shardings(mesh: Mesh, weights: Any) -> Any:
       over = RULES[axis]
       if isinstance(over, str) and size % mesh.shape[over]:
         raise UserError(
-          f"{'.'.join(parts)}: dimension of {size} cannot be split over mesh axis {over!r} of {mesh.shape[over]}; "
+          f"{'.'.join(path_name(path))}: dimension of {size} cannot be split over mesh axis {over!r} of "
+          f"{mesh.shape[over]}; "
           f"choose a mesh whose {over} divides it"
         )
     return sharding(mesh, *axes)
