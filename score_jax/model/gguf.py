@@ -104,8 +104,7 @@ def read(file: File) -> tuple[DecoderConfig, GGUFTensors]:
   """
   config = _config(file)
   tensors = GGUFTensors(file, config)
-  weights.check(tensors, config)
-  return config, tensors
+  return weights.checked(tensors, config), tensors
 
 
 class GGUFTensors:

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -56,7 +57,9 @@ def find(name: str) -> pathlib.Path:
 
 
 def read(folder: pathlib.Path) -> tuple[DecoderConfig, Safetensors]:
-  """The decoder in a model folder, its tensors checked against its configuration and not read yet.
+  """The decoder in a model folder, its tensors checked against its configuration.
+
+  Only the head is read, where config.json ties it and the files hold one all the same.
 
   Raises:
     UserError: a file is missing or damaged, does not match the configuration, or is not supported.
@@ -68,8 +71,15 @@ def read(folder: pathlib.Path) -> tuple[DecoderConfig, Safetensors]:
     raise UserError(f"{path} does not exist; give a folder with config.json and model.safetensors") from error
   except ValueError as error:
     raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
-  config, tensors = from_hugging_face(data), Safetensors(folder)
-  weights.check(tensors, config)
+  said, tensors = from_hugging_face(data), Safetensors(folder)
+  config = weights.checked(tensors, said)
+  if said.tied and not config.tied:
+    print(
+      f"note: {path} says tie_word_embeddings = true, but lm_head.weight is not the embedding; the head is used, as "
+      "transformers does",
+      file=sys.stderr,
+      flush=True,
+    )
   return config, tensors
 
 

@@ -22,6 +22,7 @@ from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, structure
 from score_jax.model.names import Origin, Shape
 
+EMBEDDING, HEAD = names.TOP["embedding"], names.TOP["unembedding"]
 #: ends of names of tensors that older files carry and that say nothing
 HARMLESS = ("rotary_emb.inv_freq",)
 #: of a tensor, read at a time: a matrix is turned over four times faster than all at once, and held once
@@ -43,13 +44,24 @@ class Tensors(Protocol):
     ...
 
 
-def check(tensors: Tensors, config: DecoderConfig) -> None:
-  """Compares what the files' headers say with the configuration.
+def checked(tensors: Tensors, config: DecoderConfig) -> DecoderConfig:
+  """The configuration, untied where the files hold a head of its own, after a comparison with the files' headers.
+
+  A file may say that the head is the embedding and hold another one (a fine-tune that was saved with the base model's
+  config.json). transformers compares the two and uses the head; so does this.
 
   Raises:
     UserError: a tensor is missing, of another shape, or not of this decoder; names file, tensor and shapes.
   """
+  if config.tied and HEAD in tensors.shapes and not _equal(tensors, EMBEDDING, HEAD):
+    config = dataclasses.replace(config, tied=False)
   expected = names.shapes(config)
+  if not config.tied and HEAD not in tensors.shapes:
+    raise UserError(
+      f"{tensors.source}: tensor {HEAD} {expected[HEAD]} is missing, and config.json does not say that the embedding "
+      'serves as the head; write "tie_word_embeddings": true into it if the model was trained so, else use files that '
+      "hold the head"
+    )
   for name, shape in expected.items():
     if name not in tensors.shapes:
       raise UserError(f"{tensors.source}: tensor {name} {shape} is missing; fetch the model again")
@@ -59,11 +71,21 @@ def check(tensors: Tensors, config: DecoderConfig) -> None:
         "take configuration and weights of the same model"
       )
   for name in sorted(tensors.shapes.keys() - expected.keys()):
-    if not name.endswith(HARMLESS) and not (config.tied and name == names.TOP["unembedding"]):
+    if not name.endswith(HARMLESS) and not (config.tied and name == HEAD):
       raise UserError(
         f"{tensors.file(name)}: tensor {name} {tensors.shapes[name]} is not of this decoder; use a plain model "
         "of a supported family"
       )
+  return config
+
+
+def _equal(tensors: Tensors, one: str, other: str) -> bool:
+  """Whether two matrices are equal; a few rows of each are in memory at a time."""
+  shape = tensors.shapes.get(one)
+  if shape is None or tensors.shapes[other] != shape:
+    return False
+  parts = ((slice(first, min(first + ROWS, shape[0])), slice(0, shape[1])) for first in range(0, shape[0], ROWS))
+  return all(np.array_equal(tensors.read(one, part), tensors.read(other, part)) for part in parts)
 
 
 def load(config: DecoderConfig, tensors: Tensors, *, dtype: str, mesh: Mesh | None) -> Weights:

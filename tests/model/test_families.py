@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import Mesh
+from safetensors.numpy import load_file, save_file
 
+from score_jax.errors import UserError
 from score_jax.mesh.sharding import make_mesh, weight_shardings
 from score_jax.model import hugging_face, weights
 from score_jax.model.config import DecoderConfig
@@ -122,3 +126,64 @@ def test_eight_devices_give_the_logits_of_one(family: str, tmp_path: pathlib.Pat
       assert many.sharding == place
       assert np.array_equal(one, many)
     theirs.assert_same_logits(full(config, params, TOKENS), expected)
+
+
+# The head
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 4_000], ids=["whole", "sharded"])
+def test_a_head_of_its_own_is_used_whatever_the_configuration_says_of_it(
+  shard_bytes: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  """As transformers does: a fine-tune that trained the head and was saved with a tied base's config.json."""
+  from transformers import AutoModelForCausalLM
+
+  theirs.build("qwen2").save_pretrained(tmp_path, max_shard_size=shard_bytes)
+  file = tmp_path / "config.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": True}))
+  reference: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+  expected = theirs.logits(reference.eval(), TOKENS)
+  config, params = load(tmp_path)
+  assert not config.tied and "lm_head.weight is not the embedding; the head is used" in capsys.readouterr().err
+  theirs.assert_same_logits(full(config, params, TOKENS), expected)
+  _, split = load(tmp_path, make_mesh((1, 2, 4)))
+  theirs.assert_same_logits(full(config, split, TOKENS), expected)
+  hugging_face.save(tmp_path / "ours", config, params, dtype="float32")
+  again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+  assert not again.config.tie_word_embeddings and np.array_equal(theirs.logits(again, TOKENS), expected)
+
+
+def test_a_head_that_repeats_the_embedding_is_the_embedding(
+  tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+  model = theirs.save("qwen2_tied", tmp_path)
+  tensors = load_file(tmp_path / "model.safetensors")
+  tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+  save_file(tensors, tmp_path / "model.safetensors")
+  config, params = load(tmp_path)
+  assert config.tied and "note:" not in capsys.readouterr().err
+  theirs.assert_same_logits(full(config, params, TOKENS), theirs.logits(model, TOKENS))
+  tensors["lm_head.weight"][VOCAB - 1, 31] += 1e-3  # the last element
+  save_file(tensors, tmp_path / "model.safetensors")
+  assert not load(tmp_path)[0].tied
+
+
+def test_a_head_that_is_not_there_is_refused_with_what_helps(tmp_path: pathlib.Path) -> None:
+  """transformers draws one at random, with a warning."""
+  model = theirs.save("qwen2_tied", tmp_path)
+  file = tmp_path / "config.json"
+  tied = file.read_text()
+  file.write_text(json.dumps(json.loads(tied) | {"tie_word_embeddings": False}))
+  with pytest.raises(UserError, match=r'lm_head\.weight \(64, 32\) is missing.*write "tie_word_embeddings": true'):
+    load(tmp_path)
+  file.write_text(tied)
+  theirs.assert_same_logits(full(*load(tmp_path), TOKENS), theirs.logits(model, TOKENS))
+
+
+def test_a_head_of_another_size_is_refused(tmp_path: pathlib.Path) -> None:
+  theirs.save("qwen2_tied", tmp_path)
+  tensors = load_file(tmp_path / "model.safetensors")
+  tensors["lm_head.weight"] = np.ones((VOCAB + 8, 32), np.float32)
+  save_file(tensors, tmp_path / "model.safetensors")
+  with pytest.raises(UserError, match=r"lm_head\.weight is \(72, 32\), the configuration asks for \(64, 32\)"):
+    load(tmp_path)
