@@ -34,7 +34,6 @@ from score_jax.mesh.sharding import Meshes
 from score_jax.model import adapters, source
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import structure
-from score_jax.model.resize import with_room, with_tokens
 from score_jax.sampler.programs import Programs
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.sampler.stops import Stops
@@ -64,10 +63,7 @@ def with_tags(
   """
   found = source.open(name)
   spelled = add_tags(found.tokenizer)
-  shape = with_room(found.config, len(found.tokenizer), multiple=multiple)
-  shape = dataclasses.replace(shape, stacked=stacked)
-  weights = found.weights(shape, dtype=dtype, mesh=mesh)
-  return source.Model(shape, with_tokens(weights, known=found.config.vocab, spelled=spelled), found.tokenizer)
+  return found.model(dtype=dtype, mesh=mesh, multiple=multiple, stacked=stacked, spelled=spelled)
 
 
 def passes(config: ConfigDict, temperature: float) -> Passes:
@@ -244,14 +240,12 @@ class Run:
     c, mesh = self.config.chat, self.meshes.teacher
     found = source.open(c.path)
     template = Template(found.tokenizer, generation=found.generation)
-    shape = with_room(found.config, found.config.vocab, multiple=mesh.shape["tensor"])
-    shape = dataclasses.replace(shape, stacked=c.layer_scan)
-    weights = with_tokens(found.weights(shape, dtype=c.dtype, mesh=mesh), known=found.config.vocab, spelled={})
-    sampler, (graph, _) = self.config.sampler, structure(shape)
+    model = found.model(dtype=c.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=c.layer_scan)
     size, stops = {"slots": c.slots, "length": c.length, "block": c.block}, Stops(template.stops)
-    made = Programs(graph, shape, mesh, **size, stops=stops, dtype=c.dtype)
+    made = Programs(model.graph, model.config, mesh, **size, stops=stops, dtype=c.dtype)
+    sampler = self.config.sampler
     shapes = Shapes(sampler.piece, tuple(sampler.rows), sampler.decode)
-    return OnMesh(c.path, template, made, weights, shapes, top_p=c.top_p, seed=self.config.seed)
+    return OnMesh(c.path, template, made, model.weights, shapes, top_p=c.top_p, seed=self.config.seed)
 
   def free_teacher(self) -> None:
     """Takes the teacher's weights and the chat model's off the devices; what is needed again is loaded again."""

@@ -35,16 +35,12 @@ def service(args: argparse.Namespace) -> Any:
   Raises:
     UserError: there is no such model, or it cannot be served.
   """
-  import dataclasses
-
   from score_jax.agent.protocol import TAGS
   from score_jax.chat.engine import Engine
   from score_jax.chat.service import Service
   from score_jax.chat.template import Template
   from score_jax.mesh.sharding import make_mesh
   from score_jax.model import source
-  from score_jax.model.decoder import structure
-  from score_jax.model.resize import with_room, with_tokens
   from score_jax.sampler.programs import Programs
   from score_jax.sampler.sampler import Sampler
   from score_jax.sampler.slots import Shapes, Slots, request_key
@@ -53,13 +49,11 @@ def service(args: argparse.Namespace) -> Any:
   mesh = make_mesh(args.mesh, name="--mesh")
   found = source.open(args.model)
   template = Template(found.tokenizer, generation=found.generation, tags=TAGS)
-  shape = with_room(found.config, found.config.vocab, multiple=mesh.shape["tensor"])
-  shape = dataclasses.replace(shape, stacked=args.layer_scan)
-  weights = with_tokens(found.weights(shape, dtype=args.dtype, mesh=mesh), known=found.config.vocab, spelled={})
-  length = min(args.length, shape.context)
+  model = found.model(dtype=args.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=args.layer_scan)
+  length = min(args.length, model.config.context)
   size = {"slots": args.slots, "length": length, "block": min(1024, length)}
-  made = Programs(structure(shape)[0], shape, mesh, **size, stops=Stops(template.stops), dtype=args.dtype)
-  engine = Engine(Sampler(Slots(made, weights, Shapes(piece=64, rows=(4, 16), decode=16))))
+  made = Programs(model.graph, model.config, mesh, **size, stops=Stops(template.stops), dtype=args.dtype)
+  engine = Engine(Sampler(Slots(made, model.weights, Shapes(piece=64, rows=(4, 16), decode=16))))
   name = args.name or pathlib.PurePath(args.model).name
   served = Service(name, template, engine, decoding(found.generation))
   for _ in engine.draw([template.stops[0]], request_key(0, "warm"), served.decoding, 1):

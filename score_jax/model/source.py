@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -22,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 from score_jax.model import gguf, gguf_tokenizer, hugging_face, weights
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights, structure
+from score_jax.model.resize import beyond, size_of, with_room, with_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +45,37 @@ class Checkpoint:
 
   Attributes:
     generation: what generation_config.json says, where the model has one.
+    spelled: added tokens of the tokenizer that have no row in the embedding, each with the tokens that spell it.
   """
 
   config: DecoderConfig
   tokenizer: PreTrainedTokenizerFast
   tensors: weights.Tensors
   generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  spelled: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
+
+  def shape(self, *, multiple: int = 1, stacked: bool = False) -> DecoderConfig:
+    """The decoder with a row for every token that its tokenizer has now, their number a multiple of `multiple`."""
+    shape = with_room(self.config, size_of(self.tokenizer), multiple=multiple)
+    return dataclasses.replace(shape, stacked=stacked)
+
+  def model(
+    self,
+    *,
+    dtype: str,
+    mesh: Mesh | None = None,
+    multiple: int = 1,
+    stacked: bool = False,
+    spelled: Mapping[int, Sequence[int]] | None = None,
+  ) -> Model:
+    """Reads the weights; every token of the tokenizer has a row of its own.
+
+    Args:
+      spelled: tokens that were added to the tokenizer since, each with those that spelled it.
+    """
+    shape, new = self.shape(multiple=multiple, stacked=stacked), {**self.spelled, **(spelled or {})}
+    weights = self.weights(shape, dtype=dtype, mesh=mesh)
+    return Model(shape, with_tokens(weights, known=self.config.vocab, spelled=new), self.tokenizer)
 
   def weights(self, config: DecoderConfig, *, dtype: str, mesh: Mesh | None = None) -> Weights:
     """Reads the weights, each device's share by itself.
@@ -70,12 +97,27 @@ def open(name: str) -> Checkpoint:
   if name == "smollm2" or name.endswith(".gguf"):
     file = gguf.File(gguf.smollm2() if name == "smollm2" else name)
     config, tensors = gguf.read(file)
-    return Checkpoint(config, gguf_tokenizer.read(file), tensors)
+    return _fitted(name, Checkpoint(config, gguf_tokenizer.read(file), tensors))
   if name.startswith("shipped:"):
     name = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
   folder: pathlib.Path = hugging_face.find(name)
   config, tensors = hugging_face.read(folder)
-  return Checkpoint(config, hugging_face.tokenizer(folder), tensors, hugging_face.generation(folder))
+  found = Checkpoint(config, hugging_face.tokenizer(folder), tensors, hugging_face.generation(folder))
+  return _fitted(name, found)
+
+
+def _fitted(name: str, found: Checkpoint) -> Checkpoint:
+  """The checkpoint, with what is to be known of tokens that its embedding has no row for."""
+  spelled = beyond(found.tokenizer, found.config.vocab, name=name)
+  if spelled:
+    tokens = ", ".join(found.tokenizer.convert_ids_to_tokens(list(spelled)[:3]))
+    print(
+      f"note: model {name!r}: {len(spelled)} added tokens ({tokens}) are beyond the {found.config.vocab} rows of the "
+      "embedding; each gets a row, the mean of the tokens that spell it, which no training has seen",
+      file=sys.stderr,
+      flush=True,
+    )
+  return dataclasses.replace(found, spelled=spelled)
 
 
 def load(name: str, *, dtype: str) -> Model:
@@ -84,5 +126,4 @@ def load(name: str, *, dtype: str) -> Model:
   Raises:
     UserError: as `open`.
   """
-  found = open(name)
-  return Model(found.config, found.weights(found.config, dtype=dtype), found.tokenizer)
+  return open(name).model(dtype=dtype)

@@ -19,7 +19,7 @@ from score_jax.planning.chips import Topology
 
 def decoder(config: ConfigDict) -> DecoderConfig:
   """The decoder that the group `student` or `teacher` names, laid out as it says."""
-  shape = from_hugging_face(KNOWN[config.path]) if config.path in KNOWN else source.open(config.path).config
+  shape = from_hugging_face(KNOWN[config.path]) if config.path in KNOWN else source.open(config.path).shape()
   return dataclasses.replace(shape, stacked=config.layer_scan, lora_rank=config.get("lora_rank", 0))
 
 

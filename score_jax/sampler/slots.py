@@ -133,6 +133,7 @@ class Slots:
     """Appends tokens, at least one each, to the contexts of some slots.
 
     Raises:
+      UserError: a token has no row in the embedding; no context is changed then.
       ValueError: a context would outgrow the cache, or nothing is appended; no context is changed then.
     """
     for slot, tokens in parts.items():
@@ -140,6 +141,12 @@ class Slots:
         raise ValueError(f"slot {slot}: no tokens to append")
       if self.context(slot) + len(tokens) > self.capacity:
         raise ValueError(f"slot {slot}: {len(tokens)} more tokens do not fit a context of {self.capacity}")
+      if not 0 <= min(tokens) <= max(tokens) < self._programs.config.vocab:  # a lookup would clamp it, without a word
+        wrong = next(token for token in tokens if not 0 <= token < self._programs.config.vocab)
+        raise UserError(
+          f"token {wrong} is to be read, and the model's tokens are 0 to {self._programs.config.vocab - 1}; it comes "
+          "from another model: use trajectories, tokenizer and weights that belong together"
+        )
     queues: dict[int, list[Piece]] = {rows: [] for rows in self._shapes.rows}
     size = self._shapes.piece
     for slot, tokens in parts.items():

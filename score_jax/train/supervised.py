@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -85,6 +85,7 @@ def fine_tune(
     UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
     Stopped: the run was asked to end.
   """
+  require_tokens(itertools.chain.from_iterable(lessons), config.vocab, stage)
   fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
   samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
   if not samples:
@@ -128,6 +129,20 @@ def fine_tune(
       checkpoints.save(state)
   cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)
   return Trained(trainer.whole(state), steps, cost)
+
+
+def require_tokens(samples: Iterable[Sample], vocab: int, stage: str) -> None:
+  """
+  Raises:
+    UserError: a token has no row in the embedding, where a lookup would give another token's.
+  """
+  for one in samples:
+    if len(one.tokens) and not 0 <= one.tokens.min() <= one.tokens.max() < vocab:
+      wrong = next(int(token) for token in one.tokens if not 0 <= token < vocab)
+      raise UserError(
+        f"{stage}: a trajectory has token {wrong}, and the student's tokens are 0 to {vocab - 1}; it was made with "
+        "another model: run in a new --workdir"
+      )
 
 
 def check(numbers: dict[str, float], stage: str, step: int, batch: Batch, workdir: Workdir) -> dict[str, float]:

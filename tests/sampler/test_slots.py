@@ -284,3 +284,12 @@ def test_slots_that_cannot_be_split_are_refused(tiny: Tiny, eight_devices: Mesh)
   programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, block=32, stops=Stops((STOP,)))
   with pytest.raises(UserError, match=r"sampler\.slots = 6 cannot be split .* \(2 x 2\); choose a multiple"):
     Slots(programs, tiny.weights, SHAPES)
+
+
+@pytest.mark.parametrize("wrong", [-1, 64, 2**31 - 1])
+def test_a_token_that_the_model_does_not_have_is_refused(slots: Slots, wrong: int) -> None:
+  """XLA would clamp it, and a negative one would count from the end."""
+  begin(slots, 0, "a", PLAIN)
+  with pytest.raises(UserError, match=rf"token {wrong} is to be read, and the model's tokens are 0 to 63"):
+    slots.extend({0: [*PROMPT, wrong, 9]})
+  assert slots.context(0) == 0

@@ -153,3 +153,14 @@ def test_what_is_not_finite_stops_it_and_its_batch_is_kept(tune: Tune, tiny: Tin
   known = {tuple(s.tokens.tolist()) for s in lesson()}
   row, place = arrays["tokens"][0, 0], arrays["segments"][0, 0]
   assert tuple(row[place == 1].tolist()) in known
+
+
+@pytest.mark.parametrize("wrong", [-1, 64])
+def test_a_token_that_the_student_does_not_have_is_refused(
+  tune: Tune, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+  samples = lesson()
+  samples[3].tokens[2] = wrong
+  monkeypatch.setitem(globals(), "lesson", lambda: samples)
+  with pytest.raises(UserError, match=rf"sft: a trajectory has token {wrong}, and the student's tokens are 0 to 63"):
+    tune(tmp_path)
