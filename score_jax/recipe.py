@@ -129,7 +129,13 @@ def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
 def _write_split(run: Run) -> None:
   warm, mentored = warm_questions(run), mentored_questions(run)
   parts = {"warm_start": warm, "mps": mentored, "validation": run.tasks.validation, "test": run.tasks.test}
-  run.workdir.write_json("split.json", {name: [q.id for q in part] for name, part in parts.items()})
+  ids = {name: [q.id for q in part] for name, part in parts.items()}
+  if (run.workdir.read_json("split.json") or ids) != ids:
+    raise UserError(
+      f"split.json of {run.workdir.root} has other questions than tasks gives now: the file of questions, or the rule "
+      "by which this version splits them, is another one; give another --workdir, or what the run began with"
+    )
+  run.workdir.write_json("split.json", ids)
   _write_overlap(run)
 
 

@@ -194,6 +194,13 @@ def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
     main.run(config, str(finished))
 
 
+def test_a_workdir_with_another_split_is_refused(tmp_path: pathlib.Path) -> None:
+  """A file of questions that was changed, or a version that splits otherwise, must not mix two splits."""
+  (tmp_path / "split.json").write_text('{"warm_start": ["a"], "mps": [], "validation": [], "test": []}')
+  with pytest.raises(UserError, match=r"split\.json of .* has other questions than tasks gives now"):
+    main.run(smoke_config(), str(tmp_path))
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too
 def test_of_a_truncated_checkpoint_the_one_before_it_is_used(
   finished: pathlib.Path, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture

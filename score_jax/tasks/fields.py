@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from score_jax.errors import UserError
+from score_jax.tasks.normal_form import normalised
 from score_jax.tasks.rows import Row
-from score_jax.tasks.split import normalised
 from score_jax.trajectory import Question
 
 

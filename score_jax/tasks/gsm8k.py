@@ -8,8 +8,8 @@ from typing import Literal
 from score_jax.errors import UserError
 from score_jax.tasks import rows
 from score_jax.tasks.annotations import number, script
+from score_jax.tasks.normal_form import normalised
 from score_jax.tasks.rows import Row
-from score_jax.tasks.split import normalised
 from score_jax.trajectory import Question
 
 Split = Literal["train", "test"]

@@ -1,9 +1,10 @@
 """Questions that are not used: they overlap the evaluation, repeat another, or have no answer to be graded by.
 
-A training question overlaps an evaluation question when their normalised texts
-are equal, or when they have 13 normalised words in a row in common. One of
-fewer than 13 words overlaps by equality alone; so do texts of languages that
-put no spaces between words, mostly. The measure also finds phrases that many
+A training question overlaps an evaluation question when their normal forms
+(tasks/normal_form.py) are equal, or when they have 13 words in a row in common,
+with the same marks between them. One of fewer than 13 words overlaps by
+equality alone; so do texts of languages that put no spaces between words,
+mostly. The measure also finds phrases that many
 questions share ("where m and n are relatively prime positive integers find m
 n …"): what is dropped is listed with the words in common.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from score_jax.tasks.split import normalised
+from score_jax.tasks.normal_form import is_word, normalised, tokens
 from score_jax.trajectory import Question
 
 WORDS = 13
@@ -30,7 +31,7 @@ class Dropped:
 
 
 def distinct(questions: Iterable[Question]) -> tuple[list[Question], list[Dropped]]:
-  """The questions that have an answer, the first of each normalised text; and the others."""
+  """The questions that have an answer, the first of each normal form; and the others."""
   kept: dict[str, Question] = {}
   dropped: list[Dropped] = []
   for question in questions:
@@ -70,6 +71,8 @@ def without_overlap(
 
 
 def _runs(question: Question, words: int) -> Iterator[str]:
-  """Every `words` words in a row."""
-  text = normalised(question.text).split()
-  return (" ".join(text[i : i + words]) for i in range(len(text) - words + 1 if words else 0))
+  """Every `words` words in a row, with the marks between them: x + 1 and x - 1 are no common words."""
+  found = tokens(question.text)
+  at = [i for i, token in enumerate(found) if is_word(token)]
+  ends = at[words - 1 :] if words else ()
+  return (" ".join(found[start : end + 1]) for start, end in zip(at, ends, strict=False))

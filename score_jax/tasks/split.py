@@ -7,15 +7,10 @@ under different ids fall into the same part.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 
+from score_jax.tasks.normal_form import normalised
 from score_jax.trajectory import Question
-
-
-def normalised(text: str) -> str:
-  """Lower-cased words and numbers, one space between them."""
-  return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def share(question: Question, salt: str) -> float:

@@ -22,7 +22,7 @@ import random
 from collections.abc import Sequence
 
 from score_jax.errors import UserError
-from score_jax.tasks.split import normalised
+from score_jax.tasks.normal_form import normalised
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
 

@@ -28,6 +28,11 @@ def test_the_id_is_of_the_words_where_no_field_gives_it() -> None:
   assert a.id == b.id != c.id
 
 
+def test_ids_of_other_formulas_differ() -> None:
+  found = made(*({"question": text, "answer": "1"} for text in ("12 + 5", "12 - 5", "3 > 2", "3 < 2", "1.5", "15")))
+  assert len({question.id for question in found}) == 6
+
+
 @pytest.mark.parametrize(
   ("answer", "expected"),
   [

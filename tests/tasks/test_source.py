@@ -12,15 +12,15 @@ from ml_collections import ConfigDict
 from score_jax.errors import UserError
 from score_jax.recipe import _write_overlap
 from score_jax.tasks import gsm8k, source
+from score_jax.tasks.normal_form import normalised
 from score_jax.tasks.source import load
-from score_jax.tasks.split import normalised
 from score_jax.trajectory import Question
 from score_jax.workdir import Workdir
 from tests.configs import module
 from tests.tasks.sources import ROWS, write_lines, written
 
 SUMS = [{"problem": f"How much is {i} and {i + 1}?", "final": 2 * i + 1} for i in range(30)]
-SMOKE = ("e28c95ef338b", "4b8ad58242b6", "5f54dddc8e4f")  # training, validation, test: the first of each
+SMOKE = ("18f4b1633959", "9f63e0102e18", "b5e596b6fb1b")  # training, validation, test: the first of each
 LONG = "In a town of nine bridges every bridge is crossed by {} people on each day of the week"
 
 
@@ -91,6 +91,14 @@ def test_what_overlaps_the_test_questions_is_dropped_from_training_alone(tmp_pat
   ]
   assert not {"how much is 3 and 4", "how much is 5 and 6"} & {normalised(q.text) for q in tasks.train}
   assert len(tasks.train) + len(tasks.validation) == len(SUMS) - 3
+
+
+def test_questions_that_differ_by_a_sign_are_all_asked(tmp_path: pathlib.Path) -> None:
+  rows = [{"problem": f"What is {i + 10} {sign} {i}?", "final": 1} for i in range(5) for sign in "+-"]
+  tasks = load(config(path=write_lines(tmp_path / "mine.jsonl", rows), train=5, validation=2, test=3), seed=0)
+  asked_for = [*tasks.train, *tasks.validation, *tasks.test]
+  assert {q.text for q in asked_for} == {row["problem"] for row in rows}
+  assert (len({q.id for q in asked_for}), tasks.dropped) == (10, ())
 
 
 def test_dropped_questions_are_listed_in_the_workdir_and_told(tmp_path: pathlib.Path) -> None:

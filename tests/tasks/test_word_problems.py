@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from score_jax.errors import UserError
 from score_jax.tasks import word_problems
 from score_jax.tasks.grade import numeric
+from score_jax.tasks.normal_form import normalised
 from score_jax.tasks.source import load
-from score_jax.tasks.split import normalised
 from score_jax.tasks.word_problems import COST, Difficulty, World, generate, questions
 
 WORLD = World.generate(1)
