@@ -160,6 +160,20 @@ def test_what_was_drawn_for_something_else_is_not_found(real: Real, tmp_path: pa
   assert "from the journal" not in told
 
 
+def test_what_three_processes_finished_is_found_by_the_fourth(tmp_path: pathlib.Path) -> None:
+  """Each ends in the midst of the stage, and writes beside what those before it have left."""
+  for process in range(3):
+    journal = Journal(Workdir(str(tmp_path)), config="c", every_s=0.0)
+    with pytest.raises(KeyboardInterrupt), journal.stage("mps"):
+      journal.add(f"key{process}", Trajectory(f"q{process}", "How many?", (process,), status="step_limit", grade=0.0))
+      raise KeyboardInterrupt
+  assert len(list((tmp_path / "journal/mps").glob("part-*.jsonl"))) == 3
+  journal = Journal(Workdir(str(tmp_path)), config="c", every_s=0.0)
+  with journal.stage("mps"):
+    found = [journal.find(f"key{process}") for process in range(3)]
+  assert [t and t.question_id for t in found] == ["q0", "q1", "q2"]
+
+
 def test_what_is_in_two_checkpoints_goes(real: Real, tmp_path: pathlib.Path) -> None:
   agent, journal = kept(real, tmp_path)
 

@@ -74,6 +74,22 @@ def test_the_ledger_counts_tokens_and_calls(stage: Stage) -> None:
   assert last.observation_tokens  # which the model never read
 
 
+def test_the_ledger_counts_the_flops_of_each_token_at_its_place(stage: Stage) -> None:
+  """Of one layer with one head of 8: 4 * 8 for each token that a token sees, itself included, and 2 a weight.
+
+  A sum over all tokens here, of middle ones there: to a token each.
+  """
+  trajectory = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
+  usage, seen = (
+    trajectory.ledger.of("student"),
+    len(trajectory.context()) - len(trajectory.steps[-1].observation_tokens),
+  )
+  assert usage.generated + usage.read == seen
+  assert seen > 100
+  exact = sum(2.0 * SHAPE.parameters + 4.0 * 8 * place for place in range(1, seen + 1))
+  assert abs(usage.flops - exact) <= 4.0 * 8 * seen
+
+
 def test_a_wrong_answer_is_graded_with_a_reason(stage: Stage) -> None:
   trajectory = one(stage.agent(), stage.in_turn(plan(), submit("'13'")), *asked("q"))
   assert (trajectory.status, trajectory.answer, trajectory.grade) == ("answered", "13", 0.0)

@@ -109,6 +109,13 @@ def test_nothing_is_wrong_with_one_who_only_ran_out_of_acts(stage: Stage) -> Non
   assert finding.values == {"start": 1.0}
 
 
+def test_the_last_act_of_one_who_ran_out_of_acts_may_be_the_error(stage: Stage) -> None:
+  case = failed(stage, plan(), LOOK, TAKE, acts=2)
+  assert case[1].status == "step_limit"
+  [finding] = teacher(stage, knows).locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 2)
+
+
 def test_hard_is_what_the_teacher_does_not_get_right_itself(stage: Stage) -> None:
   """One of four continuations from the question is right."""
 

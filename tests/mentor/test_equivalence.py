@@ -46,6 +46,8 @@ def verdict(a: Step, b: Step) -> Verdict:
     (act("12"), act(""), "undecided"),
     (act("12"), act(" \n"), "undecided"),
     (act("12"), act("11\n12"), "undecided"),
+    (act("3.14"), act("2\n3.14159"), "undecided"),  # one is among the other's, rounded
+    (act("3.15"), act("2\n3.14159"), "different"),
     (act("5\n12"), act("7\n12"), "different"),
     (act("5\n12"), act("12\n5"), "undecided"),
     (act("After 3 days: 5 and 12"), act("12 of 9 in all"), "undecided"),  # sentences that share a value

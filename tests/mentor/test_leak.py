@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from score_jax.mentor.answer_forms import dates, symbols, target, values
-from score_jax.mentor.leak import step_leak, text_leak
+from score_jax.mentor.leak import step_leak, supported, text_leak
 from score_jax.mentor.literals import submitted
 from score_jax.mentor.release import read
 from score_jax.trajectory import Question, Step
@@ -306,3 +306,24 @@ def test_on_the_releases_corrections() -> None:
   assert flagged - LEAKING == set()
   assert LEAKING - flagged == MISSED
   assert (len(LEAKING), len(flagged), len(MISSED)) == (24, 10, 14)
+
+
+@pytest.mark.parametrize(
+  ("code", "expected"),
+  [
+    ("print('Lima')", False),  # says it, and finds nothing out
+    ("town = 'Lima'\nprint(town)", False),
+    ("print(web_search('capital of Peru'))", True),
+    ("print('Lima' if x else 'Oslo')", True),
+  ],
+)
+def test_a_literal_that_was_printed_supports_no_submission(code: str, expected: bool) -> None:
+  asked = Question("q", "What is the capital?", "Lima")
+  last = Step("act", "t", "final_answer_print('Lima')", "", "ok", answer="Lima")
+  assert supported(asked, [PLAN, Step("act", "t", code, "Lima", "ok"), last]) is expected
+
+
+def test_a_diagnosis_may_hold_a_short_answer_by_accident() -> None:
+  """12 stands in many texts; 1680 does not."""
+  assert not text_leak(Question("q", "How much?", "12"), [PLAN], "the 12 in this step was never computed")
+  assert text_leak(Question("q", "How much?", "1680"), [PLAN], "the 1680 in this step was never computed")

@@ -299,6 +299,14 @@ def test_what_cannot_be_followed_is_not_finished(student: Student, teacher: Refe
   assert (ended.status, ended.grade, len(ended.steps)) == ("step_limit", 0.0, 3)
 
 
+def test_a_replacement_that_comes_to_something_else_is_none(student: Student, teacher: ReferenceTeacher) -> None:
+  """The worked act runs, but the student's `print` adds one to what it is given."""
+  shadowed = "import builtins\ndef print(x): builtins.print(x + 1)"
+  [proposal] = teacher.correct([(CLIPS, student(shadowed, "y = 1"), Finding("located", 2))])
+  assert proposal.step is None
+  assert proposal.ledger.tool_calls == 4 + 1, "the worked solution's, and the one that was tried"
+
+
 def test_without_a_worked_solution_there_is_no_correction(student: Student, teacher: ReferenceTeacher) -> None:
   unknown = dataclasses.replace(CLIPS, id="unknown", solution=())
   named = Finding("located", 1)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
+from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import make_mesh, path_name, sharding, weight_shardings
+from score_jax.mesh.sharding import Meshes, make_mesh, path_name, sharding, weight_shardings
 from score_jax.train.optimizer import optimizer, schedule
 from tests.conftest import Tiny
 
@@ -53,6 +54,12 @@ def test_a_mesh_takes_all_devices(shape: tuple[int, ...], expected: tuple[int, .
 def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
   with pytest.raises(UserError, match=r"mesh\.train = .* does not fit 8 devices; .* whose product is 8"):
     make_mesh(shape)
+
+
+def test_a_vocabulary_is_split_by_each_mesh_of_a_run() -> None:
+  """Six devices: two, three and one of them along `tensor`."""
+  shapes = ConfigDict({"train": (3, 1, 2), "sample": (2, 1, 3), "teacher": (6, 1, 1)})
+  assert Meshes.of(shapes, jax.devices()[:6]).vocabulary_multiple == 6
 
 
 def test_every_weight_lies_as_the_table_says(make_tiny: Callable[..., Tiny], eight_devices: Mesh) -> None:

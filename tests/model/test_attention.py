@@ -50,7 +50,9 @@ def test_every_way_gives_what_the_oracle_gives(mix: Rows) -> None:
       np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("heads", [(8, 2), (8, 1), (3, 1)], ids=["split", "repeated", "whole"])
+@pytest.mark.parametrize(
+  "heads", [(8, 2), (8, 1), (6, 3), (3, 1)], ids=["split", "repeated", "repeated in groups", "whole"]
+)
 def test_splash_on_a_mesh_is_splash(eight_devices: Mesh, heads: tuple[int, int]) -> None:
   """Two devices share the heads: each has its own, or copies of the keys beside its queries, or all."""
   args = inputs(*heads)

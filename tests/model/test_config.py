@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import transformers
 
 from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig, RopeScaling, from_hugging_face, to_hugging_face
@@ -60,6 +61,16 @@ def test_public_models_have_their_published_size(name: str) -> None:
   assert config.parameters == parameters
   assert config.rope_base == data["rope_theta"]
   assert from_hugging_face(to_hugging_face(config)) == config
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_config_that_says_nothing_of_it_has_a_head_of_its_own(kind: str) -> None:
+  """As transformers reads it. One weight of the head, 64 x 32, counts."""
+  data = shape(kind, 64, 32, 2, 4, 2, 64, 512, True, head_dim=8)
+  tied = from_hugging_face(data)
+  del data["tie_word_embeddings"]
+  assert transformers.AutoConfig.for_model(**data).tie_word_embeddings is False
+  assert from_hugging_face(data).parameters == tied.parameters + 64 * 32
 
 
 def test_the_shapes_that_are_known_have_their_published_size() -> None:

@@ -187,6 +187,14 @@ def test_truncation_keeps_what_is_worked_out_by_hand(
   np.testing.assert_array_equal(found[kept], logits[0, kept])
 
 
+def test_what_reaches_top_p_exactly_is_kept_and_no_more() -> None:
+  """Logits that differ, of which each has a probability of 1/4 in float32, where exp(-1e-9) is 1."""
+  logits = np.array([[0.0, -3e-9, -1e-9, -2e-9]], np.float32)
+  for top_p, kept in ((0.25, [0]), (0.5, [0, 2]), (0.75, [0, 2, 3]), (0.76, [0, 1, 2, 3])):
+    found = np.asarray(truncated(logits, np.array([0]), np.array([top_p], np.float32)))[0]
+    assert [i for i in range(4) if found[i] > NEVER] == kept, top_p
+
+
 def test_a_row_that_keeps_all_is_left_alone_beside_one_that_does_not() -> None:
   """In float32 the first two tokens' probabilities add up to 1, and the others would be beyond it."""
   logits = np.array([[0.0, 0.0, -30.0, -31.0]] * 2, np.float32)

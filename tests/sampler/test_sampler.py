@@ -285,6 +285,35 @@ def test_a_slot_is_given_to_the_next_while_others_draw(sampler: Sampler) -> None
   assert sampler.slots.meter.places > 0
 
 
+def test_a_turn_has_one_budget_over_all_its_calls(sampler: Sampler) -> None:
+  """Twelve tokens where a call draws eight: two calls, and not eight more in the second."""
+  for name in range(4):
+    sampler.submit({name: request_key(0, f"budget/{name}")}, [9, 10, 11], PLAIN, 12)
+  turns: dict[Hashable, DrawnTurn] = {}
+  while len(turns) < 4:
+    sampler.launch()
+    turns |= sampler.collect()
+  whole = [turn for turn in turns.values() if STOP not in turn.tokens]
+  assert whole and all(len(turn.tokens) == 12 for turn in whole)
+
+
+def test_a_context_that_waits_for_its_tool_is_no_idle_slot(sampler: Sampler) -> None:
+  """Four slots: one draws, one is held, two are empty since the next request needs three. Half of them are at work.
+
+  In the first call, of one step, both draw.
+  """
+  sampler.submit({"held": request_key(0, "held")}, [9, 10], PLAIN, 1)
+  sampler.submit({"drawing": request_key(0, "drawing")}, [9, 10], PLAIN, 40)
+  sampler.submit({i: request_key(0, str(i)) for i in range(3)}, [9, 10], PLAIN, 1)
+  sampler.launch()
+  assert set(sampler.collect()) == {"held"}
+  sampler.launch()
+  sampler.collect()
+  meter = sampler.slots.meter
+  assert meter.steps > 1
+  assert (meter.busy, meter.places) == (2 * meter.steps, 4 * meter.steps)
+
+
 # Stop sequences
 
 
