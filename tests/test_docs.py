@@ -115,6 +115,7 @@ NEEDS = {
   "python benchmarks/sandbox.py": MINUTES,
   "python benchmarks/seeds.py": MINUTES,
   "python benchmarks/soak.py": MINUTES,
+  "python benchmarks/mutants.py": MINUTES,
   "NAME=mine ZONE=us-west4-a TYPE=v5litepod-64 launch/tpu_vm.sh create": TPUS,
   "launch/tpu_vm.sh": TPUS,
   "sbatch --nodes=4 launch/slurm.sbatch": SLURM,

@@ -76,6 +76,12 @@ def test_a_mean_is_rounded_once_on_every_python() -> None:
   assert value(BY_NAME["no_signal"], lines, 10) == 0.1
 
 
+def test_a_relative_sign_is_held_against_the_first_window() -> None:
+  """The mean of the last two, 1, by that of the first two, 2; by the first alone it would be 1."""
+  lines = lines_of("thought_entropy", [1.0, 3.0, 1.5, 0.5])
+  assert value(BY_NAME["thought_entropy"], lines, 2) == 0.5
+
+
 def test_steps_without_the_number_do_not_count() -> None:
   sign = BY_NAME["pass_at_g"]
   lines: list[dict[str, float]] = [{"probe_pass": 0.8}, {"loss": 0.0}, {"probe_pass": 0.2}, {"loss": 0.0}]

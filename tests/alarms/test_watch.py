@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from score_jax.agent.rollout import Request, at_question
 from score_jax.alarms.watch import Watch
 from score_jax.errors import UserError
+from score_jax.mentor.starts import Start
 from score_jax.model import adapters
 from score_jax.reinforce import scorer
 from score_jax.run import Run
@@ -73,6 +75,22 @@ def test_it_is_told_once_and_ends_what_it_is_to_end(
     looks(run, again, metrics, silent[:1], first=6)
     again.heed()
     assert "alarm" not in capsys.readouterr().out, "it has been told"
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_prefixes_are_scored_at_the_temperature_that_they_were_drawn_at(
+  config: ConfigDict, tmp_path: pathlib.Path
+) -> None:
+  """RL draws at another one. By the weights that drew it a prefix is as likely as it was, but for rounding."""
+  student = config.student
+  student.temperature, config.rl.temperature = 0.7, 1.5
+  student.top_k, student.top_p, student.repetition_penalty = 0, 1.0, 1.0
+  with Run(config, Workdir(str(tmp_path))) as run:
+    question, weights = run.tasks.train[0], run.student.weights
+    [[drawn]] = run.student_agent.rollout(weights, [Request("old", question, at_question(question), 2)])
+    found = watching(run)._staleness([Start(question, drawn.prefix(len(drawn.steps)), None, 2)], weights)
+  assert sum(len(step.logprobs) for step in drawn.steps) > 5
+  assert found["prefix_logprob_change"] == pytest.approx(0.0, abs=1e-4)
 
 
 @pytest.mark.usefixtures("lenient_promotion")

@@ -438,6 +438,18 @@ def test_a_named_step_is_confirmed_by_going_on_from_before_and_after_it(stage: S
   assert made.counts()["located"] == {"both": 1}
 
 
+def test_a_fall_of_just_delta_confirms(stage: Stage) -> None:
+  """Of two continuations from after the step one gets there."""
+
+  def half(name: str, text: str) -> Turn:
+    if "Observation: -2" in text:
+      return submit("12") if name.endswith("/0") else LOOK
+    return knows(name, text)
+
+  finding, _ = judged(stage, half, "both", 1)
+  assert (finding.verdict, finding.located, finding.values) == ("located", "both", {"before": 1.0, "after": 0.5})
+
+
 def test_a_named_step_over_which_nothing_falls_is_contradicted(stage: Stage) -> None:
   finding, made = judged(stage, knows, "both", 0)
   assert (finding.verdict, finding.step, finding.located) == ("unlocated", -1, "contradicted")
