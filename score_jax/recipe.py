@@ -45,6 +45,7 @@ from score_jax.model import adapters
 from score_jax.reinforce import reinforce
 from score_jax.run import Run, passes
 from score_jax.stages import configured, encoded, finish, weights_of, whole
+from score_jax.tasks.overlap import reasons
 from score_jax.teachers import open_teacher
 from score_jax.train.batch import every_step, sample, teacher_steps
 from score_jax.train.supervised import fine_tune
@@ -143,8 +144,7 @@ def _write_overlap(run: Run) -> None:
   """Lists the questions that are not used, and says how many they are."""
   dropped = [dataclasses.asdict(d) for d in run.tasks.dropped]
   run.workdir.write_json("overlap.json", {"schema": 1, "words": run.tasks.words, "dropped": dropped})
-  reasons = _counts(d.why for d in run.tasks.dropped)
-  told = ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none"
+  told = reasons(run.tasks.dropped)
   run.say(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
   for note in run.tasks.notes:
     run.say(f"tasks: {note}")

@@ -81,15 +81,14 @@ class RecordedTeacher:
     if unknown := data.keys() - {"question_id", "question", "step", "thought", "code", "diagnosis", "prefix"}:
       raise ValueError(f"the key {sorted(unknown)[0]!r} is unknown")
     step, said = data["step"], (data["thought"], data["code"])
-    prefix = None if "prefix" not in data else tuple((str(t), str(c)) for t, c in data["prefix"])
-    if type(step) is not int or step < 0 or not all(isinstance(text, str) for text in said):
-      raise ValueError("step is a number from 0 on, thought and code are texts")
+    prefix = None if data.get("prefix") is None else tuple((t, c) for t, c in data["prefix"])
+    question = data["question_id" if "question_id" in data else "question"]
+    texts = (question, *said, data.get("diagnosis") or "", *(text for turn in prefix or () for text in turn))
+    if type(step) is not int or step < 0 or not all(isinstance(text, str) for text in texts):
+      raise ValueError("step is a number from 0 on; question, thought, code, diagnosis and prefix are texts")
     if prefix is not None and len(prefix) != step:
       raise ValueError(f"a prefix of {len(prefix)} steps before step {step}")
-    self._keep(
-      data["question_id" if "question_id" in data else "question"],
-      Record(step, said, str(data.get("diagnosis", "")), prefix),
-    )
+    self._keep(question, Record(step, said, data.get("diagnosis") or "", prefix))
 
   def _read_trajectory(self, trajectory: Trajectory) -> None:
     said = tuple(map(_said, trajectory.steps))

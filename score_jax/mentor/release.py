@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 
 from score_jax.errors import UserError
+from score_jax.tasks.fields import blank
 from score_jax.tools.outcome import Outcome, Ran, plain
 from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
@@ -55,7 +56,8 @@ def read(path: str) -> Iterator[tuple[Question, Trajectory]]:
 def record(data: Mapping[str, Any]) -> tuple[Question, Trajectory]:
   """One record."""
   task = data["original_task_info"]
-  question = Question(task["id"], task["question"], task["true_answer"].strip())
+  gold = task["true_answer"]
+  question = Question(task["id"], task["question"], "" if blank(gold) else str(gold).strip())
   entries = [entry for entry in data["steps"] if "thought" in entry]
   corrections = tuple(_correction(one) for one in data["repair_steps"])
   replaced = {c.step for c in corrections}
@@ -72,8 +74,8 @@ def record(data: Mapping[str, Any]) -> tuple[Question, Trajectory]:
     steps=steps,
     status=status,
     answer=answer,
-    grade=None if status == "tool_failure" else float(right),
-    grade_reason="the release's verdict",
+    grade=float(right) if question.answer and status != "tool_failure" else None,
+    grade_reason="the release's verdict" if question.answer else "no answer to grade by",
     corrections=corrections,
   )
 

@@ -26,27 +26,27 @@ from collections.abc import Callable, Iterable, Iterator
 
 from score_jax.errors import UserError
 from score_jax.tasks import rows
-from score_jax.tasks.fields import Fields, questions
+from score_jax.tasks.fields import Fields, blank, questions
 from score_jax.tasks.rows import Row
 from score_jax.trajectory import Question
 
 
 def _without_picture(row: Row) -> Row | None:
-  return None if row.get("image") else row
+  return row if blank(row.get("image")) else None
 
 
 def _without_file(row: Row) -> Row | None:
-  return None if row.get("file_name") else row
+  return row if blank(row.get("file_name")) else None
 
 
 def _answerable(row: Row) -> Row | None:
-  return row if row.get("answerable", True) else None
+  return row if blank(row.get("answerable")) or row["answerable"] else None
 
 
 def _deciphered(row: Row) -> Row:
   """xbench keeps its texts out of crawls: base64 of the bytes, each exclusive-or the next one of `canary`."""
   key = row.get("canary")
-  if not key:
+  if not isinstance(key, str) or not key:
     return row
 
   def plain(text: str) -> str:

@@ -20,7 +20,7 @@ from score_jax.tasks import benchmarks, gsm8k, word_problems
 from score_jax.tasks.benchmarks import BENCHMARKS
 from score_jax.tasks.grade import Metric, grader, metric
 from score_jax.tasks.judge import Judge
-from score_jax.tasks.overlap import distinct
+from score_jax.tasks.overlap import distinct, reasons
 from score_jax.tasks.source import EachItsOwn, Tasks, difficulty, in_order
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
@@ -99,7 +99,7 @@ def _questions(
     found = benchmarks.read(name, config.paths[name], knob=knob)
   kept, dropped = distinct(found)
   if dropped:
-    notes.append(f"{name}: {len(dropped)} of {len(found)} questions stand there twice or have no answer; left out")
+    notes.append(f"{name}: {len(dropped)} of {len(found)} questions are left out: {reasons(dropped)}")
   if known := [q.id for q in kept if q.id in without]:
     notes.append(f"{name}: {len(known)} of {len(found)} questions are such as the model was trained on; left out")
     kept = [q for q in kept if q.id not in without]

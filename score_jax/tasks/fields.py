@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -37,15 +38,18 @@ def questions(
     remedy: what to do about a field that is not there; "{kind}" in it becomes question, answer, id or aliases.
     prefix: stands before every id.
 
+  A row without a question or an answer (null, NaN, infinite, blank) gives one with an empty text or answer, which
+  tasks/overlap.py drops and lists.
+
   Raises:
-    UserError: a row lacks a field or has no question, or two questions of different text have the same id.
+    UserError: a row lacks a field, or two questions of different text have the same id.
   """
   found: list[Question] = []
   seen: dict[str, tuple[str, str]] = {}
   for where, row in rows:
     question = _question(where, row, fields(row), remedy, prefix)
     text = normalised(question.text)
-    before, there = seen.setdefault(question.id, (text, where))
+    before, there = seen.setdefault(question.id, (text, where)) if text else (text, where)
     if before != text:
       raise UserError(
         f"{where}: the id {question.id!r} has another question at {there}; give each its own, or leave out the field "
@@ -60,37 +64,54 @@ def _question(where: str, row: Row, fields: Fields, remedy: str, prefix: str) ->
     name = getattr(fields, kind)
     if not name:
       return []
-    value = _value(row, name)
-    if value is None:
+    found, value = _value(row, name)
+    if not found:
       there = ", ".join(map(str, row))
       raise UserError(f"{where}: there is no field {name!r}, only {there}; {remedy.format(kind=kind)}")
     return _texts(value, f"{where}: field {name!r}")
 
   text = " ".join(texts("question"))
-  if not normalised(text):
-    raise UserError(f"{where}: the question {text[:40]!r} has no words; leave the row out")
+  made = id_of(text) if normalised(text) else where
   answer, *others = texts("answer") or [""]
-  name = "".join(texts("id")) or hashlib.sha256(normalised(text).encode()).hexdigest()[:12]
+  name = "".join(texts("id")) or made
   aliases = dict.fromkeys([*others, *texts("aliases")])
   return Question(prefix + name, text, answer, aliases=tuple(a for a in aliases if a and a != answer))
 
 
-def _value(row: Row, name: str) -> Any | None:
-  """The value of a field; a dotted name leads into it; None when it is not there, or null."""
+def id_of(text: str) -> str:
+  """The id of a question that brings none: texts of one normal form have the same."""
+  return hashlib.sha256(normalised(text).encode()).hexdigest()[:12]
+
+
+def blank(value: Any) -> bool:
+  """Whether a row says nothing here: null, NaN or an infinity, as tables write what is missing, or blank text."""
+  if isinstance(value, float):
+    return not math.isfinite(value)
+  return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _value(row: Row, name: str) -> tuple[bool, Any]:
+  """Whether there is such a field, and its value; a dotted name leads into it."""
   value: Any = row
   for part in [name] if name in row else name.split("."):
-    value = value.get(part) if isinstance(value, Mapping) else None
-  return value
+    if blank(value):  # what would hold the field is null
+      return True, None
+    if not isinstance(value, Mapping) or part not in value:
+      return False, None
+    value = value[part]
+  return True, value
 
 
 def _texts(value: Any, where: str) -> list[str]:
-  """A text or a number, or each of a list, as text.
+  """A text or a number, or each of a list, as text; nothing for what is blank.
 
   Raises:
     UserError: it is something else.
   """
   if isinstance(value, list | tuple):
     return [text for v in value for text in _texts(v, where)]
+  if blank(value):
+    return []
   if isinstance(value, bool) or not isinstance(value, str | int | float):
     raise UserError(f"{where} is {str(value)[:40]!r} ({type(value).__name__}); give text, a number or a list of them")
   if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:

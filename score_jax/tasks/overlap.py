@@ -1,4 +1,4 @@
-"""Questions that are not used: they overlap the evaluation, repeat another, or have no answer to be graded by.
+"""Questions that are not used: they overlap the evaluation, repeat another, or lack a text or an answer.
 
 A training question overlaps an evaluation question when their normal forms
 (tasks/normal_form.py) are equal, or when they have 13 words in a row in common,
@@ -12,6 +12,7 @@ n …"): what is dropped is listed with the words in common.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from score_jax.tasks.normal_form import is_word, normalised, tokens
@@ -25,22 +26,29 @@ class Dropped:
   """A question that is not used, and why."""
 
   id: str
-  why: str  # no_answer | duplicate | same_text | same_words
+  why: str  # no_question | no_answer | duplicate | same_text | same_words
   other: str = ""  # id of the question that it repeats or overlaps
   shared: str = ""  # the words that both have
 
 
+def reasons(dropped: Iterable[Dropped]) -> str:
+  """How many questions are not used for which reason, such as "2 duplicate, 1 no_answer"; "none" where all are."""
+  counts = Counter(one.why for one in dropped)
+  return ", ".join(f"{counts[why]} {why}" for why in sorted(counts)) or "none"
+
+
 def distinct(questions: Iterable[Question]) -> tuple[list[Question], list[Dropped]]:
-  """The questions that have an answer, the first of each normal form; and the others."""
+  """The questions that have a text and an answer, the first of each normal form; and the others."""
   kept: dict[str, Question] = {}
   dropped: list[Dropped] = []
   for question in questions:
-    if not question.answer:
-      dropped.append(Dropped(question.id, "no_answer"))
+    form = normalised(question.text)
+    if not form or not question.answer:
+      dropped.append(Dropped(question.id, "no_answer" if form else "no_question"))
       continue
-    first = kept.setdefault(normalised(question.text), question)
+    first = kept.setdefault(form, question)
     if first is not question:
-      dropped.append(Dropped(question.id, "duplicate", first.id, normalised(question.text)))
+      dropped.append(Dropped(question.id, "duplicate", first.id, form))
   return list(kept.values()), dropped
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -30,7 +30,7 @@ from score_jax.tasks.fields import Fields
 from score_jax.tasks.fields import questions as asked
 from score_jax.tasks.grade import Grader, Metric, grader, metric
 from score_jax.tasks.judge import Judge
-from score_jax.tasks.overlap import WORDS, Dropped, distinct, without_overlap
+from score_jax.tasks.overlap import WORDS, Dropped, distinct, reasons, without_overlap
 from score_jax.tasks.split import share
 from score_jax.tools.search import Document
 from score_jax.trajectory import Question
@@ -84,7 +84,7 @@ def load(config: ConfigDict, *, seed: int, judge: Judge | None = None) -> Tasks:
   words = 0 if config.kind == "word_problems" and not config.test_kind else WORDS
   pool, overlapping = without_overlap(pool, test, words=words)
   train, validation = pool[: config.train], pool[config.train : config.train + config.validation]
-  _check_parts(config, train, validation, test)
+  _check_parts(config, train, validation, test, (*dropped, *overlapping))
   name = config.test_kind or config.kind
   return Tasks(
     benchmark=name,
@@ -116,7 +116,9 @@ def _read(config: ConfigDict, part: Literal["train", "test"], seed: int, notes: 
   if part == "test" and config.test_kind:
     kind, path, split, knob = config.test_kind, config.test_path, config.test_split, "tasks.test_path"
   if kind == "gsm8k":
-    found = [q for q in gsm8k.read(path, part, knob=knob) if q.solution or part == "test"]
+    found = gsm8k.read(path, part, knob=knob)
+    if part == "train":
+      found = _playable(found, notes)
   elif kind == "questions":
     if path == "":
       raise UserError(f"{knob} = ''; give the file, folder, ORG/NAME of the hub or tfds:NAME of your questions")
@@ -129,6 +131,14 @@ def _read(config: ConfigDict, part: Literal["train", "test"], seed: int, notes: 
     if part == "test" or not config.test_kind:
       notes += benchmarks.notes(kind, path, len(found), config.test)
   return in_order(found, seed=seed)
+
+
+def _playable(found: list[Question], notes: list[str]) -> list[Question]:
+  """The questions whose worked solution can be played, and those without an answer, which are dropped and listed."""
+  kept = [q for q in found if q.solution or not q.answer]
+  if len(kept) < len(found):
+    notes.append(f"{len(found) - len(kept)} of {len(found)} questions have no worked solution that plays; left out")
+  return kept
 
 
 def in_order(questions: Iterable[Question], *, seed: int) -> list[Question]:
@@ -155,7 +165,13 @@ def _check_names(config: ConfigDict) -> None:
     )
 
 
-def _check_parts(config: ConfigDict, train: list[Question], validation: list[Question], test: list[Question]) -> None:
+def _check_parts(
+  config: ConfigDict,
+  train: list[Question],
+  validation: list[Question],
+  test: list[Question],
+  dropped: Sequence[Dropped],
+) -> None:
   """
   Raises:
     UserError: there are too few questions, or a training and a test question have the same id.
@@ -163,7 +179,11 @@ def _check_parts(config: ConfigDict, train: list[Question], validation: list[Que
   for name, part in (("train", train), ("validation", validation), ("test", test)):
     if len(part) < config[name]:
       place = (config.test_path or config.test_kind if name == "test" else "") or config.path or config.kind
-      raise UserError(f"tasks.{name} = {config[name]}, but {place} has {len(part)} such questions; ask for fewer")
+      raise UserError(
+        f"tasks.{name} = {config[name]}, but {place} has {len(part)} such questions"
+        + (f" (dropped: {reasons(dropped)})" if dropped else "")
+        + "; ask for fewer"
+      )
   ids = {q.id for q in test}
   for question in (*train, *validation):
     if question.id in ids:

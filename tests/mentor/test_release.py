@@ -57,6 +57,12 @@ def test_a_record_is_a_corrected_trajectory() -> None:
   assert from_json(to_json(trajectory)) == trajectory
 
 
+@pytest.mark.parametrize("gold", [None, float("nan"), " "])
+def test_a_verdict_without_a_gold_answer_is_none(gold: object) -> None:
+  question, trajectory = record(RECORD | {"original_task_info": {"id": "q1", "question": "?", "true_answer": gold}})
+  assert (question.answer, trajectory.grade, trajectory.grade_reason) == ("", None, "no answer to grade by")
+
+
 def test_an_error_of_its_server_is_nobodys_fault() -> None:
   broken = {"error": "Internal Server Error", "node": "reasoning_node", "task_id": "q1", "timestamp": ""}
   cut = {**RECORD, "steps": [*RECORD["steps"][:2], broken], "evaluation_result": {"is_correct": False}}

@@ -6,6 +6,7 @@ import pytest
 
 from score_jax.errors import UserError
 from score_jax.tasks.fields import Fields, questions
+from score_jax.tasks.overlap import Dropped, distinct
 from score_jax.trajectory import Question
 
 PLAIN = Fields()
@@ -72,9 +73,24 @@ def test_a_missing_field_is_named_with_its_place_and_those_that_there_are(kind: 
   )
 
 
-def test_null_counts_as_missing() -> None:
-  with pytest.raises(UserError, match=r"q\.jsonl:1: there is no field 'answer'"):
-    made({"question": "How?", "answer": None})
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf"), "", " ", [], [None, float("nan")]])
+def test_what_says_nothing_is_no_answer_and_no_question(value: Any) -> None:
+  rows = [{"question": "How?", "answer": value}, {"question": value, "answer": "so"}, {"question": "Who?", "answer": 1}]
+  kept, dropped = distinct(made(*rows))
+  assert [q.text for q in kept] == ["Who?"]
+  assert dropped == [Dropped(made(rows[0])[0].id, "no_answer"), Dropped("q.jsonl:2", "no_question")]
+
+
+def test_of_a_list_what_says_nothing_is_left_out() -> None:
+  [question] = made(
+    {"q": "How?", "a": [None, "so", float("nan"), "or so"], "n": float("nan")}, fields=Fields("q", "a", "n")
+  )
+  [unnamed] = made({"question": "How?", "answer": "so"})
+  assert (question.id, question.answer, question.aliases) == (unnamed.id, "so", ("or so",))
+
+
+def test_a_text_that_reads_nan_is_an_answer() -> None:
+  assert [q.answer for q in made({"question": "How?", "answer": "nan"})] == ["nan"]
 
 
 @pytest.mark.parametrize("value", [True, {"a": 1}, [["x", {}]]])
@@ -84,9 +100,9 @@ def test_what_is_no_text_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "?!"])
-def test_an_empty_question_is_refused(text: str) -> None:
-  with pytest.raises(UserError, match=r"q\.jsonl:2: the question '.*' has no words"):
-    made({"question": "How?", "answer": "so"}, {"question": text, "answer": "so"})
+def test_an_empty_question_is_dropped_and_listed(text: str) -> None:
+  asked = made({"question": "How?", "answer": "so"}, {"question": text, "answer": "so"})
+  assert distinct(asked)[1] == [Dropped("q.jsonl:2", "no_question")]
 
 
 def test_one_id_for_two_texts_is_refused_with_both_places() -> None:

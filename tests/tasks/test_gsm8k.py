@@ -14,6 +14,7 @@ from score_jax.mentor.demonstrations import worked
 from score_jax.tasks import gsm8k
 from score_jax.tasks.annotations import _brought, numbers, script
 from score_jax.tasks.grade import numeric
+from score_jax.tasks.overlap import distinct
 from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Question
 
@@ -50,6 +51,18 @@ def test_the_id_depends_on_the_words_alone(tmp_path: pathlib.Path) -> None:
   a, b, c = gsm8k.read(write(tmp_path, *rows), "train")
   assert a.id == b.id != c.id
   assert (a.answer, a.steps, a.solution) == ("1080", 0, ())
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), ""])
+def test_a_row_without_question_or_answer_is_dropped_and_listed(tmp_path: pathlib.Path, nothing: object) -> None:
+  whole = {"question": ASKED, "answer": f"{WORKED}#### 72"}
+  path = write(tmp_path, whole, {"question": nothing, "answer": "#### 1"}, {"question": "Who?", "answer": nothing})
+  kept, dropped = distinct(gsm8k.read(path, "train"))
+  assert [q.text for q in kept] == [ASKED]
+  assert [(d.id.rpartition("/")[2], d.why) for d in dropped] == [
+    ("train.jsonl:2", "no_question"),
+    ("train.jsonl:3", "no_answer"),
+  ]
 
 
 def test_operands_become_variables_only_where_they_can_come_from_nowhere_else() -> None:

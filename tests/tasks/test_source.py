@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -99,6 +100,27 @@ def test_questions_that_differ_by_a_sign_are_all_asked(tmp_path: pathlib.Path) -
   asked_for = [*tasks.train, *tasks.validation, *tasks.test]
   assert {q.text for q in asked_for} == {row["problem"] for row in rows}
   assert (len({q.id for q in asked_for}), tasks.dropped) == (10, ())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_without_an_answer_are_dropped_and_listed(tmp_path: pathlib.Path, suffix: str) -> None:
+  """A column with holes, as pandas writes it: null in one file, NaN in the other."""
+  pandas = pytest.importorskip("pandas")
+  problems = [row["problem"] for row in SUMS]
+  table = pandas.DataFrame({"problem": problems, "final": [float(row["final"]) for row in SUMS]})
+  table.loc[[3, 5], "final"] = float("nan")
+  path = tmp_path / f"mine.{suffix}"
+  if suffix == "parquet":
+    table.to_parquet(path)
+  else:
+    path.write_text("".join(json.dumps(row) + "\n" for row in table.to_dict("records")), encoding="utf-8")
+  tasks = load(config(path=str(path), train=18), seed=0)
+  assert {q.answer for q in (*tasks.train, *tasks.validation, *tasks.test)} == {
+    str(row["final"]) for i, row in enumerate(SUMS) if i not in (3, 5)
+  }
+  assert [d.why for d in tasks.dropped] == ["no_answer", "no_answer"]
+  with pytest.raises(UserError, match=r"has 2 such questions \(dropped: 2 no_answer\); ask for fewer"):
+    load(config(path=str(path), train=20), seed=0)
 
 
 def test_dropped_questions_are_listed_in_the_workdir_and_told(tmp_path: pathlib.Path) -> None:
