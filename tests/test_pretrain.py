@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from score_jax import pretrain
 from score_jax.agent.protocol import TAGS
 from score_jax.model import source
+from score_jax.trajectory import Step, Trajectory
 from tests.configs import module
 
 SHIPPED = pathlib.Path(pretrain.__file__).parent / "shipped"
@@ -38,6 +39,17 @@ def test_the_shipped_models_are_what_their_config_makes() -> None:
     assert (shipped["hidden_size"], shipped["num_hidden_layers"]) == (shape.width, shape.layers)
     assert (shipped["intermediate_size"], shipped["num_attention_heads"]) == (shape.mlp, shape.heads)
     assert shipped["vocab_size"] == config.vocab
+
+
+def test_all_but_the_first_token_and_detours_carry_loss() -> None:
+  """Nothing predicts the first token. Questions and observations are learnt from: they are full of repetitions."""
+  steps = (
+    Step("act", "look", author="student", tokens=(3, 4), observation_tokens=(5,)),
+    Step("act", "add", author="teacher", tokens=(6, 7)),
+  )
+  found = pretrain.all_but_detours(Trajectory("q", "How many?", (1, 2), steps))
+  assert found.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
+  assert found.learnt.tolist() == [0, 1, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.slow

@@ -285,6 +285,20 @@ def test_a_slot_is_given_to_the_next_while_others_draw(sampler: Sampler) -> None
   assert sampler.slots.meter.places > 0
 
 
+def test_a_request_taken_back_before_it_has_a_slot_keeps_nobody_waiting(sampler: Sampler) -> None:
+  """Of a group of two that waits, both are taken back; the one behind them is let in."""
+  sampler.submit({i: request_key(0, str(i)) for i in range(4)}, [9, 10], PLAIN, 1)
+  sampler.launch()
+  sampler.submit({"a": request_key(0, "a"), "b": request_key(0, "b")}, [9, 10], PLAIN, 1)
+  sampler.submit({"c": request_key(0, "c")}, [9, 10], PLAIN, 1)
+  sampler.release("a")
+  assert sampler.waiting
+  for name in ("b", *sampler.collect()):
+    sampler.release(name)
+  sampler.launch()
+  assert set(sampler.collect()) == {"c"} and not sampler.waiting
+
+
 def test_a_turn_has_one_budget_over_all_its_calls(sampler: Sampler) -> None:
   """Twelve tokens where a call draws eight: two calls, and not eight more in the second."""
   for name in range(4):

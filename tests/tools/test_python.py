@@ -305,6 +305,12 @@ def test_observations_are_plain_text(tool: PythonTool) -> None:
   assert outcome == Outcome("ok", "a\ufffdb\ufffd[31m\ufffd\tc\ufffd\ufffd\n\ufffdé😀")
 
 
+def test_what_is_cut_says_how_much_is_missing() -> None:
+  """Of 1,000 characters 100 may be seen. A note of 1,000 has 31, so that 69 are left: 34 in front, 35 at the end."""
+  text = "".join(chr(ord("a") + i % 26) for i in range(1000))
+  assert cut(text, chars=100) == f"{text[:34]}\n... [931 characters cut] ...\n{text[-35:]}"
+
+
 def test_observe_changes_nothing_the_second_time() -> None:
   for text in ("", "a\n\n", "x" * 1000, "<f at 0x7f00aa11bb22>\n" * 50, "\n" * 500 + "é\r" * 300):
     once = observe(text, chars=CHARS)

@@ -279,6 +279,21 @@ def test_of_a_damaged_checkpoint_the_one_before_it_is_taken(
   again.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_of_the_same_step_takes_the_place_of_a_damaged_one(
+  trainer: Trainer, tiny: Tiny, tmp_path: Path
+) -> None:
+  """As where each update is kept: the run goes on from 5 and comes to 6 again."""
+  with Checkpoints(epath.Path(tmp_path / "rl"), keep=3) as first:
+    for step in (5, 6):
+      first.save(at(step, trainer, tiny))
+  damage(tmp_path / "rl" / "6", "*")
+  with Checkpoints(epath.Path(tmp_path / "rl"), keep=3) as again:
+    assert_equal(again.newest(trainer.abstract(tiny.config)), at(5, trainer, tiny))
+    again.save(at(6, trainer, tiny))
+    assert_equal(again.newest(trainer.abstract(tiny.config)), at(6, trainer, tiny))
+
+
 def test_a_relative_folder_will_do(
   trainer: Trainer, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
