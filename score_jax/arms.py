@@ -46,7 +46,8 @@ Lessons = Literal[
 ]
 Starts = Literal[
   "prefixes",  # before the last surviving correction (paper, RL)
-  "questions_for_rl",  # those of the same half of the mentored questions
+  "questions_of_prefixes",  # the questions of those prefixes, each as often as it has one
+  "questions_for_rl",  # all questions of the same half of the mentored ones
   "mentored_questions",  # all of them
 ]
 
@@ -64,6 +65,7 @@ class Stage:
   lessons: Lessons | None = None
   starts: Starts | None = None
   uses: tuple[str, ...] = ()  # stages that made what it learns from, whose costs are its own too
+  revision: int = 0  # raised when the entry comes to mean something else: results of the old meaning are refused
   goes_by: tuple[str, ...] = ()  # stages that set its budget or number, or whose first rollouts it books itself
 
   @property
@@ -225,7 +227,18 @@ STAGES: Mapping[str, Stage] = {
   ),
   "rl_from_question": Stage(
     label="RL from the question",
-    says="whole rollouts, outcome alone, for as many student tokens: what is the short horizon worth?",
+    says="whole rollouts on RL's own questions, outcome alone, for as many student tokens: is a short horizon better?",
+    group="rl",
+    reads=("train",),
+    begin="sft",
+    starts="questions_of_prefixes",
+    revision=1,  # 0: from all questions of the half
+    uses=("mps",),
+    goes_by=("rl",),
+  ),
+  "rl_from_all_questions": Stage(
+    label="RL, all questions",
+    says="the same on every question of RL's half: what is the choice of questions worth?",
     group="rl",
     reads=("train",),
     begin="sft",

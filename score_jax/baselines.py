@@ -7,24 +7,31 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from score_jax.agent.rollout import at_question
-from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of
+from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of, verified_starts, with_room
 from score_jax.mentor.starts import Start
 from score_jax.run import Run
 from score_jax.teachers import open_teacher
 from score_jax.trajectory import Question, Trajectory
 
 
+def questions_of_prefixes(run: Run, name: str) -> Lesson:
+  """The question of each start that `rl` has, in the same order and as often: they differ by their horizon alone.
+
+  With rl.prefix = all a question comes as often as it has starts.
+  """
+  lesson = verified_starts(run, name)
+  return dataclasses.replace(lesson, material=[_at(run, start.question) for start in lesson.material])
+
+
 def questions_for_rl(run: Run, name: str) -> Lesson:
-  """The questions whose prefixes RL starts from, and those that it leaves out."""
-  del name
+  """All questions of RL's half of the mentored ones, those too that `rl` leaves out, such as most of the unaided."""
   _, cases = halves(run)
-  return Lesson([_at(run, case.question) for case in cases], {})
+  return with_room(run, name, [_at(run, case.question) for case in cases])
 
 
 def all_mentored_questions(run: Run, name: str) -> Lesson:
   """Every question that mentoring had."""
-  del name
-  return Lesson([_at(run, question) for question in mentored_questions(run)], {})
+  return with_room(run, name, [_at(run, question) for question in mentored_questions(run)])
 
 
 def _at(run: Run, question: Question) -> Start:

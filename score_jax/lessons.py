@@ -8,6 +8,7 @@ from typing import Any
 
 from score_jax.arms import STAGES
 from score_jax.mentor.mentoring import Mentored
+from score_jax.mentor.starts import Start, starts
 from score_jax.run import Run
 from score_jax.stages import decoded, needed
 from score_jax.tasks.split import share, split
@@ -68,6 +69,31 @@ def halves(run: Run) -> tuple[list[Mentored], list[Mentored]]:
   cases = mentored_cases(run)
   salt = f"{run.config.seed}/half"
   return [c for c in cases if share(c.question, salt) < 0.5], [c for c in cases if share(c.question, salt) >= 0.5]
+
+
+def verified_starts(run: Run, name: str) -> Lesson:
+  """The starts of RL's half of the mentored questions: before surviving corrections, or at the question."""
+  c, (_, cases) = run.config, halves(run)
+  found, beyond = starts(
+    cases,
+    acts=c.agent.acts,
+    prefix=c.rl.prefix,
+    fresh_horizon=c.rl.fresh_horizon,
+    keep_unaided=c.rl.keep_unaided,
+    keep_hard=c.rl.keep_hard,
+    salt=f"{c.seed}/rl",
+  )
+  lesson = with_room(run, name, found)
+  return dataclasses.replace(lesson, findings={"beyond_horizon": beyond, **lesson.findings})
+
+
+def with_room(run: Run, name: str, begin: Sequence[Start]) -> Lesson:
+  """Those starts after which a rollout can draw a token: rl.length holds its whole context. The others are counted."""
+  length = run.config.rl.length
+  kept = [s for s in begin if len(s.trajectory.context() or run.protocol.prompt(s.question.text)) < length]
+  if kept != begin:
+    run.say(f"{name}: {len(begin) - len(kept)} of {len(begin)} starts leave no room in rl.length = {length}; left out")
+  return Lesson(kept, {"questions": len({s.question.id for s in kept}), "no_room": len(begin) - len(kept)})
 
 
 def solved(cases: Iterable[Mentored]) -> dict[str, Trajectory]:

@@ -5,7 +5,8 @@
     sft               the student learns from the corrected trajectories
     rl                short-horizon policy gradient from the verified prefixes
     bc                baseline: as many teacher trajectories as the whole of SCoRe's teaching cost
-    rl_from_question  baseline: from the sft weights, whole rollouts, outcome reward, equal student tokens
+    rl_from_question  baseline: from the sft weights, whole rollouts on rl's own questions, outcome reward, equal
+                      student tokens
 
 The other arms are listed in arms.py. Whatever trains learns either from
 trajectories (LESSONS) or by policy gradient from states (STARTS), and differs
@@ -30,21 +31,31 @@ from score_jax.baselines import (
   bought_demonstrations,
   planned_demonstrations,
   questions_for_rl,
+  questions_of_prefixes,
 )
 from score_jax.controls import own_successes, random_corrections, redrawn, teacher_endings
 from score_jax.errors import UserError
 from score_jax.evaluate import validate
-from score_jax.lessons import Lesson, budget, halves, mentored_questions, right_of, solved, warm_questions, with_unaided
-from score_jax.mentor import starts as rl_starts
+from score_jax.lessons import (
+  Lesson,
+  budget,
+  halves,
+  mentored_questions,
+  right_of,
+  solved,
+  verified_starts,
+  warm_questions,
+  with_unaided,
+)
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
 from score_jax.mentor.mentoring import Mentored, mentor
 from score_jax.mentor.prompted import PromptedTeacher
 from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.teacher import Teacher
 from score_jax.model import adapters
-from score_jax.reinforce import reinforce
+from score_jax.reinforce import reinforce, require_signal
 from score_jax.run import Run, passes
-from score_jax.stages import configured, encoded, finish, weights_of, whole
+from score_jax.stages import configured, encoded, finish, require_none_of_another, weights_of, whole
 from score_jax.tasks.overlap import reasons
 from score_jax.teachers import open_teacher
 from score_jax.train.batch import every_step, sample, teacher_steps
@@ -61,12 +72,16 @@ def walk(run: Run) -> None:
     UserError: a stage does not exist, or cannot be done with what there is.
   """
   names = planned(run.config.stages, run.config.arms)
+  for name in names:  # before any is done: hours would be lost
+    if STAGES[name].starts and (note := require_signal(run.config, name)):
+      run.say(note)
   _write_split(run)
   for name in names:
     if whole(run, name):
       run.say(f"{name}: done already")
       run.journal.drop(name)  # the run may have ended between the two
       continue
+    require_none_of_another(run, name)
     _ = run.trackers  # one that cannot be had ends the run here, not after hours of demonstrations
     run.say(f"{name}: starts")
     with run.timed(name):
@@ -92,10 +107,13 @@ def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
   if loss not in CHOOSERS:
     raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
   samples = [sample(t, carries_loss=CHOOSERS[loss]) for t in lesson.material]
+  learnt = [one for one in samples if one.learnt.any()]
+  if len(learnt) < len(samples):
+    run.say(f"{name}: {len(samples) - len(learnt)} of {len(samples)} trajectories have no step that carries loss")
   run.free_teacher()
   trained = fine_tune(
     name,
-    [[one for one in samples if one.learnt.any()]],
+    [learnt],
     config=run.student.config,
     graph=run.student.graph,
     begin=lambda: adapters.parts(weights_of(run, stage.begin))[0],
@@ -109,7 +127,9 @@ def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
     say=run.say,
     validate=lambda weights: validate(run, weights),
   )
-  return {"ledger": encoded(lesson.cost + trained.cost), "updates": trained.updates, **lesson.findings}
+  left_out = {"without_loss": len(samples) - len(learnt), **trained.left_out}
+  found = {"updates": trained.updates, **lesson.findings, "left_out": left_out}
+  return {"ledger": encoded(lesson.cost + trained.cost), **found}
 
 
 def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
@@ -222,20 +242,10 @@ def corrected(run: Run, name: str) -> Lesson:
 
 def prefixes(run: Run, name: str) -> Lesson:
   """RL: the verified prefixes before the last surviving corrections."""
-  c, (_, cases) = run.config, halves(run)
-  begin, beyond = rl_starts.starts(
-    cases,
-    acts=c.agent.acts,
-    prefix=c.rl.prefix,
-    fresh_horizon=c.rl.fresh_horizon,
-    keep_unaided=c.rl.keep_unaided,
-    keep_hard=c.rl.keep_hard,
-    salt=f"{c.seed}/rl",
-  )
-  run.say(
-    f"{name}: {len(begin)} starts, {sum(s.correction is not None for s in begin)} of them before a corrected step"
-  )
-  return Lesson(begin, {"beyond_horizon": beyond})
+  lesson = verified_starts(run, name)
+  corrected = sum(s.correction is not None for s in lesson.material)
+  run.say(f"{name}: {len(lesson.material)} starts, {corrected} of them before a corrected step")
+  return lesson
 
 
 LESSONS: Mapping[arms.Lessons, Callable[[Run, str], Lesson]] = {
@@ -251,6 +261,7 @@ LESSONS: Mapping[arms.Lessons, Callable[[Run, str], Lesson]] = {
 }
 STARTS: Mapping[arms.Starts, Callable[[Run, str], Lesson]] = {
   "prefixes": prefixes,
+  "questions_of_prefixes": questions_of_prefixes,
   "questions_for_rl": questions_for_rl,
   "mentored_questions": all_mentored_questions,
 }

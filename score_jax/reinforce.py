@@ -6,6 +6,7 @@ each group; what other weights say of the rollouts is asked where the config wan
 it; then one update for each minibatch of `minibatch` starts. A rollout that its
 host or its grader failed leaves the group. Groups without signal have advantage 0:
 they cost no training, unless something else is learnt from them, but count in the mean.
+A rollout that reaches rl.length ends there, so that none is too long for a row.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ml_collections import ConfigDict
 from score_jax import profiling
 from score_jax.agent.rollout import Request
 from score_jax.alarms.watch import Watch
+from score_jax.arms import STAGES
+from score_jax.errors import UserError
 from score_jax.evaluate import validate
 from score_jax.mentor.comparisons import Comparisons
 from score_jax.mentor.groups import Scored, numbers, score
@@ -80,6 +83,27 @@ def scorer(
   return Scorer(graph, mesh, how, length=c.length, micro=c.micro_rows, frozen=frozen)
 
 
+def require_signal(config: ConfigDict, stage: str) -> str:
+  """What to say of a stage in which rewards teach nothing and the pull to its first weights alone is left; else "".
+
+  Raises:
+    UserError: its settings leave nothing to learn from.
+  """
+  rl = configured(config, stage).rl
+  knobs = PolicyGradient.of(rl)
+  pays = (rl.final, rl.key, rl.avoid) if STAGES[stage].starts == "prefixes" else (rl.final,)
+  why = ""
+  if rl.group_size < 2:
+    why = f"rl.group_size = {rl.group_size}: a rollout alone has advantage 0; give 2 or more"
+  elif not any(pays):
+    why = "rl.final, rl.key and rl.avoid = 0: no reward that this stage can earn differs from another; pay one of them"
+  if not why or knobs.distill:
+    return ""
+  if not knobs.kl:
+    raise UserError(f"{stage} would learn nothing. {why}, or set rl.distill over 0")
+  return f"{stage}: {why}. As it is, rl.kl only holds the weights where they are"
+
+
 class _Reinforce:
   """One stage of policy gradient."""
 
@@ -132,7 +156,8 @@ class _Reinforce:
         sampling = self.agent.meter.take()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + total(t.ledger for group in groups for t in group)
-        state, found = self._update(number, state, scored)
+        gap = self._gap(number, state, scored)
+        state, found = self._update(number, state, scored, gap)
         found |= numbers(groups, scored) | self.comparisons.numbers() | {"learning_rate": c.learning_rate}
         found["tokens_per_s"] = found["generated_tokens"] / seconds
         found |= sampling
@@ -174,8 +199,19 @@ class _Reinforce:
     groups = self.comparisons.judged(starts, drawn, self.tiers.rule)
     return score(starts, groups, self.tiers, self.comparisons.of, scale=self.knobs.scale), groups
 
+  def _gap(self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]]) -> float | None:
+    """Greatest difference of what trainer and sampler give a drawn token, in nats, by the weights that drew it.
+
+    Over a rollout of each group, whether it has a signal or not; None where no token was drawn. Each step takes others:
+    the first of a group was prefilled, the rest are copies of its slot.
+    """
+    drawn = [[s for s in group if s.tokens] for group in groups]
+    chosen = [group[(number + i) % len(group)].sample() for i, group in enumerate(drawn) if group]
+    differences = (s.sampled - logp for s, logp in zip(chosen, self.scorer(state.weights, chosen), strict=True))
+    return max((float(np.abs(d).max()) for d in differences), default=None)
+
   def _update(
-    self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]]
+    self, number: int, state: TrainState, groups: Sequence[Sequence[Scored]], gap: float | None
   ) -> tuple[TrainState, dict[str, float]]:
     """One update a minibatch."""
     lessons = self._lessons(state, groups)
@@ -188,7 +224,9 @@ class _Reinforce:
         state, found = self.trainer(state, batch)
         values = check(jax.device_get(found), self.stage, number, batch, self.run.workdir)
       parts.append((bool(samples), values))
-    return state, summary(parts)
+    learnt = [one for group in lessons for one in group]
+    counts = {"learnt_rollouts": len(learnt), "learnt_tokens": sum(int(one.learnt.sum()) for one in learnt)}
+    return state, summary(parts, gap) | counts
 
   def _lessons(self, state: TrainState, groups: Sequence[Sequence[Scored]]) -> list[list[Sample]]:
     """The rollouts of each group that are learnt from, with what other weights say of them."""

@@ -300,8 +300,12 @@ class Run:
     )
 
   def rl_agent(self, temperature: float) -> Agent:
-    """The student as RL samples it: from the whole distribution."""
-    return dataclasses.replace(self.student_agent, decoding=Decoding(temperature, 0, 1.0, 1.0))
+    """The student as RL samples it: from the whole distribution, and no further than a training row holds.
+
+    A rollout that reaches rl.length ends there and has failed: left out of training instead, it would go unpunished.
+    """
+    decoding, length = Decoding(temperature, 0, 1.0, 1.0), self.config.rl.length
+    return dataclasses.replace(self.student_agent, decoding=decoding, length=length)
 
   def settings(self, stage: ConfigDict) -> supervised.Settings:
     """The settings of a supervised stage."""

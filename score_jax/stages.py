@@ -34,7 +34,8 @@ def identity(config: ConfigDict, stage: str) -> str:
   settings = data[known.group] | known.changes
   asks = TEACHING if settings.get("judge") or settings.get("distill") else ()
   own = {name: data[name] for name in (*SHARED, *known.reads, *asks)} | {known.group: settings}
-  inputs = [identity(config, s) for s in known.builds_on]
+  inputs: list[Any] = [identity(config, s) for s in known.builds_on]
+  inputs += [known.revision] if known.revision else []
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -49,6 +50,20 @@ def result(run: Run, stage: str) -> dict[str, Any] | None:
   """What a stage wrote when it was done; None when it is not, or was for another config."""
   found = run.workdir.read_json(f"stages/{stage}.json")
   return found if found is not None and found["identity"] == identity(run.config, stage) else None
+
+
+def require_none_of_another(run: Run, stage: str) -> None:
+  """
+  Raises:
+    UserError: the workdir has the stage as another config or version of the package did it. Its checkpoints and parts
+      would be taken for this one's.
+  """
+  if run.workdir.read_json(f"stages/{stage}.json") is not None and result(run, stage) is None:
+    raise UserError(
+      f"stage {stage} in {run.workdir.root} was done by another version of score_jax or for another config; give "
+      f"another --workdir, or delete stages/{stage}.json, metrics/{stage}.jsonl and the folders checkpoints/{stage}, "
+      f"trajectories/{stage} and eval/{stage} there"
+    )
 
 
 def finish(run: Run, stage: str, findings: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from score_jax.stages import configured, identity
 from tests.configs import module
 
 METHOD = ("warm_start", "mps", "sft", "rl")
+#: policy gradient from questions
+OUTCOME = {"rl_from_question", "rl_from_all_questions", "grpo", "bc_grpo", "distill"}
 
 
 def config() -> ConfigDict:
@@ -41,6 +43,7 @@ def test_every_policy_gradient_arm_names_the_checkpoint_it_starts_from() -> None
     "rl": "sft",
     "rl_no_key": "sft",
     "rl_from_question": "sft",
+    "rl_from_all_questions": "sft",
   }
 
 
@@ -96,12 +99,11 @@ def test_arms_share_what_they_have_in_common() -> None:
   c.arms, c.stages = ("all",), ()
   assert not touched()
   c.rl.key = 0.25
-  assert touched() == {"rl", "rl_from_question", "grpo", "bc_grpo", "distill"}, "rl_no_key has a key of its own"
+  assert touched() == OUTCOME | {"rl"}, "rl_no_key has a key of its own"
   c = config()
   c.sft.loss = "teacher_steps"
   of_sft = {name for name, stage in STAGES.items() if stage.group == "sft"} - {"sft_corrected_only"}
-  by_rl = {"rl", "rl_no_key", "rl_from_question", "grpo", "bc_grpo", "distill"}
-  assert touched() == of_sft | by_rl
+  assert touched() == of_sft | OUTCOME | {"rl", "rl_no_key"}
   c = config()
   c.bc.learning_rate = 1.0
   assert touched() == {"bc", "bc_first_thought", "bc_all", "bc_grpo"}

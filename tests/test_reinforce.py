@@ -6,21 +6,25 @@ import dataclasses
 import json
 import pathlib
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
 
-from score_jax.agent.rollout import Request, at_question
+from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
 from score_jax.evaluate import fingerprint
 from score_jax.means import essential, resolved
 from score_jax.mentor.starts import Start
+from score_jax.model.decoder import Weights
 from score_jax.reinforce import order, reinforce
 from score_jax.run import Run
 from score_jax.stages import identity
 from score_jax.teachers import distilling_teacher
 from score_jax.train.policy_gradient import SERIES
 from score_jax.train.supervised import Trained
+from score_jax.trajectory import Step, Trajectory
 from score_jax.workdir import Workdir
 from tests.configs import module
 
@@ -175,3 +179,55 @@ def test_thresholds_may_change_between_the_starts_of_a_run() -> None:
   other.alarms.kl, other.alarms.probe, other.alarms.stop = 3.0, 2, ("kl",)
   assert identity(one, "rl") == identity(other, "rl")
   assert essential(resolved(one)) == essential(resolved(other))
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_the_gap_is_measured_in_a_step_without_signal(
+  tmp_path: pathlib.Path, on_one_device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """No rollout has an advantage. What the sampler says of one group is planted 0.5 nats off: the last minibatch's."""
+  config = smoke()
+  config.rl.truncate = config.rl.kl = config.rl.distill = 0.0
+  config.rl.final = config.rl.key = config.rl.avoid = 0.0
+  config.rl.length = 96  # of a context: most rollouts end there
+  rollout = Agent.rollout
+
+  def spoilt(self: Agent, weights: Weights, requests: Iterable[Request], **more: Any) -> list[list[Trajectory]]:
+    groups = rollout(self, weights, requests, **more)
+    if groups and groups[-1][0].name.startswith("rl/1/"):
+      groups[-1] = [
+        dataclasses.replace(
+          t, steps=tuple(dataclasses.replace(s, logprobs=[x + 0.5 for x in s.logprobs]) for s in t.steps)
+        )
+        for t in groups[-1]
+      ]
+    return groups
+
+  monkeypatch.setattr(Agent, "rollout", spoilt)
+  _, (first, second) = reinforced(config, tmp_path)
+  for line in (first, second):
+    assert line["no_signal_groups"] == 1.0 and "ess" not in line
+    assert (line["learnt_rollouts"], line["learnt_tokens"]) == (0, 0)
+  assert first["logprob_gap"] < 1e-3
+  assert second["logprob_gap"] == pytest.approx(0.5, abs=1e-3)
+  workdir = Workdir(str(tmp_path))
+  for number, line in enumerate((first, second)):
+    drawn = [t for t in workdir.read_part("rl", number) or [] if t.grade is not None]
+    contexts = [
+      len(t.prompt_tokens) + sum(map(context_of, t.steps)) - len(t.steps[-1].observation_tokens) for t in drawn
+    ]
+    assert max(contexts) <= 96, "they fit a row"
+    assert line["rollouts"] == len(drawn)
+    assert line["context_full"] == sum(t.status == "context_full" for t in drawn) / len(drawn) > 0
+
+
+def context_of(step: Step) -> int:
+  return len(step.tokens) + len(step.observation_tokens)
+
+
+@pytest.mark.usefixtures("lenient_promotion")
+def test_what_is_learnt_from_is_counted(both_steps: tuple[Trained, list[dict[str, float]]]) -> None:
+  """With a teacher that distils, all of it."""
+  for line in both_steps[1]:
+    assert line["learnt_rollouts"] == line["rollouts"] > 0
+    assert line["learnt_tokens"] == line["generated_tokens"] > 0

@@ -99,6 +99,7 @@ class Agent:
     model: the name under which the ledger books its tokens.
     author: whose steps these are.
     turn_tokens: the most tokens of one turn.
+    length: the most tokens of one context, the start's included; None: as many as a slot holds.
     seed: of all draws; a request's key is folded from it and the request's name.
     meter: books what sampling takes.
     watcher: is told of what is drawn and observed; None: nobody is.
@@ -118,6 +119,7 @@ class Agent:
   meter: Meter = dataclasses.field(default_factory=Meter)
   watcher: Watcher | None = None
   journal: Journal | None = None
+  length: int | None = None
 
   def rollout(
     self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int, str], None] | None = None
@@ -139,6 +141,7 @@ class Agent:
   def keys(self, journal: Journal, weights: str, request: Request) -> list[str]:
     """Where a journal has what a request draws from the weights of that checksum; one key for each copy."""
     settings = [self.model, self.author, self.turn_tokens, self.seed, dataclasses.asdict(self.decoding)]
+    settings += [] if self.length is None else [self.length]
     asked = [request.question.id, request.acts, to_json(request.start)]
     return [journal.key(weights, settings, asked, name) for name in request.names]
 
@@ -205,16 +208,22 @@ class _Rollout:
     for name in names:
       self.episodes[name] = Episode(request, (index, request.names.index(name)), list(request.start.steps))
     submitted = request.start.steps[-1].answer if request.start.steps else None
-    if submitted is not None or len(context) + 1 > self.sampler.slots.capacity:
+    room = self._longest() - len(context)
+    if submitted is not None or room < 1:
       for name in names:
         self._finish(name, "context_full" if submitted is None else "answered", submitted)
       return
     keys: dict[Hashable, np.ndarray] = {name: request_key(self.agent.seed, name) for name in names}
-    self.sampler.submit(keys, context, self.agent.decoding, self.agent.turn_tokens)
+    self.sampler.submit(keys, context, self.agent.decoding, min(self.agent.turn_tokens, room))
     for name in names:
       self.episodes[name].context = len(context)
     if names[0] == request.names[0]:
       self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
+
+  def _longest(self) -> int:
+    """The most tokens of one context."""
+    held = self.sampler.slots.capacity
+    return held if self.agent.length is None else min(held, self.agent.length)
 
   def _read(self, episode: Episode, start: int, count: int) -> None:
     """Books tokens that were prefilled after `start` others."""
@@ -315,12 +324,13 @@ class _Rollout:
     """Appends what follows the last turn and lets the contexts write their next."""
     for name, step in steps.items():
       tokens, episode = step.observation_tokens, self.episodes[name]
-      if len(tokens) + 1 > self.sampler.room(name):
+      room = self._longest() - episode.context - len(tokens)
+      if room < 1:
         self._finish(name, "context_full")
         continue
       self._read(episode, episode.context, len(tokens))
       episode.context += len(tokens)
-      self.sampler.append(name, tokens, self.agent.turn_tokens)
+      self.sampler.append(name, tokens, min(self.agent.turn_tokens, room))
 
   def _finish(self, name: str, status: Status, answer: str | None = None) -> None:
     """Grades the episode, files its trajectory, frees its slot."""

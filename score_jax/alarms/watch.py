@@ -121,7 +121,7 @@ class Watch:
     """
     if not self.settings["kl"]:
       return {}
-    samples = self._fitting(one.sample() for _, group in groups for one in group)
+    samples = _scored(one.sample() for _, group in groups for one in group)
     found = divergence(samples, self.scorer(self.begin(), samples)) if samples else None
     return {} if found is None else {"kl_from_start": found}
 
@@ -135,13 +135,14 @@ class Watch:
     if not self.settings["stale_prefix"]:
       return {}
     prefixes = {id(start.trajectory): start.trajectory for start in starts}.values()
-    samples = self._fitting(sample(t, carries_loss=_drawn) for t in prefixes)
+    samples = _scored(sample(t, carries_loss=_drawn) for t in prefixes)
     found = change(samples, self.past_scorer(adapters.parts(weights)[0], samples)) if samples else None
     return {} if found is None else {"prefix_logprob_change": found}
 
-  def _fitting(self, samples: Iterable[Sample]) -> list[Sample]:
-    """Those with something to score that fit a row."""
-    return [one for one in samples if one.learnt.any() and len(one.tokens) <= self.rl.length]
+
+def _scored(samples: Iterable[Sample]) -> list[Sample]:
+  """Those with something to score. All fit a row: no context of RL is longer than rl.length."""
+  return [one for one in samples if one.learnt.any()]
 
 
 def _drawn(_: int, step: Step) -> bool:

@@ -121,5 +121,7 @@ def numbers(drawn: Sequence[Sequence[Trajectory]], groups: Sequence[Sequence[Sco
     "no_signal_groups": sum(silences[name] for name in SILENCES) / max(len(groups), 1),
     **{f"no_signal_{name}": silences[name] / max(len(groups), 1) for name in SILENCES},
     **{f"left_{name}": failures[name] / max(sum(failures.values()), 1) for name in FAILURES},
+    "rollouts": len(scored),
+    "context_full": sum(s.trajectory.status == "context_full" for s in scored) / count,
     "generated_tokens": sum(s.tokens for s in scored),
   }

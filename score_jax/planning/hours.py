@@ -55,7 +55,7 @@ class Costs:
       return bought * self.rollout("teacher") + self.training(bought * c.bc.epochs)
     if known.lessons == "corrected":
       return self.training(self._mentored / 2 * c.sft.epochs)
-    if known.starts in ("prefixes", "questions_for_rl"):
+    if known.starts in ("prefixes", "questions_of_prefixes", "questions_for_rl"):
       return self.exploring()
     return None
 

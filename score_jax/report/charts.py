@@ -40,6 +40,7 @@ STYLES = {  # of a model or a training stage: colour, marker
   "rl": (ORANGE, "D"),
   "rl_no_key": ("#f28e52", "d"),
   "rl_from_question": ("#cc79a7", "v"),
+  "rl_from_all_questions": ("#a3648a", "4"),
   "distill": ("#5b4fc4", "H"),
 }
 OTHER_STYLE = (BLUE, "P")

@@ -81,17 +81,23 @@ def sample(trajectory: Trajectory, *, carries_loss: Chooser = every_step, advant
   return Sample(np.array(tokens, np.int32), np.array(learnt, np.float32), np.array(sampled, np.float32), advantage)
 
 
+def fitting(samples: Sequence[Sample], *, length: int) -> tuple[list[Sample], list[Sample]]:
+  """The samples that fit a row of `length`, and those that do not."""
+  return [s for s in samples if len(s.tokens) <= length], [s for s in samples if len(s.tokens) > length]
+
+
 def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
   """First-fit in the given order: rows of samples that together have at most `length` tokens.
 
-  A sample longer than a row is left out (callers count what they pass in and get back).
+  Raises:
+    ValueError: a sample is longer than a row. Callers leave it out, and count it (`fitting`), or never make it.
   """
   rows: list[list[Sample]] = []
   room: list[int] = []
   for one in samples:
     size = len(one.tokens)
     if size > length:
-      continue
+      raise ValueError(f"a sample of {size} tokens does not fit a row of {length}")
     place = next((i for i, free in enumerate(room) if free >= size), None)
     if place is None:
       rows.append([])

@@ -47,7 +47,7 @@ class PolicyGradient:
   dual_clip: float  # bound of a bad token's ratio (Ye et al. 2020); 0: none
   truncate: float  # C, bound of the weight p old / p drawn (Yao et al. 2025); 0: no weight, and old is as drawn
   kl: float  # coefficient of the divergence from the weights that RL began with; 0: none
-  distill: float  # coefficient of the teacher's log-probabilities in the advantage; 0: none
+  distill: float  # coefficient of the token's log p drawn - log p teacher in its advantage, negated; 0: none
 
   def __post_init__(self) -> None:
     for name, choices in CHOICES.items():
@@ -100,8 +100,10 @@ def distilled(
 ) -> np.ndarray:
   """An advantage with minus the coefficient times log p drawn - log p teacher added at each token, float32 [n].
 
-  Its mean under the student is the reverse divergence from the teacher, whose gradient this is (on-policy distillation:
-  Agarwal et al. 2024; as an advantage, Lu 2025).
+  With s the contexts that the student's rollouts come to, it gives the gradient of the sum over s of the coefficient
+  times KL(student(. | s) || teacher(. | s)), s held fixed (on-policy distillation: Agarwal et al. 2024; as an
+  advantage, Lu 2025). That is not the gradient of the divergence of whole rollouts: a token is not charged for the
+  contexts that it leads to. There each token's term is the sum of its own and all later ones (MiniLLM, Gu et al. 2023).
   """
   return (advantage - coefficient * (sampled - teacher)).astype(np.float32)
 
@@ -178,20 +180,23 @@ def effective_share(weight: float, weight_square: float) -> float:
 SERIES = ("ess", "clip_share_low", "clip_share_high", "kl_sampler")
 
 
-def summary(updates: Sequence[tuple[bool, dict[str, float]]]) -> dict[str, float]:
+def summary(updates: Sequence[tuple[bool, dict[str, float]]], gap: float | None) -> dict[str, float]:
   """The numbers of a step from those of its updates, each with whether it had anything to learn from.
 
   Means over the updates that had; where none had, there is nothing to tell but a loss and a gradient of 0.
-  `logprob_gap` is the first's, whose weights are those that sampled, so that it tells what trainer and sampler compute
-  apart from what was learnt since; it is missing where the first had nothing.
+
+  Args:
+    gap: greatest difference of trainer and sampler before the first update. `logprob_gap` is the greater of it and the
+      first update's, whose weights are those that sampled too; it is missing where no token was drawn.
   """
   told = {i: _with_ess(numbers) for i, (full, numbers) in enumerate(updates) if full}
+  gaps = [x for x in (gap, told[0]["logprob_gap_max"] if 0 in told else None) if x is not None]
+  found = {"logprob_gap": max(gaps)} if gaps else {}
   if not told:
-    return {"loss": 0.0, "grad_norm": 0.0}
+    return {"loss": 0.0, "grad_norm": 0.0} | found
   names = next(iter(told.values())).keys() - {"logprob_gap_max"}
   means = {name: float(np.mean([numbers[name] for numbers in told.values()])) for name in sorted(names)}
-  gap = {"logprob_gap": told[0]["logprob_gap_max"]} if 0 in told else {}
-  return means | gap | {f"{name}/{i}": numbers[name] for name in SERIES for i, numbers in told.items()}
+  return means | found | {f"{name}/{i}": numbers[name] for name in SERIES for i, numbers in told.items()}
 
 
 def _with_ess(numbers: dict[str, float]) -> dict[str, float]:

@@ -45,7 +45,11 @@ class Scorer:
     self.program = jax.jit(score, out_shardings=sharding(mesh))
 
   def __call__(self, weights: Weights, samples: Sequence[Sample]) -> list[np.ndarray]:
-    """The log-probabilities of each sample's learnt tokens, float32 [n], 0 elsewhere and where it fits no row."""
+    """The log-probabilities of each sample's learnt tokens, float32 [n], 0 elsewhere.
+
+    Raises:
+      ValueError: a sample fits no row.
+    """
     rows = pack(sorted(samples, key=lambda s: -len(s.tokens)), length=self.length)
     found: dict[int, np.ndarray] = {}
     for first in range(0, len(rows), self.micro):
@@ -56,7 +60,7 @@ class Scorer:
         ends = np.cumsum([len(one.tokens) for one in row])
         for one, end in zip(row, ends, strict=True):
           found[id(one)] = logp_T[end - len(one.tokens) : end] * one.learnt
-    return [found.get(id(one), np.zeros(len(one.tokens), np.float32)) for one in samples]
+    return [found[id(one)] for one in samples]
 
 
 def to_host(weights: Weights) -> Weights:

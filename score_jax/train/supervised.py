@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.progress import Progress
-from score_jax.train.batch import Batch, Sample, epochs, updates
+from score_jax.train.batch import Batch, Sample, epochs, fitting, updates
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import optimizer, schedule
 from score_jax.train.steps import Passes, Trainer, likelihood
@@ -52,6 +52,7 @@ class Trained:
   weights: Weights
   updates: int
   cost: Ledger
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # what it did not learn from, counted
 
 
 def fine_tune(
@@ -86,17 +87,22 @@ def fine_tune(
     Stopped: the run was asked to end.
   """
   require_tokens(itertools.chain.from_iterable(lessons), config.vocab, stage)
-  fitting = [[s for s in lesson if len(s.tokens) <= settings.length] for lesson in lessons]
-  samples, kept = sum(map(len, lessons)), sum(map(len, fitting))
+  parts = [fitting(lesson, length=settings.length) for lesson in lessons]
+  kept, long = [lesson for lesson, _ in parts], [one for _, lesson in parts for one in lesson]
+  samples, tokens = sum(map(len, lessons)), sum(len(one.tokens) for lesson in lessons for one in lesson)
+  left_out = {"too_long": len(long), "too_long_tokens": sum(len(one.tokens) for one in long)}
   if not samples:
     say(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
-  elif not all(fitting):
+  elif not all(kept):
     raise UserError(f"{stage}: none of {samples} trajectories fits {settings.length} tokens; nothing to train on")
-  if kept < samples:
-    say(f"{stage}: {samples - kept} of {samples} trajectories are longer than {settings.length} tokens and left out")
+  if long:
+    say(
+      f"{stage}: {len(long)} of {samples} trajectories ({left_out['too_long_tokens']} of {tokens} tokens) are longer "
+      f"than {settings.length} tokens and left out; raise train.length to learn from them"
+    )
   order = {"rows": settings.rows, "length": settings.length, "epochs": settings.epochs, "seed": seed}
-  steps = sum(updates(lesson, **order) for lesson in fitting)
-  batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in fitting)
+  steps = sum(updates(lesson, **order) for lesson in kept)
+  batches_of = (epochs(lesson, micro=settings.micro_rows, **order) for lesson in kept)
   rate = schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
   rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
   trainer = Trainer(graph, rule, likelihood(), mesh, passes, frozen)
@@ -121,14 +127,14 @@ def fine_tune(
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
         values["val_accuracy"] = validate(trainer.whole(state))
-      metrics.write(number, values)
+      metrics.write(number, values | left_out)
       progress(1, f"loss {values['loss']:.3f}")
       keep = number % settings.checkpoint_every == 0 or number == steps
       checkpoints.offer(state, keep=keep, accuracy=values.get("val_accuracy"))
     if not steps:
       checkpoints.save(state)
-  cost = total(training_cost(config, lesson, settings.epochs) for lesson in fitting)
-  return Trained(trainer.whole(state), steps, cost)
+  cost = total(training_cost(config, lesson, settings.epochs) for lesson in kept)
+  return Trained(trainer.whole(state), steps, cost, left_out)
 
 
 def require_tokens(samples: Iterable[Sample], vocab: int, stage: str) -> None:

@@ -56,6 +56,7 @@ def test_of_five_steps_three_are_left_on_average() -> None:
     ("rl", {}, 105 * (STUDENT + 3000e-5 + 3000e-8)),
     ("rl", {"rl.kl": 0.1, "rl.truncate": 2.0}, 105 * (STUDENT + 3000e-5 + 2 * 3000e-7 + 3000e-8)),
     ("rl_from_question", {}, 105 * (STUDENT + 3000e-5 + 3000e-8)),
+    ("rl_from_all_questions", {}, 105 * (STUDENT + 3000e-5 + 3000e-8)),
     ("bc", {}, (200 + 9600) * (TEACHER + 2 * LEARNT)),
     ("bc", {"teacher.kind": "reference"}, 1000 * (TEACHER + 2 * LEARNT)),
     ("sft_redraw", {}, None),

@@ -14,6 +14,7 @@ from score_jax.train.batch import (
   epochs,
   every_step,
   fill,
+  fitting,
   micro_batch,
   pack,
   sample,
@@ -54,10 +55,9 @@ def simple(size: int, first: int, *, learnt: int = 1, advantage: float = 1.0) ->
 
 
 def test_samples_go_where_they_first_fit() -> None:
-  parts = [simple(5, 10), simple(4, 20), simple(3, 30), simple(9, 40), simple(1, 50), simple(8, 60), simple(2, 70)]
+  parts = [simple(5, 10), simple(4, 20), simple(3, 30), simple(1, 50), simple(8, 60), simple(2, 70)]
   rows = pack(parts, length=8)
-  assert [[int(one.tokens[0]) for one in row] for row in rows] == [[10, 30], [20, 50, 70], [60]]  # 40 is too long
-  assert pack([simple(9, 40)], length=8) == []
+  assert [[int(one.tokens[0]) for one in row] for row in rows] == [[10, 30], [20, 50, 70], [60]]
 
 
 def test_a_row_is_filled_as_worked_out_by_hand() -> None:
@@ -133,10 +133,11 @@ def test_an_update_has_its_rows_whatever_the_micro_batches(micro: int) -> None:
   assert {update.tokens.shape for update in found} == {(-(-3 // micro), micro, 8)}, "one shape, one program"
 
 
-def test_samples_that_are_too_long_are_left_out() -> None:
+def test_packing_leaves_nothing_out() -> None:
+  """A sample that fits no row is an error: whoever leaves it out before has to say so."""
   samples = [simple(8, 100), simple(9, 200), simple(3, 300)]
-  settings = {"rows": 4, "length": 8, "epochs": 1, "seed": 0}
-  [update] = epochs(samples, micro=4, **settings)
-  assert sorted(firsts(update)) == [100, 300]
-  assert update.denominator == 2.0
-  assert updates(samples, **settings) == 1
+  with pytest.raises(ValueError, match="a sample of 9 tokens does not fit a row of 8"):
+    pack(samples, length=8)
+  kept, long = fitting(samples, length=8)
+  assert [int(one.tokens[0]) for one in kept] == [100, 300]
+  assert [int(one.tokens[0]) for one in long] == [200]

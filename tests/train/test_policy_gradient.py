@@ -479,14 +479,82 @@ def update_numbers(**changed: float) -> dict[str, float]:
 def test_a_step_tells_of_the_updates_that_learnt() -> None:
   """Means over the first and the last; the one between had nothing, and its zeros do not count."""
   empty = (False, dict.fromkeys(update_numbers(), 0.0))
-  found = summary([(True, update_numbers()), empty, (True, update_numbers(loss=3.0, weight_square=2.0))])
+  found = summary([(True, update_numbers()), empty, (True, update_numbers(loss=3.0, weight_square=2.0))], 0.1)
   assert found["loss"] == 2.0 and found["grad_norm"] == 2.0
   assert found["ess"] == pytest.approx((0.8 + 0.5) / 2)
   assert (found["ess/0"], found["ess/2"]) == (0.8, 0.5) and "ess/1" not in found
-  assert found["logprob_gap"] == 0.5
+  assert found["logprob_gap"] == 0.5, "the first update's is greater"
   assert not [name for name in found if name.startswith("weight") or name.endswith("_max")]
-  assert "logprob_gap" not in summary([empty, (True, update_numbers())]), "later weights did not draw"
-  assert summary([empty, empty]) == {"loss": 0.0, "grad_norm": 0.0}
+  assert summary([empty, (True, update_numbers())], 0.1)["logprob_gap"] == 0.1, "later weights did not draw"
+  assert summary([empty, empty], 0.7) == {"loss": 0.0, "grad_norm": 0.0, "logprob_gap": 0.7}
+  assert summary([empty, empty], None) == {"loss": 0.0, "grad_norm": 0.0}, "no token was drawn"
+
+
+# Distillation, on a policy of two tokens whose four rollouts can be counted up
+
+
+def tree() -> tuple[jax.Array, jax.Array]:
+  """Logits of student and teacher at the three contexts [nothing, 0, 1], over two tokens. After 0 they differ most."""
+  student = [[0.3, -0.2], [1.0, 0.0], [0.0, 0.5]]
+  teacher = [[0.0, 0.0], [-1.5, 0.0], [0.0, 0.6]]
+  return jnp.float32(student), jnp.float32(teacher)
+
+
+def expected_gradient(student: jax.Array, terms: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+  """What the loss's gradient by the student's logits is on average over all rollouts, each by its probability.
+
+  Args:
+    terms: the advantages of a rollout's tokens, from what student and teacher give them.
+  """
+  logp, by_teacher = (np.asarray(jax.nn.log_softmax(x)) for x in (student, tree()[1]))
+  total = np.zeros((3, 2))
+  for first, second in itertools.product(range(2), repeat=2):
+    at = [(0, first), (1 + first, second)]
+    drawn, teacher = (np.array([table[place] for place in at], np.float32) for table in (logp, by_teacher))
+    one = rollout([0, 1, 1], 0.0, sampled=list(drawn))
+    advantage = np.concatenate([np.zeros(1, np.float32), terms(drawn, teacher)])
+    batch = fill([[dataclasses.replace(one, advantage=advantage)]], length=3, count=1, denominator=1.0)
+
+    def loss(logits: jax.Array, batch: Batch = batch, at: list[tuple[int, int]] = at) -> jax.Array:
+      now = jax.nn.log_softmax(logits)
+      row = jnp.stack([jnp.float32(0.0), *(now[place] for place in at)])[None]
+      return policy_gradient_loss(row, batch, knobs=PLAIN)[0]
+
+    total += np.exp(drawn.sum()) * np.asarray(jax.grad(loss)(student))
+  return total
+
+
+def divergences(student: jax.Array) -> jax.Array:
+  """KL(student || teacher) of the next token at each context, [3]."""
+  now, teacher = jax.nn.log_softmax(student), jax.nn.log_softmax(tree()[1])
+  return jnp.sum(jnp.exp(now) * (now - teacher), axis=1)
+
+
+def reached(student: jax.Array) -> jax.Array:
+  """How likely the student's rollouts come to each context, [3]."""
+  return jnp.concatenate([jnp.ones(1), jax.nn.softmax(student)[0]])
+
+
+def test_distillation_is_the_divergence_of_tokens_where_the_student_goes() -> None:
+  """Against the closed form. Contexts are held fixed: the divergence of rollouts, by finite differences, is another."""
+  student, _ = tree()
+  found = expected_gradient(student, lambda drawn, t: distilled(0.0, sampled=drawn, teacher=t, coefficient=0.5))
+  held = jax.lax.stop_gradient(reached(student))
+  of_tokens = jax.grad(lambda x: 0.5 * jnp.sum(held * divergences(x)))(student)
+  np.testing.assert_allclose(found, of_tokens, rtol=0, atol=1e-6)
+
+  def of_rollouts(x: np.ndarray) -> float:
+    return 0.5 * float(jnp.sum(reached(jnp.float32(x)) * divergences(jnp.float32(x))))
+
+  step, base = 1e-2, np.asarray(student, np.float64)
+  whole = np.zeros((3, 2))
+  for place in np.ndindex(3, 2):
+    change = np.zeros((3, 2))
+    change[place] = step
+    whole[place] = (of_rollouts(base + change) - of_rollouts(base - change)) / (2 * step)
+  assert np.abs(whole - found).max() > 0.05, "it leaves out what the first token leads to"
+  to_go = expected_gradient(student, lambda drawn, teacher: -0.5 * np.cumsum((drawn - teacher)[::-1])[::-1])
+  np.testing.assert_allclose(to_go, whole, rtol=0, atol=1e-3)
 
 
 # What it is set to

@@ -164,3 +164,17 @@ def test_a_token_that_the_student_does_not_have_is_refused(
   monkeypatch.setitem(globals(), "lesson", lambda: samples)
   with pytest.raises(UserError, match=rf"sft: a trajectory has token {wrong}, and the student's tokens are 0 to 63"):
     tune(tmp_path)
+
+
+def test_what_is_too_long_is_counted(tune: Tune, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+  """In what the stage hands on, in every line of its metrics and in the log: trajectories and tokens."""
+  sizes = [len(one.tokens) for one in lesson()]
+  long = [size for size in sizes if size > 15]
+  assert 1 < len(long) < len(sizes)
+  trained = tune(tmp_path, length=15, epochs=1)
+  counts = {"too_long": len(long), "too_long_tokens": sum(long)}
+  assert trained.left_out == counts
+  lines = [json.loads(line) for line in (tmp_path / "metrics/sft.jsonl").read_text().splitlines()]
+  assert lines and all(line.items() >= counts.items() for line in lines)
+  said = f"sft: {len(long)} of {len(sizes)} trajectories ({sum(long)} of {sum(sizes)} tokens) are longer than 15 tokens"
+  assert said in capsys.readouterr().out
