@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from score_jax.errors import UserError
+from score_jax.tools import bm25
 from score_jax.tools.corpus import Corpus, Fields
 from score_jax.tools.search import Document, Search, find
 
@@ -111,6 +112,16 @@ def test_other_bytes_and_other_fields_have_an_index_of_their_own(
   folders = {opened().folder, opened(file).folder, opened(file, fields=Fields("", "contents")).folder}
   assert len(folders) == 3
   assert opened(file, fields=Fields("", "contents"))[0] == Document("Two", "sun")
+
+
+def test_other_rules_for_words_have_an_index_of_their_own(
+  opened: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+  """An index that an earlier version kept is not taken for one of today's."""
+  former = {"k1": bm25.K1, "b": bm25.B, "words": r"\w+", "lower": True, "bm25s": bm25.RULES["bm25s"]}
+  now = opened().folder
+  monkeypatch.setattr(bm25, "RULES", former)
+  assert opened().folder != now
 
 
 def test_blank_lines_and_a_missing_last_newline(opened: Callable[..., Corpus], tmp_path: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ import collections
 import math
 import re
 import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -56,6 +57,35 @@ def test_a_query_of_a_million_characters_is_answered() -> None:
 def test_words_in_lower_case_with_none_left_out() -> None:
   assert search(top_k=1)("MIRA'S") == "Mira's house: A painting."
   assert search(top_k=1)("there") == "Bergen: Bergen is a town in Norway. It rains there."
+
+
+@pytest.mark.parametrize(
+  ("query", "title"),
+  [
+    ("法国的首都是哪里", "法国"),  # "where is the capital of France", in a passage that says it in other words
+    ("東京タワーの高さ", "東京"),
+    ("한국의수도", "한국"),
+    ("猫", "黒猫"),
+    ("ประเทศไทย", "ไทย"),
+    (unicodedata.normalize("NFD", "München"), "Stadt"),
+    ("ＭÜＮＣＨＥＮ", "Stadt"),
+    ("Strasse", "Weg"),
+    (unicodedata.normalize("NFD", "한국"), "한국"),
+  ],
+)
+def test_scripts_without_spaces_and_other_unicode_forms_are_found(query: str, title: str) -> None:
+  documents = [
+    Document("法国", "巴黎是法国的首都。"),
+    Document("東京", "東京タワーは三百メートルを超える。"),
+    Document("한국", "대한민국의 수도는 서울이다."),
+    Document("黒猫", "黒猫がいる。"),
+    Document("ไทย", "กรุงเทพเป็นเมืองหลวงของประเทศไทย"),
+    Document("Stadt", "München liegt an der Isar."),
+    Document("Weg", "eine lange Straße"),
+    Document("德国", "柏林。"),
+  ]
+  [first, *_] = Search.of(documents, top_k=1, passage_chars=400)(query).split(":")
+  assert first == title
 
 
 def test_a_passage_is_cut_to_its_characters() -> None:
