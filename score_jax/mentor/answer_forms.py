@@ -13,8 +13,10 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 
+from score_jax.tasks.brackets import closing
 from score_jax.tasks.choice import letter
-from score_jax.tasks.math_text import BOX, closing, squeezed, tidy
+from score_jax.tasks.math_dress import BOX
+from score_jax.tasks.math_text import squeezed, tidy
 from score_jax.tasks.math_units import measured
 from score_jax.tasks.numbers import number
 from score_jax.tasks.qa_answers import normalised

@@ -1,21 +1,21 @@
 """Questions whose answers a model judges in the papers: a letter to choose, or short free text.
 
 What can be told without a model is: a gold that is one letter is multiple choice, and an answer that is the gold but
-for capitals, spaces and punctuation is right, as is an equal number. For the rest a judge is asked; where there is
+for capitals, quotes and full stops is right, as is an equal number. For the rest a judge is asked; where there is
 none the grader abstains (None): it does not know that an answer in other words is wrong.
 """
 
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
 from fractions import Fraction
 
 from score_jax.tasks.judge import Judge
+from score_jax.tasks.math_dress import named
 from score_jax.tasks.math_text import tidy
 from score_jax.tasks.math_units import Unit, measured
-from score_jax.tasks.numbers import LONGEST_TEXT, number
+from score_jax.tasks.numbers import LONGEST_TEXT, values
+from score_jax.tasks.text_equality import normalised
 from score_jax.trajectory import Question
 
 LONGEST = 2000  # characters of an answer
@@ -39,13 +39,6 @@ def letter(text: str) -> str:
   return "" if found is None or ELSE.search(text.strip()[found.end(1) :]) else found[1].upper()
 
 
-def normalised(text: str) -> str:
-  """Small letters and digits in their simplest form, without spaces and punctuation of any script."""
-  simple = unicodedata.normalize("NFKC", text).lower()
-  kept = (sign for sign in simple if unicodedata.category(sign)[0] not in "PZC" or sign in "-+.")
-  return "".join(kept).strip(string.punctuation.replace("-", "").replace("+", ""))
-
-
 class Judged:
   """Grades a letter, the same text or the same number by itself, and asks a judge about the rest."""
 
@@ -65,17 +58,22 @@ class Judged:
     if choice := LETTER.fullmatch(question.answer.strip()):
       chosen = letter(answer)
       return float(chosen == choice[1]), f"chose {chosen or 'no letter'}"
-    amounts = [amount for gold in golds if (amount := _amount(gold)) is not None]
-    if amounts and (given := _amount(answer)) is not None:
-      return float(given in amounts), "compared as numbers"
+    if any(normalised(gold) == normalised(named(answer)) != "" for gold in golds):
+      return 1.0, "the same text"
+    amounts = {amount for gold in golds for amount in _amounts(gold)}
+    if amounts and (given := _amounts(answer)):
+      return float(not amounts.isdisjoint(given)), "compared as numbers"
     if self._judge is None:
       return None, "not the same text; no judge was given to say more"
     return self._judge(question, answer)
 
 
-def _amount(text: str) -> tuple[Fraction, Unit | None] | None:
-  """The number that a text is, with its unit; None: it is none, or counts something that the table of units lacks."""
-  if len(text) > LONGEST_TEXT or (value := number(text)) is None:
-    return None
-  found = measured(tidy(text))[1]
-  return None if found is not None and not found.dimension else (value, found)
+def _amounts(text: str) -> set[tuple[Fraction, Unit | None]]:
+  """The number that a text is, with its unit, as `values` has it; none where it counts what the units' table lacks."""
+  if len(text) > LONGEST_TEXT:
+    return set()
+  unit = measured(tidy(text))[1]
+  if unit is not None and not unit.dimension:
+    return set()
+  bare = None if unit is None or unit.dimension == "number" else unit
+  return {(value, bare) for value in values(text)}

@@ -2,7 +2,8 @@
 
 A gold that is a number is compared as one, with $ % and commas taken out of the answer; one with a comma or semicolon
 is a list, equal in length and item by item, each a number or a string with its punctuation; any other is compared
-without spaces, capitals and punctuation. One departure: "nan" and "inf" are strings.
+without spaces, capitals and punctuation. Two departures: "nan" and "inf" are strings, and signs that show nothing
+(zero-width spaces) are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 import string
 
+from score_jax.tasks.math_dress import visible
 from score_jax.trajectory import Question
 
 LONGEST = 2000  # characters of an answer
@@ -20,7 +22,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def gaia(question: Question, answer: str) -> tuple[float | None, str]:
   """Right or wrong, by the rules above."""
-  gold = question.answer
+  gold, answer = question.answer, visible(answer)
   if not gold.strip():
     return None, "the reference answer is empty"
   if len(answer) > LONGEST:

@@ -26,7 +26,7 @@ import time
 from typing import Any, Self
 
 import score_jax
-from score_jax.tasks.math_text import depth
+from score_jax.tasks.brackets import depth
 from score_jax.tools.channel import Frames, Garbled, pack
 from score_jax.trajectory import Question
 

@@ -1,4 +1,4 @@
-"""Whether a mathematical answer is the gold: by their shapes, their units, their names, and their values.
+r"""Whether a mathematical answer is the gold: by their shapes, their units, their names, and their values.
 
 Rules where mathematics alone does not say:
 
@@ -12,36 +12,38 @@ Rules where mathematics alone does not say:
     significant ones, and is off by less than one unit in the last; for other numbers it must be equal, but for the last
     digits of a printed float.
  6. Names are compared without regard to case, articles and punctuation.
+ 7. A chain of equal sides ("x = 4/2 = 2") has the value of its sides, if they agree; it may end with a rounded decimal.
+    An equation with an unknown in it ("2x = 2", "x^2 = 4") is no value, unless its left side is a label (math_labels.py).
+ 8. Values with names of their own ("x = 1, y = 2") count by name; against a list or point without names, in the order
+    of the names.
+ 9. One letter after a number ("6s^2", "5 m") is a variable, unless the other text has that unit in words or \text. A
+    word that changes a number ("5 squared", "3 halves", "2 million") is not a unit.
+10. A gold with a colon is a ratio (4:6 and 2/3 are 2:3), or a time of day (10:30) if it looks like one.
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
-import sympy
-
-from score_jax.tasks import math_values
-from score_jax.tasks.choice import letter
-from score_jax.tasks.math_form import Atom, Equation, Form, Matrix, Named, Sequence, Union, read
-from score_jax.tasks.math_text import FUNCTIONS, GREEK, INVERSE, squeezed, tidy, words
-from score_jax.tasks.math_units import Unit, based, decimal, measured
+from score_jax.tasks import math_chain, math_values, number_words
+from score_jax.tasks.math_form import Atom, Chain, Equation, Form, Matrix, Named, Ratio, Sequence, Time, Union, read
+from score_jax.tasks.math_labels import is_label
+from score_jax.tasks.math_quantity import same_atom
+from score_jax.tasks.math_text import squeezed, tidy
+from score_jax.tasks.math_units import measured
 
 MOST_ITEMS = 40
-SUM = re.compile(r"[A-Za-z](?:[\s+-]*[A-Za-z])*|[^A-Za-z]*")  # m+n = 42 and 40+2 = 42 say 42; 5x-8 = 42 does not
-HUNDREDTH = Fraction(1, 100)
-NOT_NAMES = {*FUNCTIONS, *GREEK, *INVERSE, "frac", "sqrt", "cdot", "infty", "binom", "degree", "text", "abs"}
 
 
 def prepare(gold: str) -> None:
   """Reads a gold and works it out, so that what goes wrong in `right` is the answer's doing."""
-  for atom in _atoms(read(tidy(gold))):
+  for atom in _atoms(read(_tidied(gold))):
     math_values.understand(measured(atom)[0])
 
 
 def right(gold: str, answer: str) -> bool:
   """Whether the answer is the gold, by the rules above."""
-  given, wanted = tidy(answer), tidy(gold)
+  given, wanted = _tidied(answer), _tidied(gold)
   if not given:
     return False
   if squeezed(given) == squeezed(wanted):
@@ -51,9 +53,20 @@ def right(gold: str, answer: str) -> bool:
   return same(form, read(given, thousands=not listed))
 
 
+def _tidied(text: str) -> str:
+  """A tidy text, a number in words as digits."""
+  text = tidy(text)
+  value = number_words.number(text)
+  return text if value is None else str(value)
+
+
 def same(gold: Form, answer: Form) -> bool:
   """Whether two shapes are one."""
   match gold, answer:
+    case Chain() | Equation(), _ if (value := math_chain.value(gold)) is not None:
+      return same(value, answer)
+    case _, Chain():
+      return any(same(gold, form) for form in math_chain.values(answer, same))
     case Named(), Named():
       return _same_name(gold.name, answer.name) and same(gold.form, answer.form)
     case Named(name, Atom(text)), Equation():
@@ -67,9 +80,13 @@ def same(gold: Form, answer: Form) -> bool:
     case _, Named():
       return same(gold, answer.form)
     case _, Equation():
-      return SUM.fullmatch(answer.left) is not None and same(gold, Atom(answer.right))
+      return _same_as_equated(gold, answer)
+    case Ratio(), _:
+      return _same_ratio(gold, answer)
+    case Time(), Time():
+      return gold.parts == answer.parts and (gold.half == answer.half or not (gold.half and answer.half))
     case Atom(), Atom():
-      return _same_atom(gold.text, answer.text)
+      return same_atom(gold.text, answer.text)
     case Matrix(), _:
       return _same_matrix(gold, answer)
     case Union(), Union() | Sequence():
@@ -83,6 +100,28 @@ def same(gold: Form, answer: Form) -> bool:
   return False
 
 
+def _same_as_equated(gold: Form, answer: Equation) -> bool:
+  """Whether an equation says that something has the gold's value: m+n = 42 and 40+2 = 42 say 42; 5x-8 = 42 does not."""
+  for label, side in ((answer.left, answer.right), (answer.right, answer.left)):
+    if is_label(label):
+      return same(gold, read(side))
+  return any(same(gold, form) for form in math_chain.values(Chain((answer.left, answer.right), ("=",)), same))
+
+
+def _same_ratio(gold: Ratio, answer: Form) -> bool:
+  match answer:
+    case Time(parts, ""):
+      given = tuple(map(str, parts))
+    case Ratio(parts):
+      given = parts
+    case Atom(text) if len(gold.parts) == 2 and ("/" in text or "\\frac" in text):
+      given = (text, "1")
+    case _:
+      return False
+  shares = [[rf"\frac{{{part}}}{{{parts[-1]}}}" for part in parts] for parts in (gold.parts, given)]
+  return len(gold.parts) == len(given) and all(map(math_values.equal, *shares))
+
+
 def _parts(form: Union | Sequence) -> tuple[Form, ...]:
   if isinstance(form, Union):
     return form.parts
@@ -90,13 +129,16 @@ def _parts(form: Union | Sequence) -> tuple[Form, ...]:
 
 
 def _same_name(gold: str, answer: str) -> bool:
-  """f(x) and y are two names of a value."""
-  return gold == answer or ("(" in gold) != ("(" in answer)
+  """f(x) and y are two names of a value, f(1) and y are not."""
+  functions = [re.fullmatch(r"[A-Za-z]\([A-Za-z]\)", name) is not None for name in (gold, answer)]
+  return gold == answer or (functions[0] != functions[1] and "y" in (gold, answer))
 
 
 def _same_sequence(gold: Sequence, answer: Sequence) -> bool:
   if len(gold.items) != len(answer.items):
     return False
+  if (named := _in_names_order(gold, answer)) is not None:
+    return named
   brackets, given, two = gold.left + gold.right, answer.left + answer.right, len(gold.items) == 2
   if not brackets:
     return given in ("", "()", "[]", "{}") and _in_any_order(gold.items, answer.items)
@@ -104,6 +146,32 @@ def _same_sequence(gold: Sequence, answer: Sequence) -> bool:
     return (given in ("{}", "") or (given == "[]" and not two)) and _in_any_order(gold.items, answer.items)
   loose = {"()": ("",) if two else ("", "[]"), "[]": () if two else ("", "()")}
   return given in (brackets, *loose.get(brackets, ())) and _in_order(gold.items, answer.items)
+
+
+def _in_names_order(gold: Sequence, answer: Sequence) -> bool | None:
+  """Whether x = 1, y = 2 and (1, 2) are one; None: neither names its values, or gives all the same name."""
+  names = [_names(form) for form in (gold, answer)]
+  if not any(names) or any(form.left == "{" for form in (gold, answer)):
+    return None
+  if all(names):
+    values = {name: item for name, item in zip(names[1], answer.items, strict=True)}
+    return {*names[0]} == {*names[1]} and all(same(i, values[n]) for n, i in zip(names[0], gold.items, strict=True))
+  if names[0] and not answer.left:
+    return _in_order(gold.items, answer.items)
+  wanted, given = (_sorted(form, order) for form, order in zip((gold, answer), names, strict=True))
+  return "[" not in (gold.left, answer.left) and _in_order(wanted, given)
+
+
+def _names(form: Sequence) -> list[str]:
+  """The names of values that have one each, all different; else none."""
+  names = [item.name for item in form.items if isinstance(item, Named)]
+  return names if len({*names}) == len(form.items) > 1 else []
+
+
+def _sorted(form: Sequence, names: list[str]) -> tuple[Form, ...]:
+  """The values by their names, as (x, y) has them; those without names as they stand."""
+  pairs = zip(names, form.items, strict=True) if names else ()
+  return tuple(item for _, item in sorted(pairs, key=lambda pair: pair[0].strip("\\"))) or form.items
 
 
 def _same_matrix(gold: Matrix, answer: Form) -> bool:
@@ -140,66 +208,16 @@ def _in_any_order(gold: tuple[Form, ...], answer: tuple[Form, ...]) -> bool:
   return True
 
 
-def _same_atom(gold: str, answer: str) -> bool:
-  if squeezed(gold) == squeezed(answer):
-    return True
-  if _is_name(measured(gold)[0]):
-    return words(gold) in (words(answer), letter(answer).lower()) and words(gold) != ""
-  wanted, given = based(gold), based(answer)
-  if wanted is not None:
-    return wanted == (given or based(f"{answer}_{wanted[1]}"))
-  if given is not None:
-    return (value := decimal(*given)) is not None and math_values.equal(gold, str(value))
-  return _same_quantity(*measured(gold), *measured(answer))
-
-
-def _is_name(text: str) -> bool:
-  r"""Whether it is words: in \text, or letters that are no product of variables and no function."""
-  return "\\text" in text or any(run not in NOT_NAMES for run in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{4,}", text))
-
-
-def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | None) -> bool:
-  kinds = (wanted.dimension if wanted else None, given.dimension if given else None)
-  if "percent" in kinds:
-    return _same_share(gold, kinds[0], answer, kinds[1])
-  if {"angle", "radian"} & {*kinds}:
-    return _same_angle(gold, kinds[0], answer, kinds[1])
-  if "number" in kinds:
-    sizes = [kind.size if kind and kind.dimension == "number" else 1 for kind in (wanted, given)]
-    return math_values.equal(gold, answer, scale=Fraction(sizes[1]) / sizes[0])
-  if wanted is None or given is None or "" in kinds:
-    return math_values.equal(gold, answer)
-  if (wanted.dimension, wanted.power) != (given.dimension, given.power):
-    return False
-  return math_values.equal(gold, answer, scale=given.size / wanted.size)
-
-
-def _same_share(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
-  if {wanted, given} - {"percent", None}:
-    return False
-  if wanted == given:
-    return math_values.equal(gold, answer)
-  if wanted is None:
-    value = math_values.rational(gold)
-    small = value is None or 0 < abs(value) < 1
-    return (not small and math_values.equal(gold, answer)) or math_values.equal(gold, answer, scale=HUNDREDTH)
-  return math_values.equal(gold, answer) or math_values.equal(gold, answer, scale=Fraction(100))
-
-
-def _same_angle(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
-  """A number without a unit is in degrees or radians, whichever the other is in, unless pi stands in it."""
-  if {wanted, given} - {"angle", "radian", None}:
-    return False
-  radians = [kind == "radian" or (kind is None and "pi" in text) for kind, text in ((wanted, gold), (given, answer))]
-  if radians[0] == radians[1] or (not radians[0] and wanted is None) or (not radians[1] and given is None):
-    return math_values.equal(gold, answer)
-  return math_values.equal(gold, answer, scale=sympy.pi / 180 if radians[0] else 180 / sympy.pi)
-
-
 def _atoms(form: Form) -> list[str]:
   match form:
     case Atom():
       return [form.text]
+    case Time():
+      return []
+    case Ratio():
+      return [*form.parts]
+    case Chain():
+      return [*form.sides]
     case Equation():
       return [form.left, form.right]
     case Named():

@@ -14,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from score_jax.tasks.math_text import COMMA, SET_LEFT, SET_RIGHT, closing, joined_thousands, split, squeezed
+from score_jax.tasks.brackets import SET_LEFT, SET_RIGHT, closing, split
+from score_jax.tasks.math_labels import LETTER, NAME, is_name
+from score_jax.tasks.math_text import joined_thousands, squeezed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +65,45 @@ class Named:
   form: Form
 
 
-Form = Atom | Sequence | Union | Matrix | Equation | Named
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """Three sides or more, or a value and its rounding: A = 3 * 4 = 12, 7/2 = 3.5, sqrt(2) ≈ 1.41, 7/2 (3.5)."""
 
-LETTER = r"(?:[A-Za-z]|\\(?:theta|alpha|beta|gamma|delta|lambda|mu|rho|sigma|phi|varphi|omega)(?![a-z]))"
-NAME = rf"{LETTER}(?:_\{{?\w+\}}?|')?(?:\s*\(\s*[A-Za-z]\s*\))?"
+  sides: tuple[str, ...]
+  signs: tuple[str, ...]  # "=" or "\\approx", one between each two
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+  """Numbers between colons: 2:3, 1 to 4."""
+
+  parts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+  """A time of day, or a ratio that looks like one: 10:30, 10:30 am."""
+
+  parts: tuple[int, ...]
+  half: str  # "a", "p" or ""
+
+
+Form = Atom | Sequence | Union | Matrix | Equation | Named | Chain | Ratio | Time
+
 SIZE = re.compile(rf"\|\s*({NAME})\s*\|")
 POINT = rf"\(\s*{LETTER}(?:\s*,\s*{LETTER})+\s*\)"
-ASSIGNED = re.compile(rf"({NAME}|{POINT})\s*(?:=|\\in(?![a-z])|:)\s*(?=\S)")
+ASSIGNED = re.compile(rf"({NAME}|{POINT})\s*(?:\\in(?![a-z])|:)\s*(?=\S)")
 RELATION = re.compile(r"\\le(?![a-zA-Z])|\\ge(?![a-zA-Z])|\\ne(?![a-zA-Z])|<|>")
 MIRRORED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\ne": "\\ne"}
 ALL_BUT = re.compile(rf"\\mathbb\{{R\}}\s*(?:\\setminus|\\backslash|-)\s*{SET_LEFT}([^,;{SET_RIGHT}]+){SET_RIGHT}")
-EQUALS = re.compile("=")
+EQUALS = re.compile(r"=|\\(?:approx|simeq|doteq)(?![a-zA-Z])|≈")
+NOTED = re.compile(
+  r"(?P<value>.+?) \((?P<same>(?:or|i\.e\.?,?|=|≈|\\approx|approx(?:imately|\.)?|about)\s*)?(?P<note>[^()]*\d[^()]*)\)"
+)
+COLON, TO = re.compile(":"), re.compile(r"\s+to\s+")
+TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?: ?(?:\\text ?\{ ?)?([apAP])\.? ?[mM]\.?(?: ?\})?)?")
+BUILDER = re.compile(rf"\s*({NAME})\s*(?:\\in\s*\\mathbb\{{R\}}\s*)?[|:](?!=)(.+)")
+COMMA = re.compile(",")
 SEMICOLON = re.compile(";")
 LIST = re.compile(r"\s*,?\s+(?:and|or)\s+|,")
 CUP = re.compile(r"\\cup(?![a-zA-Z])|(?<=[)\]⦄}])\s*[uU]\s*(?=[(\[⦃{])|\s+or\s+")
@@ -209,11 +239,16 @@ def _bracketed(text: str, level: int) -> Form | None:
   if not text or text[0] not in "([{" + SET_LEFT or closing(text, 0) != len(text) - 1:
     return None
   left, right = text[0].replace(SET_LEFT, "{"), text[-1].replace(SET_RIGHT, "}")
+  built = BUILDER.fullmatch(text[1:-1]) if left == "{" else None
+  if built is not None and isinstance(condition := read(built[2], level=level), Named) and condition.name == built[1]:
+    return condition
   pieces = [p for p in split(text[1:-1], re.compile("[,;]")) if p.strip()]
   items = tuple(read(piece, level=level) for piece in pieces)
   if not items:
     return None
   spread = [item for form in items for item in _spread(form)]
+  if spread == [Atom("\\emptyset")] and left == "{":
+    return Sequence(tuple(spread), left, right)  # the set of the empty set is not empty
   return Sequence(tuple(spread), left, right) if len(spread) > 1 else spread[0]
 
 
@@ -226,19 +261,60 @@ def _related(text: str, level: int) -> Form | None:
   if RELATION.search(text):
     return _inequality(text)
   sides = [side.strip() for side in split(text, EQUALS)]
-  found = ASSIGNED.match(text)
-  if found and len(sides) <= 2 + (text[found.end() - 1] != "="):
+  if len(sides) > 1:
+    return _equated(sides, ["=" if sign == "=" else "\\approx" for sign in _separators(text)], level)
+  if (found := TIME.fullmatch(text)) is not None:
+    return Time(tuple(int(part) for part in found.groups()[:3] if part), (found[4] or "").lower())
+  for colon in (COLON, TO):
+    parts = [part.strip() for part in split(text, colon)]
+    if len(parts) > 1 and all(map(_is_number, parts)):
+      return Ratio(tuple(parts))
+  if found := ASSIGNED.match(text):
     return Named(squeezed(found[1]), read(text[found.end() :], level=level))
-  if len(sides) == 2 and all(sides):
-    left, right = sides
-    named = re.fullmatch(NAME, right)
-    return Named(squeezed(right), read(left, level=level)) if named else Equation(left, right)
-  if len(sides) > 2 and sides[-1]:
-    return read(sides[-1], level=level)
+  if (found := NOTED.fullmatch(text)) is not None and _is_note(found):
+    return Chain((found["value"].strip(), found["note"].strip()), ("\\approx",))
   if (signs := len(SIGN.findall(text))) and signs <= 2:
     both = (_signed(text, "+", "-"), _signed(text, "-", "+"))
     return Sequence(tuple(read(one, level=level) for one in both), "", "")
   return None
+
+
+def _separators(text: str) -> list[str]:
+  """The equals signs that stand in no bracket."""
+  pieces = split(text, EQUALS)
+  at = [sum(map(len, pieces[: index + 1])) for index in range(len(pieces) - 1)]
+  found = []
+  for start in at:
+    sign = EQUALS.match(text, start + sum(map(len, found)))
+    found.append(sign[0] if sign else "")
+  return found
+
+
+def _equated(sides: list[str], signs: list[str], level: int) -> Form | None:
+  """A named value, an equation or a chain."""
+  if not all(sides):
+    return None
+  if len(sides) > 2:
+    return Chain(tuple(sides), tuple(signs))
+  left, right = sides
+  if re.fullmatch(POINT, left) or is_name(left):
+    return Named(squeezed(left), read(right, level=level))
+  if re.fullmatch(NAME, right):
+    return Named(squeezed(right), read(left, level=level))
+  return Equation(left, right) if signs == ["="] else Chain((left, right), tuple(signs))
+
+
+def _is_number(text: str) -> bool:
+  """Whether no variable stands in it, as far as its letters tell."""
+  bare = re.sub(r"\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])|sqrt|pi", "1", text)
+  return re.search("[A-Za-z<>=,]", bare) is None and re.search(r"\d", bare) is not None
+
+
+def _is_note(found: re.Match[str]) -> bool:
+  """Whether brackets behind a value say it again rather than multiply it: 7/2 (3.5), but not 2 (3)."""
+  both = [found[name].replace("\\%", "%").replace("%", "") for name in ("value", "note")]
+  marked = found["same"] is not None or re.search(r"[./%]|\\frac", found["value"] + found["note"]) is not None
+  return marked and all(map(_is_number, both)) and found["value"].rstrip()[-1] in "0123456789}])%"
 
 
 def _signed(text: str, plus: str, minus: str) -> str:

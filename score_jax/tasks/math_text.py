@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 
-SET_LEFT, SET_RIGHT, CURRENCY = "⦃", "⦄", "¤"
-OPEN, CLOSE = "([{" + SET_LEFT, ")]}" + SET_RIGHT
+from score_jax.tasks.brackets import SET_LEFT, SET_RIGHT, closing, outside
+from score_jax.tasks.math_dress import undressed, visible
+
+CURRENCY = "¤"
 
 SIGNS = str.maketrans(
   {
@@ -34,6 +35,12 @@ SIGNS = str.maketrans(
     "√": r"\sqrt ",
     "∛": r"\sqrt[3] ",
     "∞": r"\infty ",
+    **dict.fromkeys("∅⌀", r"\emptyset "),
+    "≈": r"\approx ",
+    "→": r"\to ",
+    "∑": r"\sum ",
+    "∫": r"\int ",
+    "∠": r"\angle ",
     "∪": r"\cup ",
     "≤": r"\le ",
     "≥": r"\ge ",
@@ -71,6 +78,7 @@ SPELLINGS = [
     (rf"\\(?:left|right|middle|displaystyle|textstyle|limits|[bB]igg?[lr]?){END}\.?", ""),
     (rf"(?<!\\)\\[!,;:> ]|\\(?:quad|qquad){END}|~|[\u00a0\u2009\u202f]", " "),
     (r"\\[dtc]frac", r"\\frac"),
+    (r"\\[dt]binom", r"\\binom"),
     (r"\\operatorname\*", r"\\operatorname"),
     (
       r"\\(?:operatorname|math(?:rm|bf|it|sf)|text(?:bf|it|rm|normal|sf)|[mh]box|boldsymbol|bm|unit)\s*(?=\{)",
@@ -95,106 +103,86 @@ SPELLINGS = [
     (r"\\%", "%"),
     (r"(?<![\w.])(?:np|numpy|sp|sympy|math|mpmath|fractions)\.(?=[A-Za-z])", ""),
     (r"\*\*", "^"),
+    (
+      r"\{(\d+) ?\\choose ?(\d+)\}|(?<![\w.])(\d+) choose (\d+)",
+      lambda n: r"\binom{{{}}}{{{}}}".format(*filter(None, n.groups())),
+    ),
     (r"(?<=\d)[jJ]\b", "i"),
+    (rf"(?<![\\A-Za-z])(?:infinity|infty|inf|oo){END}", r"\\infty "),
     (r"\s+", " "),
+    (r"(?<![\w.,])(?<![\d.] )[1-9]\d{0,2}(?: \d{3})+(?!\d|\s*/|\s*\\frac)", lambda n: n[0].replace(" ", "")),
   )
 ]
-DRESS = re.compile(
-  r"(?:####|(?:so|thus|hence|therefore)?\W{0,3}(?:the|my)?\s*(?:final\s+|correct\s+)?(?:answer|result|solution)\s*"
-  r"(?:(?:is|are|equals)\b\s*:?|:|=)|(?:it|this|that|the(?:\s+[a-z]+){1,4})\s+(?:is|are)\b|=)\s*",
+ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
+DEEPEST = 12
+UNBRACED = re.compile(
+  r"\\(?P<command>frac|binom)(?![A-Za-z])\s*|\\sqrt(?![A-Za-z])\s*(?:\[[^\[\]]*\])?\s*(?![(\s])"
+  r"|\^\s*(?=\\(?:frac|sqrt|binom|pi|theta|alpha|beta|lambda|phi|omega)(?![A-Za-z]))|_\s*(?=[A-Za-z\d])"
+)
+ARGUMENT = re.compile(r"\\(?P<command>[A-Za-z]+)(?:\[[^\[\]]*\])?|[A-Za-z\d]")
+WHOLE_ARGUMENT = re.compile(r"\\(?P<command>[A-Za-z]+)(?:\[[^\[\]]*\])?|\d+|[A-Za-z]")
+NOTHING = re.compile(
+  rf"\\(?:emptyset|varnothing)|{SET_LEFT}\s*{SET_RIGHT}|\{{\s*\}}"
+  r"|(?:(?:has|have)\s+)?no\s+solutions?(?:\s+exists?)?|(?:the\s+)?empty\s+set"
+  r"|\\text\s*\{\s*(?:no\s+solutions?|(?:the\s+)?empty\s+set)\s*\.?\s*\}",
   re.IGNORECASE,
 )
-PAIRS = (("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"))
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-
-
-def closing(text: str, start: int) -> int:
-  """Where the bracket that opens at `start` is closed, by one of any kind; -1 where it is not."""
-  depth = 0
-  for index in range(start, len(text)):
-    depth += (text[index] in OPEN) - (text[index] in CLOSE)
-    if depth == 0:
-      return index
-  return -1
-
-
-def depth(text: str) -> int:
-  """How deep its brackets are nested."""
-  deepest = level = 0
-  for sign in text:
-    level += (sign in OPEN) - (sign in CLOSE)
-    deepest = max(deepest, level)
-  return deepest
-
-
-def split(text: str, separator: re.Pattern[str]) -> list[str]:
-  """The pieces between the separators that stand in no bracket."""
-  pieces, start, level = [], 0, 0
-  at = iter(separator.finditer(text))
-  found = next(at, None)
-  for index, sign in enumerate(text):
-    while found is not None and found.start() < index:
-      found = next(at, None)
-    if found is not None and found.start() == index and level == 0 and index >= start:
-      pieces.append(text[start:index])
-      start = found.end()
-    level += (sign in OPEN) - (sign in CLOSE)
-  return [*pieces, text[start:]]
-
-
-def outside(text: str) -> Iterator[tuple[bool, str]]:
-  """The text in pieces, each with whether it stands outside of all brackets."""
-  start = index = 0
-  while index < len(text):
-    end = closing(text, index) if text[index] in OPEN else -1
-    if end > index:
-      yield True, text[start:index]
-      yield False, text[index : end + 1]
-      start = index = end + 1
-    else:
-      index += 1
-  yield True, text[start:]
 
 
 def tidy(text: str) -> str:
   """An answer with one spelling for each sign, and without dollars, box, emphasis or "the answer is"."""
-  text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+", lambda run: f"^{{{run[0].translate(RAISED)}}}", text.translate(SIGNS))
+  text = visible(text).translate(SIGNS)
+  text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+", lambda run: f"^{{{run[0].translate(RAISED)}}}", text)
   text = re.sub("[₀-₉]+", lambda run: f"_{{{run[0].translate(LOWERED)}}}", text)
-  text = unicodedata.normalize("NFKC", text).strip()
-  for _ in range(6):
-    bare = _undressed(text)
-    if bare == text:
-      break
-    text = bare
+  text = undressed(unicodedata.normalize("NFKC", text))
+  text = _single_backslashes(text)
   for pattern, replacement in SPELLINGS:
     text = pattern.sub(replacement, text)
-  return text.strip()
+  text = _braced(text.strip())
+  return r"\emptyset" if NOTHING.fullmatch(text) else text
 
 
-def _undressed(text: str) -> str:
-  """The text without its outermost dress."""
-  text = text.strip().rstrip(".,;").strip()
-  if boxes := len(BOX.findall(text)):
-    return _unboxed(text, alone=boxes == 1)
-  for left, right in PAIRS:
-    inner = text[len(left) : -len(right)]
-    if len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inner:
-      return inner
-  if found := DRESS.match(text):
-    return text[found.end() :]
-  bare = re.sub(r"\\[()]", " ", text)
-  dollars = len(re.findall(r"(?<!\\)\$", bare))
-  return re.sub(r"(?<!\\)\$+", " " if dollars % 2 == 0 else r"\\$", bare)
-
-
-def _unboxed(text: str, *, alone: bool) -> str:
-  """What stands in a box that is alone; of several boxes all, with what stands between them."""
-  while found := BOX.search(text):
-    end = closing(text, found.end() - 1)
-    inner = text[found.end() :] if end < 0 else text[found.end() : end]
-    text = inner if alone else text[: found.start()] + inner + (text[end + 1 :] if end >= 0 else "")
+def _single_backslashes(text: str) -> str:
+  """Commands whose backslash was escaped, as a JSON or Python string shows them; rows of a matrix end with two."""
+  if "\\\\begin" in text or "\\begin" not in text:
+    return re.sub(r"\\\\(?=[A-Za-z\\(){}\[\],;!%$ ])", r"\\", text)
   return text
+
+
+def _braced(text: str, level: int = 0) -> str:
+  r"""The arguments that TeX takes without braces, in braces: \frac12, \frac\pi4, \sqrt2, x^\frac14, a_n."""
+  made, at = [], 0
+  for found in UNBRACED.finditer(text):
+    if found.start() < at or level > DEEPEST:
+      continue
+    made.append(text[at : found.end()].rstrip())
+    at = found.end()
+    for _ in range(ARGUMENTS.get(found["command"] or "", 1)):
+      argument, end = _argument(text, at, level, numbers=not found["command"])
+      if argument is None:
+        break
+      made.append(f"{{{argument}}}")
+      at = end
+  return "".join((*made, text[at:]))
+
+
+def _argument(text: str, at: int, level: int, *, numbers: bool) -> tuple[str | None, int]:
+  """What TeX takes as the argument that starts here, and where it ends; a whole number where `numbers`."""
+  at += len(text[at:]) - len(text[at:].lstrip())
+  if text.startswith("{", at):
+    end = closing(text, at)
+    return (None, at) if end < 0 else (_braced(text[at + 1 : end], level + 1), end + 1)
+  found = (WHOLE_ARGUMENT if numbers else ARGUMENT).match(text, at)
+  if found is None:
+    return None, at
+  argument, at = found[0], found.end()
+  for _ in range(ARGUMENTS.get(found["command"] or "", 0)):
+    inner, at = _argument(text, at, level + 1, numbers=False) if level < DEEPEST else (None, at)
+    if inner is None:
+      return None, at
+    argument += f"{{{inner}}}"
+  return argument, at
 
 
 def joined_thousands(text: str) -> str:
@@ -212,99 +200,3 @@ def words(text: str) -> str:
   """What is left of a name: small letters and digits; no articles, no marks of \\text, no punctuation."""
   bare = re.sub(r"\\text\b|[^\w\s]|_", " ", text).lower()
   return " ".join(word for word in bare.split() if word not in {"a", "an", "the", "option"} or len(bare.split()) == 1)
-
-
-# --- one expression as LaTeX ---
-
-NUMBER = re.compile(r"(\d+)?\.(\d+)?(?:\\overline\s*\{(\d+)\})?(?:[eE]([+-]?\d{1,3})(?![\d.]))?")
-SHORT = re.compile(r"(\d+)[eE]([+-]?\d{1,3})(?![\d.])")
-GROUP = r"(?:\{[^{}]*\})"
-LATEX = [
-  (re.compile(pattern), replacement)
-  for pattern, replacement in (
-    (rf"(?<![\\A-Za-z])({'|'.join(INVERSE)})(?![A-Za-z])", lambda m: INVERSE[m[1]]),
-    (rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS + GREEK)})(?![A-Za-z])", r"\\\1 "),
-    (r"(?<![\\A-Za-z])(?:oo|inf|infinity|Infinity)(?![A-Za-z])", r"\\infty "),
-    (r"\\frac\s*(\d)\s*(\d)(?!\d*\})", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-    (rf"\\frac\s*({GROUP})\s*(\d)", r"\\frac\1{\2}"),
-    (r"\\sqrt\s*(\[\d+\])?\s*(\d+|[A-Za-z])", lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}"),
-    (r"\^\s*([+-]?\d+)", r"^{\1}"),
-    (r"(?<![\d.\w^{}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"(\1+\\frac{\2}{\3})"),
-    (r"(?<![\d.\w^/])(\d+) (\d+)/(\d+)(?![\d.\w])", r"(\1+\\frac{\2}{\3})"),
-    (r"\*", r"\\cdot "),
-  )
-]
-CALLS = {"sqrt": "\\sqrt{%s}", "cbrt": "\\sqrt[3]{%s}", "abs": "|%s|", "Abs": "|%s|", "log": "\\ln(%s)"}
-CALL = re.compile(r"(?<![\\A-Za-z])(sqrt|cbrt|abs|Abs|log|Fraction|Rational)\s*\(")
-COMMA = re.compile(",")
-
-
-def latex(text: str) -> str:
-  """A tidy expression as LaTeX: calls, powers, short fractions, mixed numbers; decimals as exact fractions."""
-  text = _called(text)
-  for pattern, replacement in LATEX[:2]:
-    text = pattern.sub(replacement, text)
-  text = _grouped(text, r"\sqrt")
-  text = _grouped(text, "^")
-  for pattern, replacement in LATEX[2:]:
-    text = pattern.sub(replacement, text)
-  return SHORT.sub(r"(\1\\cdot 10^{\2})", NUMBER.sub(_fraction, text)).strip()
-
-
-def _called(text: str) -> str:
-  """sqrt(…), Fraction(…, …) and the like as LaTeX has them."""
-  start = 0
-  while found := CALL.search(text, start):
-    end = closing(text, found.end() - 1)
-    start = found.end()
-    if end < 0:
-      continue
-    inner = text[found.end() : end]
-    if found[1] in CALLS:
-      made = CALLS[found[1]] % inner
-    else:
-      over, *under = split(inner, COMMA)
-      made = rf"(\frac{{{over}}}{{{under[0] if under else '1'}}})"
-    text, start = text[: found.start()] + made + text[end + 1 :], found.start()
-    if made.startswith("|"):
-      start += 1
-  return text
-
-
-def _grouped(text: str, sign: str) -> str:
-  """Round brackets after a sign as braces: ^(1/3) becomes ^{1/3}."""
-  at = 0
-  while found := re.compile(re.escape(sign) + r"(?:\[\d+\])?\s*\(").search(text, at):
-    at = found.end()
-    if (end := closing(text, at - 1)) > 0:
-      text = f"{text[: at - 1]}{{{text[at:end]}}}{text[end + 1 :]}"
-  return text
-
-
-def _fraction(number: re.Match[str]) -> str:
-  """A decimal as the fraction that it is, its recurring digits included."""
-  whole, digits, again, power = number[1] or "", number[2] or "", number[3] or "", number[4]
-  if not whole and not digits and not again:
-    return number[0]
-  over, under = int((whole + digits) or "0"), 10 ** len(digits)
-  if again:
-    over, under = over * (10 ** len(again) - 1) + int(again), under * (10 ** len(again) - 1)
-  shown = rf"\frac{{{over}}}{{{under}}}" if under > 1 else str(over)
-  return rf"({shown}\cdot 10^{{{power}}})" if power else f"({shown})"
-
-
-def precision(text: str) -> tuple[float, bool]:
-  """How far off an answer written with long decimals may be: by less than one unit in their last place.
-
-  Returns:
-    The largest such unit relative to its number, over those with at least six digits after the point and six
-    significant ones (0: there are none); and whether each has the sixteen or more of a printed binary float.
-  """
-  largest, floats = 0.0, True
-  for found in NUMBER.finditer(text):
-    digits = ((found[1] or "") + (found[2] or "")).lstrip("0")
-    if len(digits) >= 6 and len(found[2] or "") >= 6 and not found[3]:
-      largest = max(largest, 1.0 / int(digits))
-      floats = floats and len(digits) >= 16
-  return largest, floats and largest > 0

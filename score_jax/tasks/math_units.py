@@ -7,6 +7,7 @@ import re
 from fractions import Fraction
 
 from score_jax.tasks.math_text import CURRENCY, FUNCTIONS, GREEK, INVERSE
+from score_jax.tasks.number_words import PARTS
 
 #: dimension -> unit in the singular and its other names -> size
 SIZES: dict[str, dict[str, Fraction | int]] = {
@@ -27,20 +28,37 @@ SIZES: dict[str, dict[str, Fraction | int]] = {
   "mass": {"g gram": 1, "kg kilogram": 1000, "mg milligram": Fraction(1, 1000)},
   "weight": {"lb pound": 16, "oz ounce": 1},
   "volume": {"l liter litre": 1000, "ml milliliter millilitre": 1},
-  "speed": {"mph": 1},
   "angle": {"degree deg": 1},
   "radian": {"radian rad": 1},
-  "percent": {"percent %": 1},
-  "number": {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
+  "percent": {"percent % pct": 1},
 }
+#: number words after a number, which multiply it
+NUMBERS = {
+  **{"dozen": Fraction(12), "score": Fraction(20), "hundred": Fraction(100), "gross": Fraction(144)},
+  **{"thousand": Fraction(10**3), "k": Fraction(10**3), "million": Fraction(10**6), "mio": Fraction(10**6)},
+  **{"billion": Fraction(10**9), "bn": Fraction(10**9), "trillion": Fraction(10**12), "halve": Fraction(1, 2)},
+  **{word: Fraction(1, part) for word, part in PARTS.items()},
+}
+#: capitals after a number that are no unit in small letters: 2M are two million, not two metres
+CAPITALS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 UNITS = {
   name: (dimension, Fraction(size))
   for dimension, units in SIZES.items()
   for names, size in units.items()
   for name in names.split()
 }
+SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"}
+GENERIC = {"unit"}  # says nothing of what is counted
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-NOT_UNITS = {*FUNCTIONS, *GREEK, *INVERSE, "and", "or", "sqrt", "abs", "oo", "inf", "infinity"}
+#: words after a number that change it, doubt it or say something of it rather than name what it counts
+NOT_UNITS = {
+  *(*FUNCTIONS, *GREEK, *INVERSE, "and", "or", "sqrt", "abs", "oo", "inf", "infinity"),
+  *"squared cubed factorial double triple twice plus minus negative mod modulo divided over base".split(),
+  *"binary octal hex hexadecimal choose root power to through until between by point x".split(),
+  *"is isn was not no nor isnt never wrong incorrect false but except than most least".split(),
+  *"maybe possibly perhaps approximately approx about around nearly almost remainder if when where".split(),
+  *"lakh crore reciprocal inverse opposite conjugate bar repeating recurring".split(),
+}
 
 TAIL = re.compile(
   r"(?:\\text\s*\{(?P<text>[^{}]*)\}|(?<=[\d)}\s])(?P<plain>[A-Za-z][A-Za-z. /-]*))"
@@ -53,29 +71,55 @@ BASE = re.compile(r"^([+-]?[0-9A-Fa-f]+)\s*_\s*(?:\{\s*)?(\d{1,2})(?:\s*\})?$")
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  """What a number counts: its dimension ("": unknown to the table), power and size."""
+  r"""What a number counts: its dimension ("": unknown to the table; "number": nothing), power and size."""
 
   dimension: str
   power: int = 1
   size: Fraction = Fraction(1)
+  count: Fraction = Fraction(1)  # 10**6 of "million dollars"
+  name: str = dataclasses.field(default="", compare=False)
+  letter: bool = dataclasses.field(default=False, compare=False)  # one without \text: it may be a variable
 
 
-def unit(name: str, power: int = 1) -> Unit:
-  """The unit of that name, such as cm, square inches, mi."""
-  parts = [part for part in re.split(r"[\s.]+", name.lower().strip()) if part]
-  while parts and parts[0] in POWERS and len(parts) > 1:
+def unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
+  """The unit of that name, such as cm, square inches, mi, km/h, miles per hour, million dollars."""
+  name = " ".join(name.replace(".", " ").split())
+  if name in CAPITALS:
+    return Unit("number", count=Fraction(CAPITALS[name]), name=name, letter=letter)
+  name = SPEEDS.get(name.lower(), name.lower())
+  over, slash, under = (part.strip() for part in re.sub(r"\bper\b", "/", name).partition("/"))
+  if slash:
+    above, below = unit(over), unit(under, power)
+    known = bool(above.dimension and below.dimension)
+    dimension = f"{above.dimension}{above.power}/{below.dimension}{below.power}" if known else ""
+    return Unit(dimension, 1, above.size / below.size, above.count, name)
+  parts, count = name.split(), Fraction(1)
+  while parts and (number := NUMBERS.get(parts[0]) or NUMBERS.get(parts[0].removesuffix("s"))):
+    count *= number
+    parts = parts[1:]
+  if not parts:
+    return Unit("number", count=count, name=name)
+  while parts[0] in POWERS and len(parts) > 1:
     power *= POWERS[parts.pop(0)]
   whole = " ".join(parts)
-  known = UNITS.get(whole) or UNITS.get(whole.removesuffix("s"))
-  return Unit(known[0], power, known[1] ** power) if known else Unit("", power)
+  dimension, size = UNITS.get(whole) or UNITS.get(whole.removesuffix("s")) or ("", Fraction(1))
+  return Unit(dimension, power, size**power, count, name, letter)
+
+
+def alike(one: Unit, other: Unit) -> bool:
+  """Whether two units that are not both in the table may be one: their names share a word, or one says just "units"."""
+  names = [{word.removesuffix("s") for word in re.findall("[a-z]+", unit.name.lower())} for unit in (one, other)]
+  return bool(names[0] & names[1]) or any(name <= {*GENERIC, *POWERS} for name in names)
 
 
 def measured(text: str) -> tuple[str, Unit | None]:
   """A tidy answer parted into its expression and its unit; None: it has none."""
   if head := HEAD.match(text):
     rest, inner = measured(text[head.end() :])
-    name = head["mark"].replace("US" + CURRENCY, "usd")
-    return head["sign"] + rest, inner if inner and inner.dimension == "percent" else unit(name)
+    money = unit(head["mark"].replace("US" + CURRENCY, "usd"))
+    if inner is not None:
+      money = inner if inner.dimension == "percent" else dataclasses.replace(money, count=inner.count)
+    return head["sign"] + rest, money
   if mark := MARK.search(text):
     name = {"\\degree": "degree"}.get(mark["mark"], mark["mark"])
     return text[: mark.start()].strip(), unit(name)
@@ -84,15 +128,13 @@ def measured(text: str) -> tuple[str, Unit | None]:
     return text, None
   name = tail["text"] if tail["text"] is not None else tail["plain"]
   plain = tail["text"] is None
-  if plain and not _is_plain_unit(name, text[: tail.start()]):
+  if NOT_UNITS & {*re.findall("[a-z]+", name.lower())} or (plain and not _is_plain_unit(name, text[: tail.start()])):
     return text, None
-  return text[: tail.start()].strip(), unit(name, int(tail["power"] or 1))
+  return text[: tail.start()].strip(), unit(name, int(tail["power"] or 1), letter=plain and len(name) == 1)
 
 
 def _is_plain_unit(name: str, head: str) -> bool:
   """Whether letters at the end are a unit rather than variables: 5 cm and 7 apples are, 2 cos x, 4x+2g, 2ab are not."""
-  if NOT_UNITS & set(re.findall("[A-Za-z]+", name)):
-    return False
   numeral = not re.search(r"(?<![\\A-Za-z])[A-Za-z]", head)
   return numeral and (bool(unit(name).dimension) or (head.endswith(" ") and len(name.split()[0]) >= 3))
 

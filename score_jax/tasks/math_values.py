@@ -19,14 +19,16 @@ import sympy
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 
-from score_jax.tasks.math_text import latex, precision
+from score_jax.tasks.math_latex import latex, precision
 
 COMMANDS = set(
   "frac sqrt pi infty cdot binom dbinom tbinom pm sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh"
   " log ln lg exp max min gcd lfloor rfloor lceil rceil overline bar text theta alpha beta gamma delta epsilon lambda"
   " mu phi varphi psi rho sigma omega tau emptyset".split()
 )
-READABLE = re.compile(r"[0-9A-Za-z\\{}()\[\]|+\-*/^_=!<>., ']*")
+CALCULUS = {"sum", "prod", "int", "lim", "to"}  # of golds alone: they may take as long as they like
+READABLE = re.compile(r"[0-9A-Za-z\\{}()\[\]|+\-*/^_=!<>., ]*")
+BROKEN = re.compile(r"\d\s+\d")  # math-verify adds them: "2 3" would be 5
 LONGEST_NUMBER = 1500  # digits
 MOST_SIGNS = 400  # characters of an expression besides its digits
 TOWER = re.compile(r"\^\{[^{}]*\^\{[^{}]*\^|!\s*!")  # powers of powers of powers, factorials of factorials
@@ -35,31 +37,63 @@ DIGITS, PRECISION = 50, 170  # digits, and bits, of a number that is not worked 
 mpmath.mp.prec = PRECISION
 SAME = 1e-30  # relative difference of two numbers that were computed at 50 digits and are the same
 FLOAT_NOISE = 1e-12  # relative error of an answer that was printed as a binary float
-POINTS = 6
+POSITIVE, MIXED, NEGATIVE = 3, 3, 2  # points whose coordinates are so
 #: what spelling there is to mend was mended before
 AS_IT_IS = NormalizationConfig(
   basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
 )
 EXTRACTION = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=AS_IT_IS)]
+ODD_ROOT = re.compile(r"\\sqrt\s*\[")
+FRACTIONAL_POWER = re.compile(r"\^\{[^{}]*(?:/|\.|\\frac)")
 RATIONAL = re.compile(
-  r"([+-]?)\s*(?:(\d[\d ]{0,0}\d*)(\.\d*)?|(\.\d+)|(\d+)\s*/\s*(\d+)|\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\})"
+  r"([+-]?)\s*(?:(\d+)(\.\d*)?|(\.\d+)|(\d+)\s*/\s*(\d+)|\\frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\})"
 )
 
 
 @functools.lru_cache(maxsize=256)
-def expression(text: str) -> Any:
-  """The SymPy expression that a tidy text spells; None: it spells none."""
+def expression(text: str, *, gold: bool = False) -> Any:
+  """The SymPy expression that a tidy text spells; None: it spells none. Sums and integrals are read of golds alone."""
   spelled = latex(text)
-  known = all(command in COMMANDS for command in re.findall(r"\\([A-Za-z]+)", spelled))
-  if not known or not READABLE.fullmatch(spelled) or TOWER.search(spelled):
+  commands = set(re.findall(r"\\([A-Za-z]+)", spelled))
+  if commands - COMMANDS - (CALCULUS if gold else set()) or TOWER.search(spelled) or BROKEN.search(spelled):
     return None
-  if len(re.sub(r"\d", "", spelled)) > MOST_SIGNS or re.search(rf"\d{{{LONGEST_NUMBER}}}", spelled):
+  if not READABLE.fullmatch(spelled) or len(re.sub(r"\d", "", spelled)) > MOST_SIGNS:
+    return None
+  if re.search(rf"\d{{{LONGEST_NUMBER}}}", spelled):
     return None
   found = parse(f"${spelled}$", EXTRACTION, fallback_mode="no_fallback", parsing_timeout=None)  # type: ignore
   if len(found) != 1 or not isinstance(found[0], sympy.Expr):
     return None
   named = {"i": sympy.I, "e": sympy.E}
-  return found[0].xreplace({s: named[str(s)] for s in found[0].free_symbols if str(s) in named})
+  value = found[0].xreplace({s: named[str(s)] for s in found[0].free_symbols if str(s) in named})
+  if commands & CALCULUS:
+    value = value.doit()
+  return _real_roots(value) if ODD_ROOT.search(spelled) and not FRACTIONAL_POWER.search(spelled) else value
+
+
+def _real_roots(value: Any) -> Any:
+  r"""The value of a constant where odd roots of negative numbers are the real ones: \sqrt[3]{-8} is -2.
+
+  (-8)^{1/3} keeps its principal value, which is not real.
+  """
+  if value.free_symbols:
+    return value
+
+  def odd(power: Any) -> bool:
+    exponent = power.args[1] if isinstance(power, sympy.Pow) else None
+    return (
+      isinstance(exponent, sympy.Rational) and exponent.q % 2 == 1 and exponent.q > 1 and _is_below_zero(power.args[0])
+    )
+
+  def real(power: Any) -> Any:
+    base, exponent = power.args
+    return (-1) ** exponent.p * (-base) ** exponent
+
+  return value.replace(odd, real)
+
+
+def _is_below_zero(value: Any) -> bool:
+  return bool(value.is_extended_real) and bool(value < 0)
 
 
 def rational(text: str) -> Fraction | None:
@@ -82,23 +116,47 @@ def equal(gold: str, answer: str, *, scale: Any = 1) -> bool:
   g, a = rational(gold), rational(answer)
   if g is not None and a is not None and isinstance(scale, int | Fraction):
     return g == a * scale or _near(g, a * scale, gold, answer)
-  return _same(expression(gold), _scaled(expression(answer), scale), gold, answer)
+  return _same(expression(gold, gold=True), _scaled(expression(answer), scale), gold, answer)
 
 
 def equations(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
-  """Whether two equations, each as its sides, hold for the same values: one is a multiple of the other."""
+  """Whether two equations, each as its sides, hold for the same values: one is a multiple of the other.
+
+  One that says nothing of a variable, true or not, is the same as another where their sides agree.
+  """
   sides = [expression(side) for side in (*gold, *answer)]
   if any(side is None for side in sides):
     return False
   left, right = sides[0] - sides[1], sides[2] - sides[3]
+  if not (left.free_symbols and right.free_symbols):
+    return any(equal(gold[0], a) and equal(gold[1], b) for a, b in (answer, answer[::-1]))
   ratios = [_ratio(_number(left, p), _number(right, p)) for p in _points(left.free_symbols | right.free_symbols)]
   first = ratios[0] if ratios else None
   return first is not None and all(r is not None and abs(r - first) <= 1e-25 * abs(first) for r in ratios)
 
 
+def is_constant(text: str) -> bool:
+  """Whether a tidy text is a number: it has a value, and no variable in it."""
+  if rational(text) is not None:
+    return True
+  found = expression(text)
+  return found is not None and not found.free_symbols and _number(found, {}) is not None
+
+
+def rounds(exact: str, decimal: str) -> bool:
+  """Whether a decimal is a number, rounded; or cut off, where it has two digits or more after the point."""
+  places = len(decimal.partition(".")[2])
+  value, shown = expression(exact), rational(decimal)
+  number = rational(exact) if value is None else _number(value, {})
+  if number is None or shown is None or isinstance(number, float) or not _is_real(number):
+    return False
+  off = abs(_complex(number) - _complex(shown)) * 10**places
+  return bool(off < 1 if places >= 2 else off <= 0.5)
+
+
 def understand(text: str) -> None:
   """Does once, to whatever end, what comparing with this gold does each time."""
-  found = expression(text) if rational(text) is None else None
+  found = expression(text, gold=True) if rational(text) is None else None
   if found is not None:
     _number(found, next(_points(found.free_symbols)))
 
@@ -146,10 +204,11 @@ def _same(gold: Any, answer: Any, gold_text: str, answer_text: str) -> bool:
 
 
 def _same_at_points(gold: Any, answer: Any, symbols: Any, tolerance: float) -> bool | None:
-  """None: they agree where all variables are positive, and not, or not visibly, elsewhere."""
-  found = [_close(_number(gold, p), _number(answer, p), tolerance) for p in _points(symbols)]
-  positive = found[: POINTS // 2]
-  if False in positive:
+  """None: they agree where all variables are positive, and elsewhere not visibly, or not where neither is real."""
+  numbers = [(_number(gold, p), _number(answer, p)) for p in _points(symbols)]
+  found = [_close(*pair, tolerance) for pair in numbers]
+  differing = [index for index, close in enumerate(found) if close is False]
+  if any(index < POSITIVE or any(map(_is_real, numbers[index])) for index in differing):
     return False
   return True if all(found) else None
 
@@ -159,13 +218,14 @@ def _verified(gold: Any, answer: Any) -> bool:
 
 
 def _points(symbols: Any) -> Iterator[dict[Any, Any]]:
-  """Values for the variables, the same each time; in the first half all are positive."""
+  """Values for the variables, the same each time: first all positive ones, in the end all negative ones."""
   ordered = sorted(symbols, key=str)
-  for index in range(POINTS):
+  for index in range(POSITIVE + MIXED + NEGATIVE):
     values = (
       sympy.Rational(1009 + 613 * index + 211 * k * (k + index + 1), 1013 + 97 * k) for k in range(len(ordered))
     )
-    flips = (-1 if index >= POINTS // 2 and (index + k) % 2 else 1 for k in range(len(ordered)))
+    negative = index >= POSITIVE + MIXED
+    flips = (-1 if negative or (index >= POSITIVE and (index + k) % 2) else 1 for k in range(len(ordered)))
     yield {s: v * f for s, v, f in zip(ordered, values, flips, strict=True)}
 
 
@@ -197,6 +257,10 @@ def _close(one: Any, other: Any, tolerance: float) -> bool | None:
   a, b = _complex(one), _complex(other)
   size = max(abs(a), abs(b))
   return bool(abs(a - b) <= size * tolerance or (size < SAME and 0 in (one, other)))
+
+
+def _is_real(value: Any) -> bool:
+  return isinstance(value, Fraction | float) or abs(value.imag) <= abs(value) * SAME
 
 
 def _complex(value: Any) -> Any:

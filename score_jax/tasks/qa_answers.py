@@ -4,7 +4,8 @@ Both compare answers in small letters without ASCII punctuation, without the art
 F1 is the harmonic mean of the shares of common words, repeated ones as often as both have them. HotpotQA's script
 (2WikiMultihopQA's too) gives 0 where one of the two is yes, no or noanswer and the other is not the same; SQuAD's
 (MuSiQue's too) has no such rule, and two answers of which nothing is left are equal. Of a gold with aliases the best
-counts. One departure: an answer that is the gold, letter for letter, is right even where normalising leaves nothing.
+counts. Two departures: an answer that is the gold, letter for letter, is right even where normalising leaves nothing,
+and signs that show nothing (zero-width spaces) are left out.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import string
 from typing import Literal
 
+from score_jax.tasks.math_dress import visible
 from score_jax.trajectory import Question
 
 Script = Literal["hotpotqa", "squad"]
@@ -27,7 +29,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def normalised(text: str) -> str:
   """What is compared of an answer."""
-  return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+  return " ".join(ARTICLES.sub(" ", visible(text).lower().translate(PUNCTUATION)).split())
 
 
 def exact_match(gold: str, answer: str) -> bool:

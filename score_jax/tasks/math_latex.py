@@ -1,0 +1,105 @@
+r"""One tidy expression as the LaTeX that math-verify reads: sqrt(3)*x^2 becomes \sqrt{3}\cdot x^{2}."""
+
+from __future__ import annotations
+
+import re
+
+from score_jax.tasks.brackets import closing, split
+from score_jax.tasks.math_text import FUNCTIONS, GREEK, INVERSE
+
+
+def _binomial(written: re.Match[str]) -> str:
+  above, below = filter(None, written.groups())
+  return rf"\binom{{{above}}}{{{below}}}"
+
+
+NUMBER = re.compile(r"(\d+)?\.(\d+)?(?:\\overline\s*\{(\d+)\})?(?:[eE]([+-]?\d{1,3})(?![\d.]))?")
+SHORT = re.compile(r"(\d+)[eE]([+-]?\d{1,3})(?![\d.])")
+LATEX = [
+  (re.compile(pattern), replacement)
+  for pattern, replacement in (
+    (rf"(?<![\\A-Za-z])({'|'.join(INVERSE)})(?![A-Za-z])", lambda m: INVERSE[m[1]]),
+    (rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS + GREEK)})(?![A-Za-z])", r"\\\1 "),
+    (r"\^\s*([+-]?\d+)", r"^{\1}"),
+    (r"(?<![\d.\w^{}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"(\1+\\frac{\2}{\3})"),
+    (r"(?<![\d.\w^/])(\d+) (\d+)/(\d+)(?![\d.\w])", r"(\1+\\frac{\2}{\3})"),
+    (r"\*", r"\\cdot "),
+    # math-verify reads these letters as Euler's number and the imaginary unit, whatever their subscript
+    (r"(?<![\\A-Za-z])([EeI])_\{(\w+)\}", r"q_{\1\2}"),
+    (r"(?<![\w^_{}])(?:C\((\d+), ?(\d+)\)|(\d+)C(\d+)(?!\w))", _binomial),
+    (r"(?<![\w}])(?:\{\})?[_^]\{(\d+)\} ?C_\{(\d+)\}|(?<![\w\\])C_\{(\d+)\}\^\{(\d+)\}", _binomial),
+  )
+]
+CALLS = {"sqrt": "\\sqrt{%s}", "cbrt": "\\sqrt[3]{%s}", "abs": "|%s|", "Abs": "|%s|", "log": "\\ln(%s)"}
+CALL = re.compile(r"(?<![\\A-Za-z])(sqrt|cbrt|abs|Abs|log|Fraction|Rational)\s*\(")
+COMMA = re.compile(",")
+
+
+def latex(text: str) -> str:
+  """A tidy expression as LaTeX: calls, powers, short fractions, mixed numbers; decimals as exact fractions."""
+  text = _called(text)
+  for pattern, replacement in LATEX[:2]:
+    text = pattern.sub(replacement, text)
+  text = _grouped(text, r"\sqrt")
+  text = _grouped(text, "^")
+  for pattern, replacement in LATEX[2:]:
+    text = pattern.sub(replacement, text)
+  return SHORT.sub(r"(\1\\cdot 10^{\2})", NUMBER.sub(_fraction, text)).strip()
+
+
+def _called(text: str) -> str:
+  """sqrt(…), Fraction(…, …) and the like as LaTeX has them."""
+  start = 0
+  while found := CALL.search(text, start):
+    end = closing(text, found.end() - 1)
+    start = found.end()
+    if end < 0:
+      continue
+    inner = text[found.end() : end]
+    if found[1] in CALLS:
+      made = CALLS[found[1]] % inner
+    else:
+      over, *under = split(inner, COMMA)
+      made = rf"(\frac{{{over}}}{{{under[0] if under else '1'}}})"
+    text, start = text[: found.start()] + made + text[end + 1 :], found.start()
+    if made.startswith("|"):
+      start += 1
+  return text
+
+
+def _grouped(text: str, sign: str) -> str:
+  """Round brackets after a sign as braces: ^(1/3) becomes ^{1/3}."""
+  at = 0
+  while found := re.compile(re.escape(sign) + r"(?:\[\d+\])?\s*\(").search(text, at):
+    at = found.end()
+    if (end := closing(text, at - 1)) > 0:
+      text = f"{text[: at - 1]}{{{text[at:end]}}}{text[end + 1 :]}"
+  return text
+
+
+def _fraction(number: re.Match[str]) -> str:
+  """A decimal as the fraction that it is, its recurring digits included."""
+  whole, digits, again, power = number[1] or "", number[2] or "", number[3] or "", number[4]
+  if not whole and not digits and not again:
+    return number[0]
+  over, under = int((whole + digits) or "0"), 10 ** len(digits)
+  if again:
+    over, under = over * (10 ** len(again) - 1) + int(again), under * (10 ** len(again) - 1)
+  shown = rf"\frac{{{over}}}{{{under}}}" if under > 1 else str(over)
+  return rf"({shown}\cdot 10^{{{power}}})" if power else f"({shown})"
+
+
+def precision(text: str) -> tuple[float, bool]:
+  """How far off an answer written with long decimals may be: by less than one unit in their last place.
+
+  Returns:
+    The largest such unit relative to its number, over those with at least six digits after the point and six
+    significant ones (0: there are none); and whether each has the sixteen or more of a printed binary float.
+  """
+  largest, floats = 0.0, True
+  for found in NUMBER.finditer(text):
+    digits = ((found[1] or "") + (found[2] or "")).lstrip("0")
+    if len(digits) >= 6 and len(found[2] or "") >= 6 and not found[3]:
+      largest = max(largest, 1.0 / int(digits))
+      floats = floats and len(digits) >= 16
+  return largest, floats and largest > 0
