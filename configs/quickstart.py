@@ -161,7 +161,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mps.corrections = 5  # of one trajectory, at most
   c.mps.continuations = 4  # M
   c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student (a prompted teacher's)
-  c.mps.delta = 0.5  # fall of V that is an error
+  c.mps.delta = 0.5  # fall of V that is an error, if it is no chance
+  c.mps.alpha = 0.05  # chance of naming a step of a trajectory in which V does not fall, at most
+  c.mps.search = "every"  # prefix is judged; or halving, which takes V never to rise again: fewer are
+  c.mps.draws = 2  # the teacher's steps that are tried in the place of one error, at most
   c.mps.tries = 2  # student rollouts after and before a correction, to measure its lift; 1: none
   c.mps.depth_probe = 20  # right student trajectories on whose prefixes the teacher is tried
 
@@ -247,7 +250,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.sampler.slots = c.sampler.teacher_slots = 32
     c.sampler.length, c.sampler.rows = 384, (8,)
     c.sampler.block = 384  # few programs to compile
-    c.mps.continuations, c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2, 2
+    c.mps.corrections, c.mps.tries, c.mps.depth_probe = 2, 2, 2
     for stage in (c.warm_start, c.sft, c.bc):
       stage.epochs = 1
     c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.micro_rows = 2, 4, 4, 2, 8

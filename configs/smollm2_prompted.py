@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.train.length = c.rl.length = 512
     c.train.rows, c.train.micro_rows, c.rl.micro_rows = 1, 1, 2
     c.warm_start.epochs, c.sft.epochs, c.bc.epochs = 1, 1, 1
-    c.mps.corrections, c.mps.continuations = 2, 2
+    c.mps.corrections, c.mps.continuations = 2, 4
     c.rl.steps, c.rl.prompts, c.rl.group_size, c.rl.minibatch, c.rl.keep_hard = 1, 1, 2, 1, 1.0
     c.train.keep_checkpoints = 1
   return c

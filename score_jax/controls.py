@@ -55,6 +55,7 @@ def random_corrections(run: Run, name: str) -> Lesson:
     acts=c.agent.acts,
     corrections=c.mps.corrections,
     tries=1,
+    draws=c.mps.draws,
     report=lambda line: run.say(f"{name}: {line}"),
     name=name,
     attempts=[attempt for case in failed if (attempt := case.attempt)],

@@ -39,8 +39,12 @@ def _candidate(run: Run, model: str) -> Candidate:
   return Candidate(model, by_rollout(agent, weights, acts=run.config.agent.acts), fingerprint(weights))
 
 
-def validate(run: Run, weights: Weights) -> float:
-  """Share of the validation questions answered right, one try each."""
+def validate(run: Run, weights: Weights) -> dict[str, float]:
+  """`val_accuracy`, the share of the validation questions answered right, one try each.
+
+  What a host or the grader failed is left out; where nothing is left there is no such number.
+  """
   requests = [Request(f"validation/{q.id}", q, at_question(q), run.config.agent.acts) for q in run.tasks.validation]
   groups = run.student_agent.rollout(weights, requests)
-  return sum(t.right for (t,) in groups) / max(len(groups), 1)
+  right = [t.right for (t,) in groups if t.judged]
+  return {"val_accuracy": sum(right) / len(right)} if right else {}

@@ -48,7 +48,7 @@ from score_jax.lessons import (
   with_unaided,
 )
 from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
-from score_jax.mentor.mentoring import Mentored, mentor
+from score_jax.mentor.mentoring import Mentored, Round, mentor
 from score_jax.mentor.prompted import PromptedTeacher
 from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.teacher import Teacher
@@ -190,6 +190,7 @@ def mps(run: Run) -> dict[str, Any]:
     acts=c.agent.acts,
     corrections=c.mps.corrections,
     tries=c.mps.tries,
+    draws=c.mps.draws,
     report=lambda line: run.say(f"mps: {line}"),
   )
   ledger, measured = total(case.ledger for case in cases), total(case.measured for case in cases)
@@ -211,7 +212,26 @@ def _told(teacher: Teacher) -> dict[str, Any]:
 
 
 def _case(case: Mentored) -> dict[str, Any]:
-  return {"question": case.question.id, "outcome": case.outcome, "first_error": case.first_error}
+  rounds = [_round(one) for one in case.rounds]
+  return {
+    "question": case.question.id,
+    "outcome": case.outcome,
+    "first_error": case.first_error,
+    "rounds": rounds,
+  }
+
+
+def _round(one: Round) -> dict[str, Any]:
+  """What a round found, by what counts: `drawn` has (steps kept, right, tries) of each prefix gone on from."""
+  found = one.finding
+  return {
+    "verdict": found.verdict,
+    "step": found.step,
+    "located": found.located,
+    "drawn": found.drawn,
+    "replacements": len(found.tried),
+    "lifts": one.lifts,
+  }
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
@@ -223,14 +243,15 @@ def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
   """The counts that the report shows."""
   outcomes = [case.outcome for case in cases]
   solved = [case for case in cases if case.outcome == "solved"]
-  lifts = [c.values["lift"] for case in solved for c in case.trajectory.corrections if "lift" in c.values]
+  lifts = [lift for case in cases for one in case.rounds for lift in one.lifts]
   return {
     "questions": len(cases),
     "solved_unaided": outcomes.count("unaided"),
     "solved": _counts(len(case.trajectory.corrections) for case in solved),
-    **{name: outcomes.count(name) for name in ("hard", "unlocated", "not_kept", "quarantined")},
+    **{name: outcomes.count(name) for name in ("hard", "undecided", "unlocated", "not_kept", "quarantined")},
     "first_error_step": _counts(case.first_error for case in cases if case.first_error is not None),
     "lift_mean": float(np.mean(lifts)) if lifts else None,
+    "lift_n": len(lifts),
   }
 
 

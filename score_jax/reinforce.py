@@ -164,7 +164,7 @@ class _Reinforce:
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
-          found["val_accuracy"] = validate(run, self.trainer.whole(state))
+          found |= validate(run, self.trainer.whole(state))
         pairs = list(zip(begin, scored, strict=True))
         found |= watch.look(number, found, pairs, self.trainer.whole(state), closely=keep or number == 0)
         metrics.write(number, found)
@@ -172,7 +172,9 @@ class _Reinforce:
           run.journal.settle()
         watch.heed()
         speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
-        progress(1, f"reward {found['reward_mean']:.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}")
+        progress(
+          1, f"reward {found.get('reward_mean', float('nan')):.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}"
+        )
     return Trained(self.trainer.whole(state), int(state.step), ledger + self._cost())
 
   def _watch(self, earlier: Sequence[Mapping[str, float]]) -> Watch:

@@ -6,7 +6,8 @@ from typing import get_args
 
 from score_jax.agent.rollout import Agent
 from score_jax.errors import UserError
-from score_jax.mentor.counterfactual import CounterfactualTeacher, require_same_tokens
+from score_jax.mentor.counterfactual import CounterfactualTeacher, Search, require_same_tokens
+from score_jax.mentor.falls import Rule
 from score_jax.mentor.prompted import Locate, PromptedTeacher
 from score_jax.mentor.recorded import RecordedTeacher
 from score_jax.mentor.reference import ReferenceTeacher
@@ -70,13 +71,38 @@ def _counterfactual(run: Run, student: Weights) -> CounterfactualTeacher:
   by = run.config.mps.continue_by
   if by not in judges:
     raise UserError(f"mps.continue_by = {by!r}; choose teacher or student")
-  return _judging(run, teacher, judges[by])
+  return _judging(run, teacher, judges[by], tested=run.config.agent.acts + 1)
 
 
-def _judging(run: Run, agent: tuple[Agent, Weights], judge: tuple[Agent, Weights]) -> CounterfactualTeacher:
+def _judging(
+  run: Run, agent: tuple[Agent, Weights], judge: tuple[Agent, Weights], *, tested: int
+) -> CounterfactualTeacher:
+  """`tested`: the steps of a first attempt over which V may have to be tested.
+
+  Raises:
+    UserError: the settings are none, or with so few continuations no step could ever be named.
+  """
   c = run.config
+  if c.mps.search not in get_args(Search):
+    raise UserError(f"mps.search = {c.mps.search!r}; choose from {', '.join(get_args(Search))}")
+  if not (0 < c.mps.delta <= 1 and 0 < c.mps.alpha < 1):
+    raise UserError(
+      f"mps.delta = {c.mps.delta}, mps.alpha = {c.mps.alpha}; both are shares: give more than 0, less than 1"
+    )
+  rule = Rule(c.mps.delta, c.mps.alpha)
+  fewest = rule.fewest(tested=tested)
+  if c.mps.continuations < fewest:
+    raise UserError(
+      f"mps.continuations = {c.mps.continuations}: among {tested} steps a fall from all right to none may be "
+      f"chance (mps.alpha = {c.mps.alpha}); give {fewest} or more, 16 where the judge succeeds half of the time"
+    )
   return CounterfactualTeacher(
-    *agent, judge=judge, continuations=c.mps.continuations, delta=c.mps.delta, acts=c.agent.acts
+    *agent,
+    judge=judge,
+    continuations=c.mps.continuations,
+    rule=rule,
+    acts=c.agent.acts,
+    search=c.mps.search,
   )
 
 
@@ -91,7 +117,8 @@ def _prompted(run: Run, student: Weights) -> PromptedTeacher:
         "cannot go on from the student's tokens: set mps.continue_by = 'student'"
       )
     explorer = run.student_agent, student
-    judge = _judging(run, explorer, explorer)
+    tested = 1 if c.teacher.locate == "both" else c.agent.acts + 1
+    judge = _judging(run, explorer, explorer, tested=tested)
   return PromptedTeacher(
     run.chat,
     _wording(run),

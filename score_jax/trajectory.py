@@ -155,6 +155,14 @@ class Trajectory:
     return self.status == "answered" and self.grade == 1.0
 
   @property
+  def judged(self) -> bool:
+    """Whether it is known to be right or wrong: neither the tool's host nor the grader failed.
+
+    A trajectory that is not judged counts in no share: it is no wrong one.
+    """
+    return self.grade is not None and self.status not in ("tool_failure", "replay_mismatch")
+
+  @property
   def acts(self) -> int:
     """Acts taken after the given prefix (a first thought is free)."""
     return sum(s.kind == "act" for s in self.steps[self.prefix_steps :])

@@ -14,6 +14,7 @@ from score_jax import recipe, stages
 from score_jax.agent.protocol import Turn
 from score_jax.lessons import budget
 from score_jax.mentor.counterfactual import CounterfactualTeacher
+from score_jax.mentor.falls import Rule
 from score_jax.trajectory import Ledger, Usage
 from score_jax.workdir import Workdir
 from tests.agent.scripted import Stage, act, plan, protocol, question, said, stage, submit, tokenizer, tool
@@ -56,7 +57,7 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   config = module("quickstart").get_config("smoke")
   config.mps.tries, config.mps.continuations, config.agent.acts = 3, 4, 4
   taught = stage.agent("teacher"), stage.weights(counted(teacher))
-  opened = CounterfactualTeacher(*taught, judge=taught, continuations=4, delta=0.5, acts=4)
+  opened = CounterfactualTeacher(*taught, judge=taught, continuations=4, rule=Rule(0.5, 0.05), acts=4)
   monkeypatch.setattr(recipe, "open_teacher", lambda run, student: opened)
   monkeypatch.setattr(recipe, "weights_of", lambda run, name: stage.weights(counted(student)))
   monkeypatch.setattr(recipe, "mentored_questions", lambda run: [question(name=name) for name in "abc"])

@@ -16,6 +16,7 @@ from score_jax.agent.rollout import Request, at_question
 from score_jax.controls import at_most, first_right
 from score_jax.errors import UserError
 from score_jax.mentor.counterfactual import CounterfactualTeacher
+from score_jax.mentor.falls import Rule
 from score_jax.mentor.mentoring import Mentored
 from score_jax.trajectory import Ledger, Question, Trajectory
 from score_jax.workdir import Workdir
@@ -56,7 +57,7 @@ def setting(stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
   monkeypatch.setattr(controls, "weights_of", lambda run, name: weights)
   questions = [dataclasses.replace(question(), id=name, text=f"{name}: what is 5 + 7?") for name in "abcd"]
   teaches = (teacher, stage.weights(adds))
-  counterfactual = CounterfactualTeacher(*teaches, judge=teaches, continuations=2, delta=0.5, acts=4)
+  counterfactual = CounterfactualTeacher(*teaches, judge=teaches, continuations=4, rule=Rule(0.5, 0.05), acts=4)
   monkeypatch.setattr(controls, "open_teacher", lambda run, student: counterfactual)
   run = SimpleNamespace(
     config=config,

@@ -25,10 +25,13 @@ from ml_collections import config_flags
 
 import score_jax
 from score_jax import reinforce
+from score_jax.agent.rollout import at_question
 from score_jax.alarms import measures, signs
 from score_jax.command import flat
 from score_jax.mentor.comparisons import Comparisons
-from score_jax.mentor.groups import numbers
+from score_jax.mentor.groups import numbers, score
+from score_jax.mentor.reward import Tiers
+from score_jax.mentor.starts import Start
 from score_jax.model.adapters import NOTHING
 from score_jax.planning import hours
 from score_jax.planning.chips import CHIPS, Topology
@@ -42,7 +45,7 @@ from score_jax.train.batch import Sample, pack, update_of
 from score_jax.train.optimizer import optimizer
 from score_jax.train.policy_gradient import summary
 from score_jax.train.steps import Trainer, likelihood
-from score_jax.trajectory import Ledger, Status, Usage
+from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory, Usage
 from score_jax.variation import config_from
 from tests.conftest import PASSES, Tiny
 from tests.documents import DOCUMENTS, ROOT, Shown, commands, generic, metrics, overrides, rows, section
@@ -354,12 +357,21 @@ def written(tiny: Tiny, mesh: Mesh) -> Iterator[str]:
   told = summary(updates[1:])
   yield from told
   yield from signs.derived(told)
-  yield from numbers([], [])
-  yield from Comparisons(lambda *_: (None, ""), None).numbers()
+  yield from _of_groups()
   yield from Meter().numbers()
   yield from ("probe_pass", "probe_mean", "kl_from_start", "prefix_logprob_change")  # alarms/watch.py, closely
   yield from _literals(measures)
   yield from (f"alarm/{sign.name}" for sign in signs.SIGNS)
+
+
+def _of_groups() -> Iterator[str]:
+  """Of a step with one rollout and one comparison."""
+  asked = Question("q", "2 + 2?", "4")
+  start, comparisons = Start(asked, at_question(asked), None, 1), Comparisons(lambda *_: (None, ""), None)
+  comparisons.of(start)(Step("first_thought", "add"), Step("first_thought", "add"))
+  drawn = [[Trajectory("q", "2 + 2?", (), status="answered", grade=1.0)]]
+  yield from numbers(drawn, score([start], drawn, Tiers(1.0, 0.5, 0.1), comparisons.of, scale="none"))
+  yield from comparisons.numbers()
 
 
 def _update(tiny: Tiny, mesh: Mesh, kind: str) -> dict[str, Any]:

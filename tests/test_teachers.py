@@ -72,6 +72,19 @@ def test_method_3_teacher_decoding_is_the_configured_default() -> None:
     ({"teacher.kind": "oracle"}, "teacher.kind = 'oracle'; choose model, reference, prompted or recorded"),
     ({"teacher.locate": "guess"}, "teacher.locate = 'guess'; choose from prompted, counterfactual, both"),
     ({"teacher.locate": "both"}, "mps.continue_by = 'teacher'; .*set mps.continue_by = 'student'"),
+    (
+      {"teacher.locate": "counterfactual", "mps.continue_by": "student", "mps.continuations": 3},
+      r"mps.continuations = 3: among 6 steps .* \(mps.alpha = 0.05\); give 4 or more, 16 where",
+    ),
+    (
+      {"teacher.locate": "both", "mps.continue_by": "student", "mps.continuations": 2},
+      "mps.continuations = 2: among 1 steps .* give 3 or more",
+    ),
+    (
+      {"teacher.locate": "both", "mps.continue_by": "student", "mps.search": "bisect"},
+      "mps.search = 'bisect'; choose from every, halving",
+    ),
+    ({"teacher.locate": "both", "mps.continue_by": "student", "mps.alpha": 0.0}, "mps.alpha = 0.0; both are shares"),
     ({"teacher.prompts": "nowhere"}, "nowhere/.*jinja cannot be read .*copy the folder"),
     ({"teacher.kind": "recorded", "teacher.path": "nowhere.jsonl"}, "teacher.path = 'nowhere.jsonl'"),
   ],

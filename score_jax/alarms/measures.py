@@ -95,11 +95,13 @@ def support(question: Question, trajectory: Trajectory) -> bool | None:
 
 
 def probed(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-  """Of the probe's questions, the share that is right in any of the tries (pass@G), and that of right tries."""
-  return {
-    "probe_pass": float(np.mean([any(t.right for t in group) for group in groups])),
-    "probe_mean": float(np.mean([t.right for group in groups for t in group])),
-  }
+  """Of the probe's questions, the share that is right in any of the tries (pass@G), and that of right tries.
+
+  Tries that a host or the grader failed are left out, and so is a question from pass@G that has fewer than G then.
+  """
+  whole = [group for group in groups if all(t.judged for t in group)]
+  tried = [float(t.right) for group in groups for t in group if t.judged]
+  return _told("probe_pass", [float(any(t.right for t in g)) for g in whole]) | _told("probe_mean", tried)
 
 
 def divergence(samples: Sequence[Sample], reference: Sequence[np.ndarray]) -> float | None:

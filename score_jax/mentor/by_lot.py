@@ -26,7 +26,7 @@ class ByLot:
     if not trajectory.steps:
       return Finding("unlocated")
     step = int(share(question, f"{self._salt}/{name}") * len(trajectory.steps))
-    return Finding("located", step, BY_LOT)
+    return Finding("located", step, BY_LOT, another=True)
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
     return self._correct(located)

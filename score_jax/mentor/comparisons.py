@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from score_jax.mentor.equivalence import SAID, Verdict, compare, same_answer
+from score_jax.mentor.groups import averages
 from score_jax.mentor.reward import Same, compared_with
 from score_jax.mentor.starts import Start
 from score_jax.mentor.step_judge import Opinion, Pair, StepJudge
@@ -67,8 +68,8 @@ class Comparisons:
     return same
 
   def numbers(self) -> dict[str, float]:
-    """What came of the comparisons that tiers hung on, as shares of them; all 0 where there was none."""
-    return {f"steps_{name}": self._given[name] / max(self._given.total(), 1) for name in get_args(Verdict)}
+    """What came of the comparisons that tiers hung on, as shares of them; empty where there was none."""
+    return averages({f"steps_{name}": self._given[name] for name in get_args(Verdict)}, self._given.total())
 
 
 def _pair(start: Start, new: Step, recorded: Step) -> Pair:

@@ -1,10 +1,12 @@
 """Whether a step that was named is where it went wrong: by what happens when it is gone on from before and after it.
 
-V(k) is the share of continuations after the first k steps that end right (counterfactual.py). A step k is
+V(k) is the chance that a continuation after the first k steps ends right (falls.py). A step k is
 
-    confirmed     V(k) - V(k+1) >= delta: located = "both"
-    undecided     V(k) < delta, so there is nothing that could fall: the name stands, located = "prompted"
-    contradicted  V was high enough to fall and did not: unlocated; the diagnosis speaks of this step and fits no other
+    confirmed     V falls over it, by a test of this one step: located = "both"
+    undecided     V(k) < delta, so there is nothing that could fall; or it fell, and so few draws do not tell that from
+                  chance; or hosts failed all of them: the name stands, located = "prompted"
+    contradicted  V was high enough to fall and did not by delta: unlocated; the diagnosis speaks of this step and fits
+                  no other
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from score_jax.mentor.counterfactual import CounterfactualTeacher
+from score_jax.mentor.falls import ENDED, Rule, Value
 from score_jax.mentor.teacher import Finding
 from score_jax.trajectory import Question, Trajectory, total
 
@@ -31,9 +34,9 @@ def confirmed(
   checked: list[Finding] = []
   for (finding, _, _), starts in zip(named, prefixes, strict=True):
     found = [next(values) for _ in starts]
-    before, after = [*(value.share for value, _ in found), 0.0][:2]
+    before, after = [*(value for value, _ in found), ENDED][:2]
     spent = finding.ledger + total(cost for _, cost in found)
-    checked.append(_weighed(dataclasses.replace(finding, ledger=spent), before, after, judge.delta))
+    checked.append(_weighed(dataclasses.replace(finding, ledger=spent), before, after, judge.rule))
   result = iter(checked)
   return [next(result) if f.verdict == "located" else f for f in findings]
 
@@ -44,10 +47,19 @@ def _depths(step: int, trajectory: Trajectory) -> tuple[int, ...]:
   return (step,) if last else (step, step + 1)
 
 
-def _weighed(finding: Finding, before: float, after: float, delta: float) -> Finding:
-  weighed = dataclasses.replace(finding, values={"before": before, "after": after})
-  if before < delta:
+def _weighed(finding: Finding, before: Value, after: Value, rule: Rule) -> Finding:
+  k = finding.step
+  values = {k: before, k + 1: after}
+  shares = {"before": before.share, "after": after.share}
+  weighed = dataclasses.replace(
+    finding,
+    values={name: share for name, share in shares.items() if share is not None},
+    drawn=tuple((at, v.right, v.tries) for at, v in values.items() if not v.ended),
+  )
+  if before.share is None or after.share is None or not rule.reached(before):
     return weighed
-  if before - after >= delta:
+  if rule.falls(before, after, tested=1):
     return dataclasses.replace(weighed, located="both")
-  return dataclasses.replace(weighed, verdict="unlocated", step=-1, located="contradicted")
+  if not rule.deep(before.share, after.share):
+    return dataclasses.replace(weighed, verdict="unlocated", step=-1, located="contradicted")
+  return weighed

@@ -1,61 +1,63 @@
 """A model on the mesh as teacher that is too small to be prompted: it teaches by what would happen if it went on.
 
-From every prefix of a failed student trajectory the teacher goes on M times; the
-share that the grader calls right is V(k), k the number of steps kept. The
-earliest error is the first step whose V falls by at least delta. No reference
-answer is shown to anyone; only the grader is asked. The correction is a first
-step of those continuations from before the error that ended right.
+From prefixes of a failed student trajectory the judge, which is the teacher itself or the student, goes on M times; the
+share that the grader calls right is drawn of V(k), k the number of steps kept. The earliest error is the first step
+over which V falls (falls.py). No reference answer is shown to anyone; only the grader is asked. A continuation that a
+host or the grader failed is no sample of V; where all of a prefix were, they are drawn once more.
+
+The correction is one step of the teacher's. Where the teacher's own continuations were judged it is a first step of
+those from before the error that ended right, commonest first; else the teacher draws one step. It has to run, and to
+differ from the mistake. If the student does not succeed from it, mentoring asks for the next one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from score_jax.agent.rollout import Agent, Request, at_question
 from score_jax.errors import UserError
+from score_jax.mentor.falls import ENDED, Rule, Value, halving, place
+from score_jax.mentor.replies import repeats_a_mistake
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.model.decoder import Weights
 from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
 
-
-@dataclasses.dataclass(frozen=True)
-class Value:
-  """What the continuations from one prefix came to."""
-
-  right: int  # of them ended right
-  tries: int  # were not failed by the environment
-  first_steps: tuple[Step, ...] = ()  # of the right ones, the first new steps, commonest first
-
-  @property
-  def share(self) -> float:
-    return self.right / self.tries if self.tries else 0.0
-
-
-#: nothing can follow: the answer is submitted, the turn is malformed, or the context is full
-ENDED = Value(0, 0)
+Search = Literal[
+  "every",  # all prefixes
+  "halving",  # those that halving comes to, on the assumption that V never rises again once it has fallen
+]
 
 
 class CounterfactualTeacher:
   """Locates and corrects by continuations (`locate`), and demonstrates by rolling out itself."""
 
   def __init__(
-    self, agent: Agent, weights: Weights, *, judge: tuple[Agent, Weights], continuations: int, delta: float, acts: int
+    self,
+    agent: Agent,
+    weights: Weights,
+    *,
+    judge: tuple[Agent, Weights],
+    continuations: int,
+    rule: Rule,
+    acts: int,
+    search: Search = "every",
   ):
     """
     Args:
       agent: the teacher, which demonstrates and writes the corrections.
       judge: whose continuations give V: the teacher's own, or the student's.
       continuations: M.
-      delta: how far V must fall at a step for it to be the error.
+      rule: what counts as a fall of V.
       acts: H, the budget of every continuation.
+      search: from which prefixes it is gone on.
     """
     self._agent, self._weights, self._judge = agent, weights, judge
-    self.delta = delta
+    self.rule, self._search = rule, search
     self._continuations, self._acts = continuations, acts
     self._values: dict[tuple[int, ...], Value] = {}
 
@@ -68,76 +70,150 @@ class CounterfactualTeacher:
 
   def values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[Value, Ledger]]:
     """V after each of some prefixes; what is known already costs nothing."""
-    requests: dict[tuple[int, ...], Request] = {}
-    for question, start in starts:
-      context = start.context()
-      if context not in self._values and context not in requests:
-        requests[context] = self._request(name, question, start)
-    agent, weights = self._judge
-    costs: dict[tuple[int, ...], Ledger] = {}
-    for context, group in zip(requests, agent.rollout(weights, requests.values()), strict=True):
-      self._values[context] = _value(group)
-      costs[context] = total(t.ledger for t in group)
-    return [(self._values[c], costs.pop(c, Ledger())) for c in (start.context() for _, start in starts)]
+    unknown = {s.context(): (q, s) for q, s in starts if s.context() not in self._values}
+    found = self._drawn(unknown, name)
+    failed = {context: unknown[context] for context, (value, _) in found.items() if value.share is None}
+    for context, (value, cost) in self._drawn(failed, f"{name}/again").items():
+      found[context] = value, found[context][1] + cost
+    # one without a verdict is forgotten: the next round draws it anew
+    self._values |= {context: value for context, (value, _) in found.items() if value.share is not None}
+    costs = {context: cost for context, (_, cost) in found.items()}
+    contexts = [start.context() for _, start in starts]
+    return [(self._values.get(c) or found[c][0], costs.pop(c, Ledger())) for c in contexts]
 
-  def _request(self, name: str, question: Question, start: Trajectory) -> Request:
+  def _drawn(
+    self, starts: dict[tuple[int, ...], tuple[Question, Trajectory]], name: str
+  ) -> dict[tuple[int, ...], tuple[Value, Ledger]]:
+    """What the judge's continuations come to and cost, by context."""
+    if not starts:
+      return {}
+    agent, weights = self._judge
+    requests = [self._request(name, q, start, self._acts, self._continuations) for q, start in starts.values()]
+    groups = agent.rollout(weights, requests)
+    return {c: (_value(g), total(t.ledger for t in g)) for c, g in zip(starts, groups, strict=True)}
+
+  def _request(self, name: str, question: Question, start: Trajectory, acts: int, copies: int) -> Request:
     """Continuations of a prefix; another prefix of the same question has another name, and so draws of its own."""
     digest = hashlib.sha256(json.dumps(start.context()).encode()).hexdigest()[:12]
-    return Request(f"{name}/{question.id}/{digest}", question, start, self._acts, self._continuations)
+    return Request(f"{name}/{question.id}/{digest}", question, start, acts, copies)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
-    counts = [len(t.steps) + (t.status == "step_limit") for _, t in failed]
-    prefixes = [(q, t.prefix(k)) for (q, t), count in zip(failed, counts, strict=True) for k in range(count)]
-    values = iter(self.values(prefixes, name=name))
-    findings = []
-    for (_, trajectory), count in zip(failed, counts, strict=True):
-      known = list(itertools.islice(values, count))
-      shares = [value for value, _ in known]
-      if trajectory.status != "step_limit":
-        shares.append(ENDED)
-      findings.append(dataclasses.replace(self._find(shares), ledger=total(cost for _, cost in known)))
-    return findings
+    searches = [_Looked.at(trajectory) for _, trajectory in failed]
+    while wanted := [(i, k) for i, one in enumerate(searches) for k in self._next(one)]:
+      starts = [(failed[i][0], failed[i][1].prefix(k)) for i, k in wanted]
+      for (i, k), (value, cost) in zip(wanted, self.values(starts, name=name), strict=True):
+        searches[i].values[k] = value
+        searches[i].cost = searches[i].cost + cost
+    return [dataclasses.replace(self._find(one.values, one.count), ledger=one.cost) for one in searches]
 
-  def _find(self, values: Sequence[Value]) -> Finding:
-    """The earliest step over which V falls by delta."""
-    if values[0].share < self.delta:
-      return Finding("hard", values={"start": values[0].share})
-    for k, (before, after) in enumerate(itertools.pairwise(values)):
-      if before.share - after.share >= self.delta:
-        return Finding(
-          "located",
-          step=k,
-          diagnosis=f"continuations end right {before.share:.0%} of the time before it, {after.share:.0%} after it",
-          values={"before": before.share, "after": after.share},
-          candidates=before.first_steps,
-          located="counterfactual",
-        )
-    return Finding("unlocated", values={"start": values[0].share})
+  def _next(self, looked: _Looked) -> list[int]:
+    """The prefixes of a trajectory that are drawn next."""
+    if self._search == "halving":
+      return halving(looked.values, looked.count, self.rule)
+    return [k for k in range(looked.count) if k not in looked.values]
+
+  def _find(self, values: dict[int, Value], count: int) -> Finding:
+    """The verdict on a trajectory of whose first `count` prefixes V may be drawn.
+
+    "hard" is said of the teacher alone: where the student's continuations are judged, a low V says that the student
+    fails, which was known.
+    """
+    drawn = tuple((k, v.right, v.tries) for k, v in sorted(values.items()) if not v.ended)
+    start = values[0].share if 0 in values else None
+    shares = {} if start is None else {"start": start}
+    if start is not None and self._judge[0].author == "teacher" and not self.rule.reached(values[0]):
+      return Finding("hard", values=shares, drawn=drawn)
+    found, k = place(values, self.rule, tested=max(count - 1, 1))
+    match found:
+      case "located":
+        return self._located(k, values, drawn)
+      case "failed":
+        return Finding("quarantined", drawn=drawn)
+      case "level":
+        return Finding("unlocated", values=shares, drawn=drawn)
+      case _:
+        return Finding("undecided", values=shares, drawn=drawn)
+
+  def _located(self, k: int, values: dict[int, Value], drawn: tuple[tuple[int, int, int], ...]) -> Finding:
+    before, after = values[k], values[k + 1]
+    assert before.share is not None and after.share is not None
+    behind = "nothing can follow it" if after.ended else f"{after.right} of {after.tries} from after it"
+    return Finding(
+      "located",
+      step=k,
+      diagnosis=f"{before.right} of {before.tries} continuations from before it end right; {behind}",
+      values={"before": before.share, "after": after.share},
+      candidates=before.first_steps,
+      located="counterfactual",
+      drawn=drawn,
+    )
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """The commonest first step of the teacher's right continuations; the student's own are no correction.
-
-    From where locating did not go on, since another named the step, the teacher does so now.
-    """
-    if self._judge[0].author == "teacher":
-      values = self.values([(q, t.prefix(f.step)) for q, t, f in located], name="correct")
-      return [Proposal(next(iter(value.first_steps), None), cost) for value, cost in values]
-    requests = [self._request("correct", q, t.prefix(f.step)) for q, t, f in located]
+    """One step of the teacher's for each, none of those that were tried there; None: what was drawn cannot stand."""
+    known = {i: step for i, (_, t, f) in enumerate(located) if (step := self._known(t, f))}
+    asked = [i for i in range(len(located)) if i not in known]
+    requests = [self._one_step(*located[i]) for i in asked]
     groups = self._agent.rollout(self._weights, requests)
-    return [Proposal(next(iter(_value(g).first_steps), None), total(t.ledger for t in g)) for g in groups]
+    drawn = {i: trajectory for i, (trajectory,) in zip(asked, groups, strict=True)}
+    return [
+      Proposal(known[i], more=True)
+      if i in known
+      else Proposal(_first(drawn[i], trajectory, finding), drawn[i].ledger, more=True)
+      for i, (_, trajectory, finding) in enumerate(located)
+    ]
+
+  def _known(self, trajectory: Trajectory, finding: Finding) -> Step | None:
+    """The first step of the teacher's right continuations that can stand there."""
+    if self._judge[0].author != "teacher":
+      return None
+    value = self._values.get(trajectory.context(finding.step))
+    steps = finding.candidates or (value.first_steps if value else ())
+    return next((step for step in steps if _stands(step, trajectory, finding)), None)
+
+  def _one_step(self, question: Question, trajectory: Trajectory, finding: Finding) -> Request:
+    """A plan comes with the act after it, which is dropped."""
+    name = f"correct/{len(finding.tried)}" if finding.tried else "correct"
+    return self._request(name, question, trajectory.prefix(finding.step), 1, 1)
+
+
+@dataclasses.dataclass
+class _Looked:
+  """What is drawn of a failed trajectory so far."""
+
+  count: int  # of the prefixes that can be gone on from
+  values: dict[int, Value]
+  cost: Ledger = Ledger()
+
+  @classmethod
+  def at(cls, trajectory: Trajectory) -> _Looked:
+    """Nothing is drawn; where nothing can follow the last step, V is known after it."""
+    steps = len(trajectory.steps)
+    return cls(steps + 1, {}) if trajectory.status == "step_limit" else cls(steps, {steps: ENDED})
+
+
+def _first(drawn: Trajectory, trajectory: Trajectory, finding: Finding) -> Step | None:
+  """The first step that was drawn, where it can stand."""
+  steps = drawn.steps[drawn.prefix_steps :]
+  return steps[0] if steps and _stands(steps[0], trajectory, finding) else None
+
+
+def _stands(step: Step, trajectory: Trajectory, finding: Finding) -> bool:
+  """Whether a step can be the correction: it ran, and it is neither a mistake of that place nor one tried before."""
+  ran = step.kind == "first_thought" or (step.kind == "act" and step.reason == "ok")
+  return ran and not repeats_a_mistake(step, trajectory, finding)
 
 
 def _value(group: Sequence[Trajectory]) -> Value:
-  """Counts those that the environment did not fail, and orders the first new steps of the right ones."""
-  sound = [t for t in group if t.status not in ("tool_failure", "replay_mismatch")]
-  right = [t for t in sound if t.right]
+  """Counts those with a verdict, and orders the first new steps of the right ones."""
+  judged = [t for t in group if t.judged]
+  right = [t for t in judged if t.right]
   firsts: dict[tuple[str, str], Step] = {}
   order: Counter[tuple[str, str]] = Counter()
   for step in (t.steps[t.prefix_steps] for t in right):
     key = (step.thought, step.code)
     firsts.setdefault(key, step)
     order[key] += 1
-  return Value(len(right), len(sound), tuple(firsts[key] for key, _ in order.most_common()))
+  return Value(len(right), len(judged), tuple(firsts[key] for key, _ in order.most_common()))
 
 
 def success_by_depth(

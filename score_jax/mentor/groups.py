@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from score_jax.mentor.reward import Same, Tier, Tiers, tier
@@ -104,24 +104,31 @@ def silence(group: Sequence[Scored]) -> Silence | None:
 
 
 def numbers(drawn: Sequence[Sequence[Trajectory]], groups: Sequence[Sequence[Scored]]) -> dict[str, float]:
-  """What a step's rollouts earned: means over those that are left, and shares.
+  """What a step's rollouts earned: means over those that are left, and shares; none where there is nothing to share.
 
   Args:
     drawn: all rollouts of the step, of which `left_…` are shares.
     groups: what is left of them, of which `no_signal_…` are shares.
   """
   scored = [s for group in groups for s in group]
-  count = max(len(scored), 1)
   tiers, silences = Counter(s.tier for s in scored), Counter(silence(group) for group in groups)
   failures = Counter(failure(t) for group in drawn for t in group)
+  earned = {
+    "reward_mean": sum(s.reward for s in scored),
+    "accuracy": sum(s.trajectory.right for s in scored),
+    **{f"tier_{name}": tiers[name] for name in ("final", "key", "avoid", "none")},
+    "context_full": sum(s.trajectory.status == "context_full" for s in scored),
+  }
+  silent = {"groups": sum(silences[name] for name in SILENCES), **{name: silences[name] for name in SILENCES}}
   return {
-    "reward_mean": sum(s.reward for s in scored) / count,
-    "accuracy": sum(s.trajectory.right for s in scored) / count,
-    **{f"tier_{name}": tiers[name] / count for name in ("final", "key", "avoid", "none")},
-    "no_signal_groups": sum(silences[name] for name in SILENCES) / max(len(groups), 1),
-    **{f"no_signal_{name}": silences[name] / max(len(groups), 1) for name in SILENCES},
-    **{f"left_{name}": failures[name] / max(sum(failures.values()), 1) for name in FAILURES},
+    **averages(earned, len(scored)),
+    **averages({f"no_signal_{name}": number for name, number in silent.items()}, len(groups)),
+    **averages({f"left_{name}": failures[name] for name in FAILURES}, failures.total()),
     "rollouts": len(scored),
-    "context_full": sum(s.trajectory.status == "context_full" for s in scored) / count,
     "generated_tokens": sum(s.tokens for s in scored),
   }
+
+
+def averages(sums: Mapping[str, float], count: int) -> dict[str, float]:
+  """Each divided by the count; of nothing there are none, since a 0 would say that something was bad."""
+  return {name: number / count for name, number in sums.items()} if count else {}

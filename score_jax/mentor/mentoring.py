@@ -3,7 +3,8 @@
 All questions go through a round together (paper, MPS):
   1. the student rolls out; what is graded right is done;
   2. the teacher names the earliest step of each failure that needs correction;
-  3. it supplies that step, which really runs in the state before it;
+  3. it supplies that step, which really runs in the state before it, and another one if the student does not succeed
+     from it (`draws`);
   4. all after it is dropped and the student goes on with a fresh budget of acts, unless that step submits;
   5. from 2. again, up to the limit of corrections. A correction at or before an
      earlier one replaces it; success validates those that survive.
@@ -24,10 +25,19 @@ Outcome = Literal[
   "unaided",  # the student got there alone
   "solved",  # with corrections, all that survive validated by success
   "hard",  # the teacher does not get there itself
+  "undecided",  # something went wrong, but what was drawn does not say at which step
   "unlocated",  # no step could be named, or no replacement found
   "not_kept",  # still wrong after the last correction allowed
   "quarantined",  # a host failed or a state could not be rebuilt: nobody's fault, nothing learnt
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+  """What one round found on a question, and what the corrections that it tried came to."""
+
+  finding: Finding
+  lifts: tuple[float, ...] = ()  # of each correction for which it was measured, without the try that decides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Mentored:
   ledger: Ledger  # of student and teacher together; what decides the outcome, and nothing else
   attempt: Trajectory | None = None  # the student's first, where it was not right
   measured: Ledger = Ledger()  # of what was drawn only to measure the lift of corrections
+  rounds: tuple[Round, ...] = ()
 
 
 @dataclasses.dataclass
@@ -54,15 +65,40 @@ class _Case:
   ledger: Ledger = Ledger()
   measured: Ledger = Ledger()
   attempt: Trajectory | None = None
+  rounds: list[Round] = dataclasses.field(default_factory=list)
 
   def settle(self, trajectory: Trajectory, right: Outcome) -> None:
     """Takes the student's new trajectory; done when it is right or unsound."""
     self.trajectory = trajectory
-    self.ledger = self.ledger + trajectory.ledger
     if trajectory.right:
       self.outcome = right
-    elif trajectory.status in ("tool_failure", "replay_mismatch") or trajectory.grade is None:
+    elif not trajectory.judged:
       self.outcome = "quarantined"
+
+  def done(self) -> Mentored:
+    outcome = self.outcome or "not_kept"
+    return Mentored(
+      self.question,
+      self.trajectory,
+      outcome,
+      self.first_error,
+      self.ledger,
+      self.attempt,
+      self.measured,
+      tuple(self.rounds),
+    )
+
+
+@dataclasses.dataclass
+class _Place:
+  """The step of a case that a round corrects."""
+
+  case: _Case
+  failed: Trajectory  # which has the step
+  finding: Finding
+  made: bool = False  # some replacement of it was found
+  redrawn: list[Trajectory] = dataclasses.field(default_factory=list)  # from before it, to measure lift
+  lifts: list[float] = dataclasses.field(default_factory=list)
 
 
 def mentor(
@@ -74,6 +110,7 @@ def mentor(
   acts: int,
   corrections: int,
   tries: int,
+  draws: int = 1,
   report: Callable[[str], None],
   name: str = "mps",
   attempts: Sequence[Trajectory] | None = None,
@@ -84,8 +121,10 @@ def mentor(
     weights: the student's.
     acts: H, the budget of every student rollout.
     corrections: the most rounds of correction.
-    tries: student rollouts after each correction, and as many from before it, to measure its lift; the first of those
-      after it is the one that goes on. 1 measures none.
+    tries: student rollouts after each correction, and as many from before it, to measure its lift; of those after it
+      the first that is judged goes on, and is no part of the measurement. 1 measures none.
+    draws: the most replacements of one step that are tried in one round, as long as the student does not succeed and
+      the teacher has more.
     report: told of each round in a line.
     name: of its draws, which keeps them from another mentoring's.
     attempts: the student's first trajectories, where they are there already; their costs are booked all the same.
@@ -95,6 +134,7 @@ def mentor(
     attempts = [group[0] for group in student.rollout(weights, starts)]
   cases = [_Case(q, at_question(q)) for q in questions]
   for case, attempt in zip(cases, attempts, strict=True):
+    case.ledger = case.ledger + attempt.ledger
     case.settle(attempt, "unaided")
     case.attempt = None if attempt.right else attempt
   for round_ in range(1, corrections + 1):
@@ -102,35 +142,43 @@ def mentor(
     report(f"round {round_}: {len(open_)} of {len(cases)} questions need correction")
     if not open_:
       break
-    _correct(open_, student, weights, teacher, acts, tries, f"{name}/{round_}")
-  return [
-    Mentored(c.question, c.trajectory, c.outcome or "not_kept", c.first_error, c.ledger, c.attempt, c.measured)
-    for c in cases
-  ]
+    _correct(open_, teacher, draws, f"{name}/{round_}", _GoingOn(student, weights, acts, tries))
+  return [case.done() for case in cases]
 
 
-def _correct(
-  cases: Sequence[_Case], student: Agent, weights: Weights, teacher: Teacher, acts: int, tries: int, name: str
-) -> None:
+def _correct(cases: Sequence[_Case], teacher: Teacher, draws: int, name: str, student: _GoingOn) -> None:
   """One round, of that name, for the cases that are still wrong."""
   findings = teacher.locate([(c.question, c.trajectory) for c in cases], name=name)
-  located: list[tuple[_Case, Finding]] = []
+  places: list[_Place] = []
   for case, finding in zip(cases, findings, strict=True):
     case.ledger = case.ledger + finding.ledger
     if finding.verdict == "located":
-      located.append((case, finding))
+      places.append(_Place(case, case.trajectory, finding))
       case.first_error = finding.step if case.first_error is None else case.first_error
     else:
       case.outcome = finding.verdict
-  proposals = teacher.correct([(c.question, c.trajectory, f) for c, f in located])
-  pending: list[tuple[_Case, Trajectory]] = []
-  for (case, finding), proposal in zip(located, proposals, strict=True):
-    case.ledger = case.ledger + proposal.ledger
-    if proposal.step is None:
-      case.outcome = "unlocated"
-    else:
-      pending.append((case, corrected(case.trajectory, finding, proposal.step)))
-  _go_on(pending, student, weights, acts, tries, name)
+      case.rounds.append(Round(finding))
+  open_ = places
+  for draw in range(draws):
+    open_ = _replace(open_, teacher, student, name if draw == 0 else f"{name}/draw{draw}")
+  for place in places:
+    place.case.rounds.append(Round(place.finding, tuple(place.lifts)))
+    if not place.made and not place.finding.another:
+      place.case.outcome = "unlocated"
+
+
+def _replace(places: Sequence[_Place], teacher: Teacher, student: _GoingOn, name: str) -> list[_Place]:
+  """The student goes on from one replacement of each step; those of which another can be tried."""
+  proposals = teacher.correct([(p.case.question, p.failed, p.finding) for p in places])
+  pending: list[tuple[_Place, Trajectory]] = []
+  for place, proposal in zip(places, proposals, strict=True):
+    place.case.ledger = place.case.ledger + proposal.ledger
+    if proposal.step is not None:
+      pending.append((place, corrected(place.failed, place.finding, proposal.step)))
+      place.finding = dataclasses.replace(place.finding, tried=(*place.finding.tried, proposal.step))
+      place.made = True
+  student(pending, name)
+  return [p for p, proposal in zip(places, proposals, strict=True) if proposal.more and p.case.outcome is None]
 
 
 def corrected(trajectory: Trajectory, finding: Finding, replacement: Step) -> Trajectory:
@@ -149,32 +197,56 @@ def corrected(trajectory: Trajectory, finding: Finding, replacement: Step) -> Tr
   )
 
 
-def _go_on(
-  pending: Sequence[tuple[_Case, Trajectory]], student: Agent, weights: Weights, acts: int, tries: int, name: str
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _GoingOn:
   """The student goes on from each correction, and, to measure its lift, from before it."""
-  after = [Request(f"{name}/after/{c.question.id}", c.question, t, acts, tries) for c, t in pending]
-  redrawn = tries if tries > 1 else 0
-  before = [
-    Request(f"{name}/before/{c.question.id}", c.question, t.prefix(t.prefix_steps - 1), acts, redrawn)
-    for c, t in pending
-    if redrawn
-  ]
-  groups = student.rollout(weights, [*after, *before])
-  for index, (case, start) in enumerate(pending):
-    ours, theirs = groups[index], groups[len(pending) + index] if redrawn else []
-    lift = _lift(ours, theirs) if redrawn else {}
-    case.measured = case.measured + total(t.ledger for t in (*ours[1:], *theirs))
-    verified = "student_success" if ours[0].right else ""
-    marked = [
-      dataclasses.replace(
-        c, verified=verified, values={**c.values, **(lift if c.step == start.prefix_steps - 1 else {})}
-      )
-      for c in start.corrections
+
+  student: Agent
+  weights: Weights
+  acts: int
+  tries: int
+
+  def __call__(self, pending: Sequence[tuple[_Place, Trajectory]], name: str) -> None:
+    after = [
+      Request(f"{name}/after/{p.case.question.id}", p.case.question, t, self.acts, self.tries) for p, t in pending
     ]
-    case.settle(dataclasses.replace(ours[0], corrections=tuple(marked)), "solved")
+    unmeasured = [(p, t) for p, t in pending if self.tries > 1 and not p.redrawn]
+    before = [
+      Request(
+        f"{name}/before/{p.case.question.id}", p.case.question, t.prefix(t.prefix_steps - 1), self.acts, self.tries
+      )
+      for p, t in unmeasured
+    ]
+    groups = self.student.rollout(self.weights, [*after, *before])
+    for (place, _), redrawn in zip(unmeasured, groups[len(pending) :], strict=True):
+      place.redrawn = redrawn
+      place.case.measured = place.case.measured + total(t.ledger for t in redrawn)
+    for (place, start), went_on in zip(pending, groups, strict=False):
+      _settle(place, start, went_on)
 
 
-def _lift(corrected_: Sequence[Trajectory], redrawn: Sequence[Trajectory]) -> dict[str, float]:
-  shares = [sum(t.right for t in group) / len(group) for group in (corrected_, redrawn)]
-  return {"corrected": shares[0], "redrawn": shares[1], "lift": shares[0] - shares[1]}
+def _settle(place: _Place, start: Trajectory, went_on: Sequence[Trajectory]) -> None:
+  """The first try that is judged decides; those before it were failed by a host, those after it measure."""
+  case = place.case
+  decides = next((i for i, t in enumerate(went_on) if t.judged), 0)
+  measures = went_on[decides + 1 :]
+  case.ledger = case.ledger + total(t.ledger for t in went_on[: decides + 1])
+  case.measured = case.measured + total(t.ledger for t in measures)
+  values = _lift(measures, place.redrawn)
+  if "lift" in values:
+    place.lifts.append(values["lift"])
+  verified = "student_success" if went_on[decides].right else ""
+  marked = [
+    dataclasses.replace(
+      c, verified=verified, values={**c.values, **(values if c.step == start.prefix_steps - 1 else {})}
+    )
+    for c in start.corrections
+  ]
+  case.settle(dataclasses.replace(went_on[decides], corrections=tuple(marked)), "solved")
+
+
+def _lift(went_on: Sequence[Trajectory], redrawn: Sequence[Trajectory]) -> dict[str, float]:
+  """The shares that are right and their difference; of no judged try there is none."""
+  judged = {"corrected": [t.right for t in went_on if t.judged], "redrawn": [t.right for t in redrawn if t.judged]}
+  shares = {name: sum(right) / len(right) for name, right in judged.items() if right}
+  return shares | ({"lift": shares["corrected"] - shares["redrawn"]} if len(shares) == 2 else {})

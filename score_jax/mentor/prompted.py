@@ -25,7 +25,7 @@ from score_jax.mentor.confirmed import confirmed
 from score_jax.mentor.counterfactual import CounterfactualTeacher
 from score_jax.mentor.leak import step_leak, text_leak
 from score_jax.mentor.reference import FAILURES
-from score_jax.mentor.replies import Act, FirstThought, Location, Refused, attempt, repeats
+from score_jax.mentor.replies import Act, FirstThought, Location, Refused, attempt, repeats_a_mistake
 from score_jax.mentor.solving import TEACHER, Settings, Solver, shown
 from score_jax.mentor.teacher import Finding, Proposal
 from score_jax.mentor.wording import Wording
@@ -162,8 +162,7 @@ class PromptedTeacher:
     """
     question, trajectory, k = case[0], case[1], case[2].step
     made = self._solver.turn("act" if k else "first_thought", reply)
-    mistakes = [*trajectory.steps[k : k + 1], *(m for c in trajectory.corrections if c.step == k for m in c.mistakes)]
-    if any(repeats(made, mistake) for mistake in mistakes):
+    if repeats_a_mistake(made, trajectory, case[2]):
       raise Refused("same", "it does the same as the step that went wrong")
     if step_leak(question, trajectory.steps[:k], made.thought, made.code):
       raise Refused("leak", f"{LEAKS}; do not state it, let code compute or look it up and print it")

@@ -16,8 +16,9 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import pydantic
 
 from score_jax.agent.protocol import TAGS, Turn
+from score_jax.mentor.teacher import Finding
 from score_jax.tools.outcome import plain
-from score_jax.trajectory import Kind, Step
+from score_jax.trajectory import Kind, Step, Trajectory
 
 
 class Refused(Exception):
@@ -137,6 +138,14 @@ def attempt(make: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Refu
     return make(*args, **kwargs)
   except Refused as refused:
     return refused
+
+
+def repeats_a_mistake(step: Turn | Step, trajectory: Trajectory, finding: Finding) -> bool:
+  """Whether a replacement does what stands at its place, or stood there before, or was tried there in vain."""
+  k = finding.step
+  earlier = (m for c in trajectory.corrections if c.step == k for m in c.mistakes)
+  made = Turn(step.kind, step.thought, step.code)
+  return any(repeats(made, one) for one in (*trajectory.steps[k : k + 1], *earlier, *finding.tried))
 
 
 def repeats(made: Turn, step: Step) -> bool:

@@ -11,7 +11,9 @@ from score_jax.trajectory import Ledger, Question, Step, Trajectory
 Verdict = Literal[
   "located",  # the step at which the student first went wrong is named
   "hard",  # the teacher itself does not get there from the question
+  "undecided",  # something went wrong, but what was drawn does not say at which step
   "unlocated",  # no step can be named: counted, never guessed
+  "quarantined",  # hosts or graders failed all that was drawn to find out
 ]
 
 
@@ -25,6 +27,9 @@ class Finding:
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
   candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
   located: str = ""  # how: see Correction.located; "contradicted": a name that did not hold
+  drawn: tuple[tuple[int, int, int], ...] = ()  # (steps kept, right, tries) of each prefix that was gone on from
+  another: bool = False  # the next round may name another step, though the trajectory stays as it is
+  tried: tuple[Step, ...] = ()  # replacements of this step from which the student did not succeed
   ledger: Ledger = Ledger()
 
 
@@ -34,6 +39,7 @@ class Proposal:
 
   step: Step | None
   ledger: Ledger = Ledger()
+  more: bool = False  # asked again, with this one among the finding's `tried`, the teacher may give another
 
 
 class Teacher(Protocol):

@@ -51,7 +51,7 @@ class Costs:
     if known.lessons == "few_demonstrations":
       return self._warm * self.rollout("teacher") + self.training(self._warm * c.warm_start.epochs)
     if known.lessons == "bought_demonstrations":
-      bought = self._warm + self.taught() if self._teaches else c.tasks.train
+      bought = self._warm + self.written() if self._teaches else c.tasks.train
       return bought * self.rollout("teacher") + self.training(bought * c.bc.epochs)
     if known.lessons == "corrected":
       return self.training(self._mentored / 2 * c.sft.epochs)
@@ -66,7 +66,14 @@ class Costs:
     seconds = self._mentored * (1 + FAILED * after) * self.rollout("student")
     if self._teaches or (c.teacher.kind == "prompted" and c.teacher.locate != "prompted"):
       seconds += self.taught() * self.rollout(c.mps.continue_by)
+    if self._teaches and c.mps.continue_by == "student":
+      seconds += self.written() * self.rollout("teacher")
     return seconds
+
+  def written(self) -> float:
+    """The teacher's rollouts of mentoring: those that locate errors, or where the student's do, a step for each."""
+    by_teacher = self._config.mps.continue_by == "teacher"
+    return self.taught() if by_teacher else self._mentored * FAILED / STEPS
 
   def taught(self) -> float:
     """Rollouts that locate errors by counterfactuals: M from every prefix of each failure."""

@@ -209,7 +209,8 @@ def corrections_needed(summary: Mapping[str, Any]) -> str:
   solved = _by_number(need(summary, "solved", "the summary"))
   counts = {"none": need(summary, "solved_unaided", "the summary")}
   counts |= {str(corrections): n for corrections, n in solved.items() if corrections > 0}
-  counts["not solved"] = need(summary, "hard", "the summary")
+  need(summary, "hard", "the summary")
+  counts["not solved"] = sum(summary.get(name, 0) for name in ("hard", "undecided", "unlocated", "not_kept"))
   return _bars(
     list(counts), list(counts.values()), xlabel="corrections until solved", title="Questions by corrections needed"
   )

@@ -31,11 +31,13 @@ FINE_TUNED, ROLLED_OUT = (
 MENTORING = (  # of the summary: key, label, whether it is a share
   ("questions", "questions", False),
   ("solved_unaided", "solved unaided", False),
-  ("hard", "not solved", False),
+  ("hard", "the teacher fails too", False),
+  ("undecided", "error undecided", False),
   ("unlocated", "error not located", False),
   ("not_kept", "not kept", False),
   ("quarantined", "quarantined", False),
   ("lift_mean", "mean lift of a correction", True),
+  ("lift_n", "corrections whose lift was measured", False),
 )
 
 
@@ -238,6 +240,8 @@ def _tries(root: epath.Path) -> dict[str, dict[str, dict[int, list[list[float]]]
   for model in workdir.evaluated_models(root):
     for part in workdir.parts(root / "eval" / model):
       for tried in workdir.evaluations(part, least_steps=1):
+        if not tried.trajectory.judged:  # neither right nor wrong
+          continue
         by_model = scores.setdefault(tried.benchmark, {}).setdefault(model, {})
         questions = by_model.setdefault(tried.question_steps, collections.defaultdict(list))
         questions[tried.trajectory.question_id].append(float(tried.trajectory.right))

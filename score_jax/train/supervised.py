@@ -70,7 +70,7 @@ def fine_tune(
   workdir: Workdir,
   metrics: Metrics,
   say: Callable[[str], None],
-  validate: Callable[[Weights], float] | None,
+  validate: Callable[[Weights], dict[str, float]] | None,
 ) -> Trained:
   """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
 
@@ -80,7 +80,7 @@ def fine_tune(
     begin: gives the weights to start from, those that are trained; they are not kept.
     frozen: all others.
     metrics: of the stage; they are closed.
-    validate: gives the accuracy that the last line of metrics shows.
+    validate: gives `val_accuracy` for the last line of metrics, or nothing where it cannot be told.
 
   Raises:
     UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
@@ -126,7 +126,7 @@ def fine_tune(
       values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
-        values["val_accuracy"] = validate(trainer.whole(state))
+        values |= validate(trainer.whole(state))
       metrics.write(number, values | left_out)
       progress(1, f"loss {values['loss']:.3f}")
       keep = number % settings.checkpoint_every == 0 or number == steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -151,6 +152,16 @@ def test_the_probe() -> None:
   right, wrong = rollout(SUBMIT), rollout(SUBMIT, grade=0.0)
   found = probed([[right, wrong], [wrong, wrong], [right, right]])
   assert found == pytest.approx({"probe_pass": 2 / 3, "probe_mean": 0.5})
+
+
+def test_the_probe_leaves_out_what_a_host_failed() -> None:
+  """Of the second question one of two tries is known, which says nothing of pass@2."""
+  right, wrong = rollout(SUBMIT), rollout(SUBMIT, grade=0.0)
+  lost = dataclasses.replace(wrong, status="tool_failure", grade=None)
+  ungraded = dataclasses.replace(wrong, grade=None)
+  found = probed([[right, wrong], [wrong, lost], [ungraded, lost]])
+  assert found == pytest.approx({"probe_pass": 1.0, "probe_mean": 1 / 3})
+  assert probed([[lost]]) == {}
 
 
 def sample_of(sampled: list[float], learnt: list[int]) -> Sample:

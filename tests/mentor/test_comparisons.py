@@ -144,6 +144,7 @@ def test_the_tier_that_the_judges_words_lead_to(teachers: str, mistakes: str, ex
 
 def test_without_a_judge_the_undecided_stays_so() -> None:
   comparisons = Comparisons(numeric, None)
+  assert comparisons.numbers() == {}, "nothing was compared yet"
   group = [rollout(act("Sum = 12")), rollout(act("12"))]
   assert comparisons.judged([START], [group], "paper") == [group]
   assert [tier(t, START.correction, "paper", comparisons.of(START)) for t in group] == ["none", "key"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from score_jax.agent.protocol import Turn
 from score_jax.agent.rollout import Request, at_question
 from score_jax.errors import UserError
-from score_jax.mentor.counterfactual import CounterfactualTeacher, Value, require_same_tokens
-from score_jax.mentor.teacher import Finding, Proposal
+from score_jax.mentor.counterfactual import CounterfactualTeacher, Search, require_same_tokens
+from score_jax.mentor.falls import ENDED, Rule, Value
+from score_jax.mentor.teacher import Finding
 from score_jax.trajectory import Ledger, Question, Step, Trajectory, total
 from tests.agent.scripted import Stage, act, plan, question, said, submit
 
@@ -22,11 +24,14 @@ LOOK = act("print('hm')", "look")
 Says = Callable[[str, str], Turn | Sequence[int]]
 
 
-def teacher(stage: Stage, says: Says, *, student: Says | None = None, delta: float = 0.5) -> CounterfactualTeacher:
+def teacher(
+  stage: Stage, says: Says, *, student: Says | None = None, delta: float = 0.5, search: Search = "every"
+) -> CounterfactualTeacher:
   """Four continuations of four acts; judged by the student's where it is given."""
   agent, weights = stage.agent("teacher"), stage.weights(says)
   judge = (agent, weights) if student is None else (stage.agent("student"), stage.weights(student))
-  return CounterfactualTeacher(agent, weights, judge=judge, continuations=4, delta=delta, acts=4)
+  rule = Rule(delta, 0.05)
+  return CounterfactualTeacher(agent, weights, judge=judge, continuations=4, rule=rule, acts=4, search=search)
 
 
 def failed(stage: Stage, *turns: Turn | Sequence[int], acts: int = 8) -> tuple[Question, Trajectory]:
@@ -51,14 +56,15 @@ FINDINGS: dict[str, tuple[list[float], float, tuple[str, int]]] = {
   "exactly delta": ([1.0, 0.5, 0.5], 0.5, ("located", 0)),
   "less than delta": ([1.0, 0.75, 0.75], 0.5, ("unlocated", -1)),
   "the earliest of two falls": ([1.0, 0.5, 0.5, 0.0], 0.5, ("located", 0)),
-  "small falls that add up": ([1.0, 0.75, 0.5, 0.25, 0.0], 0.5, ("unlocated", -1)),
+  "small falls that add up": ([1.0, 0.75, 0.5, 0.25, 0.0], 0.5, ("undecided", -1)),
   "a rise is no fall": ([0.5, 1.0, 1.0], 0.5, ("unlocated", -1)),
   "a dip, a recovery, a fall": ([0.75, 0.5, 1.0, 0.25], 0.5, ("located", 2)),
   "the last step": ([1.0, 1.0, 1.0, 0.0], 0.5, ("located", 2)),
   "hard from the start": ([0.25, 1.0, 0.0], 0.5, ("hard", -1)),
   "just not hard": ([0.5, 0.0], 0.5, ("located", 0)),
   "never right": ([0.0, 0.0], 0.5, ("hard", -1)),
-  "a small delta": ([0.25, 0.25, 0.0], 0.25, ("located", 1)),
+  "a small delta": ([0.375, 0.375, 0.0], 0.25, ("located", 1)),
+  "a fall that may be chance": ([0.25, 0.25, 0.0], 0.25, ("undecided", -1)),
   "the start alone": ([1.0], 0.5, ("unlocated", -1)),
 }
 
@@ -66,14 +72,15 @@ FINDINGS: dict[str, tuple[list[float], float, tuple[str, int]]] = {
 @pytest.mark.parametrize(("shares", "delta", "expected"), FINDINGS.values(), ids=FINDINGS.keys())
 def test_the_earliest_fall_of_delta(stage: Stage, shares: list[float], delta: float, expected: tuple[str, int]) -> None:
   steps = [Step("act", str(k), "x", "1", "ok", author="teacher") for k in range(len(shares))]
-  values = [Value(int(4 * share), 4, (step,)) for share, step in zip(shares, steps, strict=True)]
-  finding = teacher(stage, knows, delta=delta)._find(values)
+  values = {k: Value(int(16 * share), 16, (step,)) for k, (share, step) in enumerate(zip(shares, steps, strict=True))}
+  finding = teacher(stage, knows, delta=delta)._find(values, len(values))
   assert (finding.verdict, finding.step) == expected
+  assert finding.drawn == tuple((k, int(16 * share), 16) for k, share in enumerate(shares))
   if finding.verdict == "located":
     k = finding.step
     assert finding.values == {"before": shares[k], "after": shares[k + 1]}
     assert finding.candidates == (steps[k],)
-    assert f"{shares[k]:.0%}" in finding.diagnosis
+    assert f"{int(16 * shares[k])} of 16 continuations from before it" in finding.diagnosis
   else:
     assert (finding.values, finding.candidates) == ({"start": shares[0]}, ())
 
@@ -179,7 +186,7 @@ def test_where_every_host_fails_nothing_is_right(stage: Stage) -> None:
   [(value, _)] = teacher(stage, lambda n, t: act("web_search('broken')") if said(t) else plan()).values(
     [(asked, at_question(asked))], name="depth"
   )
-  assert (value.right, value.tries, value.share) == (0, 0, 0.0)
+  assert (value.right, value.tries, value.share) == (0, 0, None)
 
 
 def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage: Stage) -> None:
@@ -191,31 +198,59 @@ def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage
 
   case = failed(stage, plan(), TAKE, submit())
   judge = teacher(stage, says)
-  [finding] = judge.locate([case], name="mps/1")
-  assert (finding.verdict, finding.values["before"]) == ("located", 0.75)
+  [unsure] = judge.locate([case], name="mps/1")
+  assert (unsure.verdict, unsure.drawn[1]) == ("undecided", (1, 3, 4)), "of three of four to none, p is 0.035"
+  [(value, _)] = judge.values([(case[0], case[1].prefix(1))], name="mps/1")
+  finding = Finding("located", 1, candidates=value.first_steps)
   assert [s.code for s in finding.candidates] == [ADD.code, ADD_TOO.code]
   [proposal] = judge.correct([(*case, finding)])
   step = proposal.step
   assert step is not None
   assert (step.code, step.author, step.observation, step.reason) == (ADD.code, "teacher", "12", "ok")
-  assert proposal.ledger == Ledger()
+  assert (proposal.ledger, proposal.more) == (Ledger(), True)
+  [another] = judge.correct([(*case, dataclasses.replace(finding, tried=(step,)))])
+  assert another.step is not None and another.step.code == ADD_TOO.code, "the next of them, which costs nothing either"
 
 
-def test_no_right_continuation_no_correction(stage: Stage) -> None:
+def test_a_replacement_that_does_what_the_mistake_does_is_none(stage: Stage) -> None:
+  """It is drawn and paid for; comments and spaces make no other step of it."""
   case = failed(stage, plan(), TAKE, submit())
-  judge = teacher(stage, lambda n, t: [plan(), TAKE, submit()][said(t)])
+  again = act("x = 5 - 7  # again\nprint(x)", "take away")
+  judge = teacher(stage, lambda n, t: [plan(), again, submit()][said(t)])
   judge.values([(case[0], case[1].prefix(1))], name="mps/1")
-  assert judge.correct([(*case, Finding("located", 1))]) == [Proposal(None)]
+  [proposal] = judge.correct([(*case, Finding("located", 1))])
+  assert (proposal.step, proposal.more) == (None, True)
+  assert proposal.ledger.of("teacher").generated == len(stage.protocol.turn(again))
   assert judge.correct([]) == []
 
 
-def test_a_step_that_another_named_is_corrected_by_going_on_from_there(stage: Stage) -> None:
+def test_a_replacement_that_raises_is_none(stage: Stage) -> None:
+  case = failed(stage, plan(), TAKE, submit())
+  [proposal] = teacher(stage, lambda n, t: act("print(y)")).correct([(*case, Finding("located", 1))])
+  assert (proposal.step, proposal.ledger.tool_calls) == (None, 1)
+
+
+def test_a_right_continuation_that_begins_with_the_mistake_corrects_nothing(stage: Stage) -> None:
+  """Three of four begin with TAKE and mend it later: their first step stands for nothing, the fourth's does."""
+
+  def says(name: str, text: str) -> Turn:
+    return [plan(), ADD if name.endswith("/3") else TAKE, submit("12")][said(text)]
+
+  asked, trajectory = case = failed(stage, plan(), TAKE, submit())
+  judge = teacher(stage, says)
+  [(value, _)] = judge.values([(asked, trajectory.prefix(1))], name="mps/1")
+  assert [s.code for s in value.first_steps] == [TAKE.code, ADD.code]
+  [proposal] = judge.correct([(*case, Finding("located", 1, candidates=value.first_steps))])
+  assert proposal.step is not None and proposal.step.code == ADD.code
+
+
+def test_a_step_that_another_named_is_corrected_by_one_step_from_there(stage: Stage) -> None:
   case = failed(stage, plan(), TAKE, submit())
   [proposal] = teacher(stage, knows).correct([(*case, Finding("located", 1))])
   assert proposal.step is not None
   assert (proposal.step.code, proposal.step.author) == (ADD.code, "teacher")
   turn = stage.protocol.turn
-  assert proposal.ledger.of("teacher").generated == 4 * (len(turn(ADD)) + len(turn(submit())))
+  assert proposal.ledger.of("teacher").generated == len(turn(ADD)), "not by whole continuations"
 
 
 def test_it_finishes_what_was_begun(stage: Stage) -> None:
@@ -244,7 +279,79 @@ def test_judged_by_the_students_continuations_the_teacher_still_writes(stage: St
   assert proposal.step is not None
   assert (proposal.step.author, proposal.step.code) == ("teacher", ADD.code)
   assert set(proposal.ledger.models) == {"teacher"}
-  assert proposal.ledger.tool_calls == 8
+  assert proposal.ledger.tool_calls == 1
+
+
+def test_what_only_shows_that_the_student_fails_is_not_hard(stage: Stage) -> None:
+  """The same values: of a teacher they say that it does not get there, of a student nothing is decided."""
+
+  def never(name: str, text: str) -> Turn:
+    return submit("13") if said(text) else plan()
+
+  case = failed(stage, plan(), TAKE, submit())
+  [hard] = teacher(stage, never).locate([case], name="mps/1")
+  [undecided] = teacher(stage, knows, student=never).locate([case], name="mps/1")
+  assert (hard.verdict, undecided.verdict) == ("hard", "undecided")
+  assert undecided.drawn == ((0, 0, 4), (1, 0, 4), (2, 0, 4))
+
+
+def test_a_student_that_fails_from_the_question_may_still_have_erred_later(stage: Stage) -> None:
+  """Hardly ever a plan of its own leads it to the answer, the one it was given always does."""
+
+  def student(name: str, text: str) -> Turn:
+    return submit("13") if said(text) == 1 and "own" in text else knows(name, text) if said(text) else plan("plan: own")
+
+  case = failed(stage, plan(), TAKE, submit())
+  [finding] = teacher(stage, knows, student=student).locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 1)
+  assert finding.drawn[0] == (0, 0, 4)
+
+
+def test_a_prefix_whose_continuations_all_failed_is_no_fall(stage: Stage) -> None:
+  """From after the plan the host fails whatever is drawn, once more too: the fall is where the others show it."""
+  asked: list[str] = []
+
+  def says(name: str, text: str) -> Turn:
+    if said(text) == 1 and "hm" not in text and "plan: add" in text and "-2" not in text and "/0/" not in name:
+      asked.append(name)
+      return act("web_search('broken')")
+    return knows(name, text)
+
+  case = failed(stage, plan(), LOOK, TAKE, submit())
+  judge = teacher(stage, lambda n, t: plan("plan: 2") if not said(t) else says(n, t))
+  [finding] = judge.locate([case], name="mps/1")
+  assert (finding.verdict, finding.step) == ("located", 2)
+  assert finding.drawn == ((0, 4, 4), (1, 0, 0), (2, 4, 4), (3, 0, 4))
+  assert len(asked) == 8 and len({name.rpartition("/")[0] for name in asked}) == 2, "drawn again under another name"
+
+
+def test_where_everything_failed_the_case_is_quarantined(stage: Stage) -> None:
+  case = failed(stage, plan(), TAKE, submit())
+  broken = act("web_search('broken')")
+  [finding] = teacher(stage, lambda n, t: broken if said(t) else plan()).locate([case], name="mps/1")
+  assert finding.verdict == "quarantined"
+  assert finding.ledger.tool_calls == 2 * 3 * 4
+
+
+def test_what_the_grader_failed_is_no_wrong_continuation(stage: Stage) -> None:
+  ungraded = question("twelve")
+  [(value, _)] = teacher(stage, knows).values([(ungraded, at_question(ungraded))], name="depth")
+  assert (value.right, value.tries, value.share) == (0, 0, None)
+
+
+def test_halving_draws_fewer_prefixes_and_finds_the_same(stage: Stage) -> None:
+  case = failed(stage, plan(), LOOK, LOOK, LOOK, LOOK, TAKE, LOOK, LOOK, submit())
+  [every] = teacher(stage, knows).locate([case], name="mps/1")
+  [halved] = teacher(stage, knows, search="halving").locate([case], name="mps/1")
+  assert (every.verdict, every.step, halved.step, halved.values) == ("located", 5, 5, every.values)
+  assert [k for k, _, _ in every.drawn] == [*range(9)]
+  assert [k for k, _, _ in halved.drawn] == [0, 5, 6, 7]
+  assert halved.ledger.of("teacher").generated < every.ledger.of("teacher").generated
+
+
+def test_nothing_is_drawn_of_the_end(stage: Stage) -> None:
+  finding = teacher(stage, knows)._find({0: Value(4, 4), 1: ENDED}, 1)
+  assert (finding.verdict, finding.step, finding.drawn) == ("located", 0, ((0, 4, 4),))
 
 
 def test_the_students_tokens_stand_before_the_continuations(stage: Stage) -> None:

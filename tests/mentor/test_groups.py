@@ -159,4 +159,13 @@ def test_a_step_is_told_in_shares_by_cause() -> None:
   assert found["reward_mean"] == pytest.approx((3 * 1.0 + 2 * 0.5 + 0.1) / 11)
   assert found["accuracy"] == found["tier_final"] == pytest.approx(3 / 11)
   assert found["generated_tokens"] == 11 * 4
-  assert set(numbers([], []).values()) == {0}
+
+
+def test_of_nothing_there_is_no_share() -> None:
+  """Where hosts failed every rollout, no reward, accuracy or tier is told; they all left, and no group has a signal."""
+  drawn = [[HOST, HOST], [UNGRADED]]
+  found = numbers(drawn, score([START] * 2, drawn, TIERS, SAME, scale="none"))
+  told = {"no_signal_groups", *(f"no_signal_{n}" for n in SILENCES), *(f"left_{n}" for n in FAILURES)}
+  assert found.keys() == told | {"generated_tokens", "rollouts"}
+  assert (found["left_tool_failure"], found["no_signal_few"], found["generated_tokens"]) == (2 / 3, 1.0, 0)
+  assert numbers([], []) == {"generated_tokens": 0, "rollouts": 0}

@@ -10,7 +10,7 @@ import pytest
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import act as take
 from score_jax.mentor.mentoring import Mentored, corrected, mentor
-from score_jax.mentor.teacher import Finding, Proposal
+from score_jax.mentor.teacher import Finding, Proposal, Verdict
 from score_jax.tools.python import PythonTool
 from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory, Usage
 from tests.agent.scripted import Stage, act, plan, question, said, submit
@@ -33,6 +33,7 @@ class ScriptedTeacher:
   tool: PythonTool
   finds: Callable[[Trajectory], Finding]
   writes: Callable[[Trajectory, Finding], Turn | None]
+  more: bool = False
   seen: list[Trajectory] = dataclasses.field(default_factory=list)
   names: list[str] = dataclasses.field(default_factory=list)
 
@@ -52,21 +53,21 @@ class ScriptedTeacher:
     for _, trajectory, finding in located:
       turn = self.writes(trajectory, finding)
       if turn is None:
-        proposals.append(Proposal(None, PROPOSED))
+        proposals.append(Proposal(None, PROPOSED, self.more))
         continue
       [(step, _)] = take(self.protocol, self.tool, [(trajectory.steps[: finding.step], turn, "teacher")])
-      proposals.append(Proposal(step, PROPOSED))
+      proposals.append(Proposal(step, PROPOSED, self.more))
     return proposals
 
 
-def first_of(*codes: Turn, verdict: str = "unlocated") -> Callable[[Trajectory], Finding]:
+def first_of(*codes: Turn, verdict: Verdict = "unlocated") -> Callable[[Trajectory], Finding]:
   """Names the first step that is one of these."""
 
   def find(trajectory: Trajectory) -> Finding:
     for index, step in enumerate(trajectory.steps):
       if any(step.code == turn.code and step.thought == turn.thought for turn in codes):
         return Finding("located", index, f"{step.thought} is wrong", {"before": 1.0, "after": 0.0})
-    return Finding("hard" if verdict == "hard" else "unlocated")
+    return Finding(verdict)
 
   return find
 
@@ -80,9 +81,11 @@ def run(
   questions: Sequence[Question] | None = None,
   corrections: int = 3,
   tries: int = 1,
+  draws: int = 1,
+  more: bool = False,
   acts: int = 4,
 ) -> tuple[list[Mentored], ScriptedTeacher, list[str]]:
-  teacher = ScriptedTeacher(stage.protocol, stage.tool, finds, writes)
+  teacher = ScriptedTeacher(stage.protocol, stage.tool, finds, writes, more)
   said_: list[str] = []
   mentored = mentor(
     [question()] if questions is None else questions,
@@ -92,6 +95,7 @@ def run(
     acts=acts,
     corrections=corrections,
     tries=tries,
+    draws=draws,
     report=said_.append,
   )
   return mentored, teacher, said_
@@ -252,8 +256,8 @@ def test_a_malformed_turn_is_made_good(stage: Stage) -> None:
   assert all(s.kind != "malformed" for s in case.trajectory.steps)
 
 
-@pytest.mark.parametrize("verdict", ["hard", "unlocated"])
-def test_what_is_not_located_is_settled_at_once(stage: Stage, verdict: str) -> None:
+@pytest.mark.parametrize("verdict", ["hard", "unlocated", "undecided", "quarantined"])
+def test_what_is_not_located_is_settled_at_once(stage: Stage, verdict: Verdict) -> None:
   [case], teacher, _ = run(stage, takes, first_of(verdict=verdict), lambda t, f: ADD)
   assert (case.outcome, case.first_error) == (verdict, None)
   assert case.trajectory == teacher.seen[0]
@@ -318,7 +322,7 @@ def test_each_go_has_a_fresh_budget(stage: Stage) -> None:
 
 
 def test_lift_is_success_after_the_correction_less_success_when_redrawn(stage: Stage) -> None:
-  """Of four after the correction three are right, of four from before it one."""
+  """After the correction the first decides and of three others two are right; of four from before it one is."""
 
   def student(name: str, text: str) -> Turn:
     if name == "mps/1/before/q/2" and said(text) == 1:
@@ -329,7 +333,8 @@ def test_lift_is_success_after_the_correction_less_success_when_redrawn(stage: S
 
   [case], teacher, _ = run(stage, student, first_of(TAKE), lambda t, f: ADD, tries=4)
   values = case.trajectory.corrections[0].values
-  assert values == {"before": 1.0, "after": 0.0, "corrected": 0.75, "redrawn": 0.25, "lift": 0.5}
+  assert values == {"before": 1.0, "after": 0.0, "corrected": 2 / 3, "redrawn": 0.25, "lift": 2 / 3 - 0.25}
+  assert [one.lifts for one in case.rounds] == [(2 / 3 - 0.25,)]
   assert (case.outcome, case.trajectory.name) == ("solved", "mps/1/after/q/0")
   turn = stage.protocol.turn
   went_on = 2 * len(turn(submit())) + len(turn(submit("13")))  # without the first, which decides
@@ -340,11 +345,95 @@ def test_lift_is_success_after_the_correction_less_success_when_redrawn(stage: S
 
 
 def test_lift_belongs_to_the_correction_at_hand(stage: Stage) -> None:
-  """Only the first of the tries goes on; what the others come to is measured and dropped."""
+  """Only the first of the tries goes on; what the others come to is measured and dropped, in every round."""
   [case], _, _ = run(stage, two_errors, first_of(TAKE, MORE), rights, tries=2)
   first, second = case.trajectory.corrections
   assert (first.values["corrected"], first.values["redrawn"], first.values["lift"]) == (0.0, 0.0, 0.0)
   assert (second.values["corrected"], second.values["redrawn"], second.values["lift"]) == (1.0, 0.0, 1.0)
+  assert [one.lifts for one in case.rounds] == [(0.0,), (1.0,)]
+
+
+def test_lift_is_measured_where_corrections_do_not_help_too(stage: Stage) -> None:
+  """Each of two useless ones counts, though none of them stands in a solved trajectory."""
+  wrongs = [TAKE, TWICE, act("x = 1\nprint(x)", "one")]
+
+  def writes(trajectory: Trajectory, finding: Finding) -> Turn:
+    return wrongs[1 + len([w for w in wrongs[1:] if w.code == trajectory.steps[1].code])]
+
+  [case], _, _ = run(stage, takes, first_of(*wrongs), writes, corrections=2, tries=2)
+  assert (case.outcome, [one.lifts for one in case.rounds]) == ("not_kept", [(0.0,), (0.0,)])
+
+
+def test_a_failing_host_makes_no_lift(stage: Stage) -> None:
+  """All tries from before it are lost, and of those after it but the one that decides and one: no lift, and no -1."""
+  broken = act("web_search('broken')")
+
+  def student(name: str, text: str) -> Turn:
+    if "/before/" in name or name.endswith(("after/q/0", "after/q/2")):
+      return broken
+    return takes(name, text)
+
+  [case], _, _ = run(stage, student, first_of(TAKE), lambda t, f: ADD, tries=4)
+  assert (case.outcome, case.trajectory.name) == ("solved", "mps/1/after/q/1"), "the first that is judged decides"
+  assert case.trajectory.corrections[0].values == {"before": 1.0, "after": 0.0, "corrected": 1.0}
+  assert case.rounds[0].lifts == ()
+  turn = stage.protocol.turn
+  taught = sum(len(turn(t)) for t in (plan(), TAKE, submit(), broken, submit()))
+  assert case.ledger.of("student").generated == taught
+  assert case.measured.of("student").generated == len(turn(submit())) + 5 * len(turn(broken))
+
+
+def test_another_replacement_is_tried_where_the_student_does_not_succeed(stage: Stage) -> None:
+  """The first does not help, the second does; both go in the place of the student's step and are paid for."""
+  asked: list[int] = []
+
+  def writes(trajectory: Trajectory, finding: Finding) -> Turn:
+    assert [s.code for s in trajectory.steps] == ["", TAKE.code, submit().code], "of the failed trajectory"
+    asked.append(len(finding.tried))
+    return ADD if finding.tried else TWICE
+
+  [case], teacher, _ = run(stage, takes, first_of(TAKE), writes, draws=3, more=True, tries=2)
+  assert (case.outcome, asked, teacher.names) == ("solved", [0, 1], ["mps/1"])
+  [correction] = case.trajectory.corrections
+  assert (correction.replacement.code, correction.values["lift"]) == (ADD.code, 1.0)
+  [one] = case.rounds
+  assert ([s.code for s in one.finding.tried], one.lifts) == ([TWICE.code, ADD.code], (0.0, 1.0))
+  assert case.ledger.of("teacher").generated == 100 + 2 * 1000
+  turn = stage.protocol.turn
+  from_before = 2 * (len(turn(TAKE)) + len(turn(submit())))
+  assert case.measured.of("student").generated == from_before + 2 * len(turn(submit())), "from before it once"
+
+
+def test_a_step_named_by_lot_without_a_replacement_is_followed_by_another(stage: Stage) -> None:
+  """The lot named the plan first, of which the teacher has no other."""
+  named: list[int] = []
+
+  def find(trajectory: Trajectory) -> Finding:
+    named.append(len(named))
+    return Finding("located", named[-1], another=True)
+
+  [case], _, _ = run(stage, takes, find, lambda t, f: ADD if f.step else None)
+  assert (case.outcome, named, [c.step for c in case.trajectory.corrections]) == ("solved", [0, 1], [1])
+
+
+@pytest.mark.parametrize(("draws", "more", "asked"), [(1, True, 1), (3, True, 3), (3, False, 1)])
+def test_so_many_replacements_are_tried_at_most(stage: Stage, draws: int, more: bool, asked: int) -> None:
+  tried: list[int] = []
+
+  def writes(trajectory: Trajectory, finding: Finding) -> Turn:
+    tried.append(len(finding.tried))
+    return TWICE
+
+  [case], _, _ = run(stage, takes, first_of(TAKE), writes, draws=draws, more=more, corrections=1)
+  assert (case.outcome, tried) == ("not_kept", [*range(asked)])
+
+
+def test_a_draw_that_gives_no_step_is_drawn_again(stage: Stage) -> None:
+  drawn = iter([None, ADD])
+  [case], _, _ = run(stage, takes, first_of(TAKE), lambda t, f: next(drawn), draws=2, more=True)
+  assert case.outcome == "solved"
+  [lost], _, _ = run(stage, takes, first_of(TAKE), lambda t, f: None, draws=2, more=True)
+  assert (lost.outcome, lost.ledger.of("teacher").generated) == ("unlocated", 100 + 2 * 1000)
 
 
 def test_a_correction_that_submits_ends_the_trajectory(stage: Stage) -> None:
@@ -402,7 +491,7 @@ def test_questions_go_through_a_round_together_and_come_back_in_order(stage: Sta
 def test_attempts_that_are_there_are_gone_on_from(stage: Stage) -> None:
   """The same as from the start, with the attempt's cost booked, and the attempt at hand afterwards."""
   [whole], teacher, _ = run(stage, takes, first_of(TAKE), lambda t, f: ADD)
-  assert whole.attempt == teacher.seen[0]
+  assert whole.attempt is not None and whole.attempt == teacher.seen[0]
   again = ScriptedTeacher(stage.protocol, stage.tool, first_of(TAKE), lambda t, f: ADD)
   [case] = mentor(
     [question()],

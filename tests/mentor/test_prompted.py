@@ -12,6 +12,7 @@ from score_jax.agent.protocol import Turn
 from score_jax.agent.rollout import Request, at_question
 from score_jax.chat.exchange import Ask, Reply
 from score_jax.mentor.counterfactual import CounterfactualTeacher
+from score_jax.mentor.falls import Rule
 from score_jax.mentor.mentoring import Mentored, mentor
 from score_jax.mentor.prompted import Locate, PromptedTeacher
 from score_jax.mentor.solving import Settings
@@ -420,7 +421,7 @@ def always(name: str, text: str) -> Turn:
 
 def judged(stage: Stage, says: Callable[[str, str], Turn], by: Locate, named: int) -> tuple[Finding, PromptedTeacher]:
   student = stage.agent("student"), stage.weights(says)
-  judge = CounterfactualTeacher(*student, judge=student, continuations=2, delta=0.5, acts=3)
+  judge = CounterfactualTeacher(*student, judge=student, continuations=4, rule=Rule(0.5, 0.05), acts=3)
   made, chat = teacher(stage, lambda ask: {"step": named, "diagnosis": "look here"}, by=by, judge=judge)
   failure = failed(stage, plan(), TAKE, submit())
   [finding] = made.locate([failure], name="mps/1")

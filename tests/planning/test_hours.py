@@ -44,7 +44,11 @@ def test_of_five_steps_three_are_left_on_average() -> None:
     ("warm_start", {}, 200 * TEACHER + 200 * 2 * LEARNT),
     ("mps", {}, 800 * STUDENT + 400 * 3 / 5 * STUDENT + 400 * 8 * 3 * TEACHER),
     ("mps", {"mps.tries": 2}, 800 * STUDENT + 400 * 3 / 5 * 4 * STUDENT + 400 * 8 * 3 * TEACHER),
-    ("mps", {"mps.continue_by": "student"}, 800 * STUDENT + 400 * 3 / 5 * STUDENT + 400 * 8 * 3 * STUDENT),
+    (
+      "mps",
+      {"mps.continue_by": "student"},
+      800 * STUDENT + 400 * 3 / 5 * STUDENT + 400 * 8 * 3 * STUDENT + 400 / 5 * TEACHER,
+    ),
     ("mps", {"teacher.kind": "reference"}, 800 * STUDENT + 400 * 3 / 5 * STUDENT),
     ("mps", {"teacher.kind": "prompted"}, 800 * STUDENT + 400 * 3 / 5 * STUDENT),
     (
@@ -58,6 +62,7 @@ def test_of_five_steps_three_are_left_on_average() -> None:
     ("rl_from_question", {}, 105 * (STUDENT + 3000e-5 + 3000e-8)),
     ("rl_from_all_questions", {}, 105 * (STUDENT + 3000e-5 + 3000e-8)),
     ("bc", {}, (200 + 9600) * (TEACHER + 2 * LEARNT)),
+    ("bc", {"mps.continue_by": "student"}, (200 + 80) * (TEACHER + 2 * LEARNT)),
     ("bc", {"teacher.kind": "reference"}, 1000 * (TEACHER + 2 * LEARNT)),
     ("sft_redraw", {}, None),
   ],

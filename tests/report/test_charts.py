@@ -25,7 +25,8 @@ def test_running_mean():
 
 
 def test_bars_say_counts_and_shares_and_fill_gaps():
-  svg = charts.corrections_needed({"solved_unaided": 60, "solved": {"3": 10, "1": 20}, "hard": 10})
+  unsolved = {"hard": 1, "undecided": 2, "unlocated": 3, "not_kept": 4}
+  svg = charts.corrections_needed({"solved_unaided": 60, "solved": {"3": 10, "1": 20}, **unsolved, "quarantined": 9})
   assert [text for text in texts(svg) if "%" in text] == ["60 %", "20 %", "0 %", "10 %", "10 %"]
   assert {"none", "1", "2", "3", "not solved"} <= set(texts(svg))
 

@@ -16,6 +16,7 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.report import page, table
+from score_jax.trajectory import Status, Trajectory, to_json
 from tests.report.conftest import Dom
 
 Browse = Callable[[Path], Any]  # opens a page, gives its document: conftest.Dom
@@ -45,6 +46,23 @@ def test_shows_the_table_and_every_chart(dom: Any):
   assert "38.0 to 43.5" in dom.seen  # of the warm start
   assert dom.count("svg", role="img") == 6 + 2 + 3
   assert dom.count("p", **{"class": "missing"}) == 0
+
+
+def test_a_try_that_a_host_failed_is_in_no_accuracy(tmp_path: Path):
+  """Of the question of two steps one of two tries is judged, and right; of that of three steps none is."""
+  tries: list[tuple[int, Status, float | None]] = [
+    (2, "answered", 1.0),
+    (2, "tool_failure", None),
+    (3, "answered", None),
+    (4, "answered", 0.0),
+  ]
+  lines = []
+  for number, (steps, status, grade) in enumerate(tries):
+    tried = Trajectory(f"q{steps}", "?", (), status=status, grade=grade, name=f"eval/{number}")
+    lines.append(json.dumps({"question_steps": steps, "reference": "", "trajectory": json.loads(to_json(tried))}))
+  (tmp_path / "eval/rl").mkdir(parents=True)
+  (tmp_path / "eval/rl/chains-00000.jsonl").write_text("\n".join(lines) + "\n")
+  assert page._tries(epath.Path(tmp_path)) == {"chains": {"rl": {2: [[1.0]], 4: [[0.0]]}}}
 
 
 def test_shows_the_alarms_by_stage(report: Path):

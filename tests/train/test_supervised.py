@@ -60,7 +60,9 @@ Tune = Callable[..., Trained]
 
 @pytest.fixture
 def tune(tiny: Tiny, one_device: Mesh) -> Tune:
-  def run(root: pathlib.Path, *, validate: Callable[[Weights], float] | None = None, **settings: Any) -> Trained:
+  def run(
+    root: pathlib.Path, *, validate: Callable[[Weights], dict[str, float]] | None = None, **settings: Any
+  ) -> Trained:
     workdir = Workdir(str(root))
     return fine_tune(
       "sft",
@@ -129,14 +131,14 @@ def test_broken_off_anywhere_it_goes_on_as_if_it_had_not_been(
 
 
 def test_asked_to_end_while_it_validates_it_validates_again(tune: Tune, tmp_path: pathlib.Path) -> None:
-  def asked(weights: Weights) -> float:
+  def asked(weights: Weights) -> dict[str, float]:
     signal.raise_signal(signal.SIGTERM)
     stopping.obey()
     raise AssertionError("it goes on")
 
   with pytest.raises(stopping.Stopped), stopping.heeded(1e6):
     tune(tmp_path, validate=asked)
-  last = tune(tmp_path, validate=lambda weights: 0.5).updates
+  last = tune(tmp_path, validate=lambda weights: {"val_accuracy": 0.5}).updates
   assert steps(tmp_path).count(last) == 1
   assert json.loads((tmp_path / "metrics/sft.jsonl").read_text().splitlines()[-1])["val_accuracy"] == 0.5
 
