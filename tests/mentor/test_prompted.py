@@ -419,9 +419,11 @@ def always(name: str, text: str) -> Turn:
   return submit("12") if said(text) else plan()
 
 
-def judged(stage: Stage, says: Callable[[str, str], Turn], by: Locate, named: int) -> tuple[Finding, PromptedTeacher]:
+def judged(
+  stage: Stage, says: Callable[[str, str], Turn], by: Locate, named: int, *, continuations: int = 4
+) -> tuple[Finding, PromptedTeacher]:
   student = stage.agent("student"), stage.weights(says)
-  judge = CounterfactualTeacher(*student, judge=student, continuations=4, rule=Rule(0.5, 0.05), acts=3)
+  judge = CounterfactualTeacher(*student, judge=student, continuations=continuations, rule=Rule(0.5, 0.05), acts=3)
   made, chat = teacher(stage, lambda ask: {"step": named, "diagnosis": "look here"}, by=by, judge=judge)
   failure = failed(stage, plan(), TAKE, submit())
   [finding] = made.locate([failure], name="mps/1")
@@ -440,15 +442,38 @@ def test_a_named_step_is_confirmed_by_going_on_from_before_and_after_it(stage: S
 
 
 def test_a_fall_of_just_delta_confirms(stage: Stage) -> None:
-  """Of two continuations from after the step one gets there."""
+  """Of eight continuations from after the step four get there: p is 0.014."""
 
   def half(name: str, text: str) -> Turn:
     if "Observation: -2" in text:
-      return submit("12") if name.endswith("/0") else LOOK
+      return submit("12") if int(name[-1]) < 4 else LOOK
+    return knows(name, text)
+
+  finding, _ = judged(stage, half, "both", 1, continuations=8)
+  assert (finding.verdict, finding.located, finding.values) == ("located", "both", {"before": 1.0, "after": 0.5})
+  assert finding.drawn == ((1, 8, 8), (2, 4, 8))
+
+
+def test_a_fall_that_may_be_chance_confirms_nothing_and_contradicts_nothing(stage: Stage) -> None:
+  """Of four continuations two get there: p is 0.09."""
+
+  def half(name: str, text: str) -> Turn:
+    if "Observation: -2" in text:
+      return submit("12") if int(name[-1]) < 2 else LOOK
     return knows(name, text)
 
   finding, _ = judged(stage, half, "both", 1)
-  assert (finding.verdict, finding.located, finding.values) == ("located", "both", {"before": 1.0, "after": 0.5})
+  assert (finding.verdict, finding.step, finding.located) == ("located", 1, "prompted")
+  assert finding.values == {"before": 1.0, "after": 0.5}
+
+
+def test_where_hosts_failed_the_name_stands_and_no_share_is_recorded(stage: Stage) -> None:
+  def broken(name: str, text: str) -> Turn:
+    return act("web_search('broken')") if "Observation: -2" in text else knows(name, text)
+
+  finding, _ = judged(stage, broken, "both", 1)
+  assert (finding.verdict, finding.step, finding.located) == ("located", 1, "prompted")
+  assert (finding.values, finding.drawn) == ({"before": 1.0}, ((1, 4, 4), (2, 0, 0)))
 
 
 def test_a_named_step_over_which_nothing_falls_is_contradicted(stage: Stage) -> None:
