@@ -40,9 +40,11 @@ INSTALL = [
   "urllib3>=2.3",
 ]
 
+GCS = "gcsfs>=2024.6"  # for workdirs under gs://, which runs on TPUs have
+
 EXTRAS = {
-  "gcs": ["gcsfs>=2024.6"],  # for workdirs under gs://
-  "tpu": ["jax[tpu]>=0.10"],
+  "gcs": [GCS],
+  "tpu": ["jax[tpu]>=0.10", GCS],
   "cuda13": ["jax[cuda13]>=0.10"],
   "wandb": ["wandb>=0.20"],
   "trackio": ["trackio>=0.20"],
@@ -77,7 +79,8 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=find_packages(include=["score_jax", "score_jax.*"]),
+  packages=[*find_packages(include=["score_jax", "score_jax.*"]), "score_jax.configs"],
+  package_dir={"score_jax.configs": "configs"},  # so that --config=configs/NAME.py is found in any folder
   package_data={
     "score_jax.mentor": ["prompts/*.jinja"],
     "score_jax.report": ["*.jinja", "*.css", "*.js"],

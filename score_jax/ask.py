@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from score_jax.command import COMPILED
+from score_jax.command import set_environment
 from score_jax.errors import UserError
 
 #: section -> how it looks on a terminal
@@ -104,8 +104,7 @@ def main() -> int:
   args = parser.parse_args()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")
-  for name, value in COMPILED.items():
-    os.environ.setdefault(name, value)
+  set_environment()
   try:
     with tempfile.TemporaryDirectory() as scratch:
       config, root = _asked(args, scratch)

@@ -9,14 +9,16 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from score_jax.errors import UsageError, UserError
 from score_jax.mesh.allocator import keep_freed_memory
+from score_jax.mesh.backend import skip_absent_tpu
 from score_jax.stopping import Stopped
+from score_jax.variation import located
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
 #: compiled programs are kept for later runs, unless the environment says otherwise
@@ -34,8 +36,7 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   """
 
   keep_freed_memory()
-  for name, value in COMPILED.items():
-    os.environ.setdefault(name, value)  # before jax reads it
+  set_environment()
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
@@ -55,6 +56,13 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
     raise
 
 
+def set_environment() -> None:
+  """Sets what JAX reads from the environment when it is imported; what the user has set stays."""
+  for name, value in COMPILED.items():
+    os.environ.setdefault(name, value)
+  skip_absent_tpu()
+
+
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
   """Nested dictionaries as one, with dotted keys."""
   if not isinstance(data, dict):
@@ -69,17 +77,30 @@ def _parse(argv: list[str]) -> list[str]:
     UsageError: the command line cannot be understood.
   """
   argv = _joined(argv)
-  path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), "")
+  if any(a in ("--help", "-help", "-h") for a in argv):
+    _help()
   if any(a.startswith("--help") for a in argv):
     return flags.FLAGS(argv)
+  path = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), "")
   if not path:
     raise UsageError("--config=FILE is missing; try --config=configs/quickstart.py")
-  if not pathlib.Path(path.split(":")[0]).is_file():
-    raise UsageError(f"--config={path}: there is no such file")
+  try:
+    found = located(path)
+  except UserError as error:
+    raise UsageError(f"--{error}") from error
+  argv = [f"--config={found}" if a == f"--config={path}" else a for a in argv]
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-    raise UsageError(_unknown_key(argv, path) or _line(str(error))) from error
+    raise UsageError(_unknown_key(argv, found) or _line(str(error))) from error
+
+
+def _help() -> NoReturn:
+  """Prints the command's docstring and flags; absl itself leaves out flags of other modules and exits 1."""
+  for name in ("config", "workdir"):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  app.usage(shorthelp=True, writeto_stdout=True)
+  sys.exit(0)
 
 
 def _joined(argv: Sequence[str]) -> list[str]:

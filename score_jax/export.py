@@ -26,6 +26,7 @@ import shutil
 import sys
 from typing import Any
 
+from score_jax.command import set_environment
 from score_jax.errors import UserError
 
 FORMS = ("messages", "prompt_completion", "preference")
@@ -121,7 +122,8 @@ def main() -> int:
     prog="python -m score_jax.export",
     description="Writes a Hugging Face model that transformers and vLLM load as it is; or trajectories that TRL reads.",
     epilog="examples: python -m score_jax.export --workdir=runs/quickstart --stage=rl --out=exported; "
-    "python -m score_jax.export --model=smollm2 --out=exported --dtype=bfloat16",
+    "python -m score_jax.export --model=smollm2 --out=exported --dtype=bfloat16. "
+    "Exit status: 0 done, 1 failed (one line says why), 2 wrong usage.",
   )
   origin = parser.add_mutually_exclusive_group(required=True)
   origin.add_argument("--workdir", metavar="DIR", help="the folder of a run; --stage says which of its models")
@@ -143,6 +145,7 @@ def main() -> int:
     parser.error("--file goes with --model and --trajectories")
   if args.shard_gb <= 0:
     parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
+  set_environment()
   try:
     if args.trajectories:
       print(f"written: {_handed_over(args)}")

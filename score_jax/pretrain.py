@@ -6,7 +6,8 @@ A tokenizer is trained on generated text, then each model on worked solutions
 played in the real tools, lesson by lesson, with loss on all but the detours:
 questions and observations are full of repetitions, from which copying is learnt.
 Worlds differ from any that a run uses. The models lie in DIR/teacher and
-DIR/student in the end. Exit status as for score_jax.main.
+DIR/student in the end. Exit status: 0 done, 1 failed (one line says why), 2
+wrong usage, 143 or 130 when SIGTERM or Ctrl-C has ended it.
 """
 
 from __future__ import annotations

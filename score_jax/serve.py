@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import pathlib
 import signal
 import sys
@@ -25,7 +24,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from score_jax.command import COMPILED
+from score_jax.command import set_environment
 from score_jax.errors import UserError
 
 
@@ -96,7 +95,8 @@ def main() -> int:
     prog="python -m score_jax.serve",
     description="Serves a model by OpenAI's chat completions.",
     epilog="examples: python -m score_jax.serve --model=exported --port=8000; "
-    "python -m score_jax.serve --model=Qwen/Qwen2.5-7B-Instruct --dtype=bfloat16 --mesh=1,1,8 --layer_scan",
+    "python -m score_jax.serve --model=Qwen/Qwen2.5-7B-Instruct --dtype=bfloat16 --mesh=1,1,8 --layer_scan. "
+    "Exit status: 0 ended by SIGTERM or Ctrl-C, 1 failed (one line says why), 2 wrong usage.",
   )
   parser.add_argument("--model", required=True, help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--name", default="", help="by which clients ask for it (default: the last part of --model)")
@@ -108,8 +108,7 @@ def main() -> int:
   parser.add_argument("--mesh", default=(-1, 1, 1), type=_mesh, help="data,fsdp,tensor; -1: the rest (default: -1,1,1)")
   parser.add_argument("--layer_scan", action="store_true", help="programs loop over layers: compiles sooner")
   args = parser.parse_args()
-  for name, value in COMPILED.items():
-    os.environ.setdefault(name, value)  # before jax reads it
+  set_environment()
   try:
     serve(args)
   except UserError as error:

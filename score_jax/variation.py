@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import pathlib
 
@@ -21,16 +22,33 @@ def config_from(path: str) -> ConfigDict:
   Raises:
     UserError: there is no such file, or it does not take that argument.
   """
-  file, _, arg = path.partition(":")
+  file, _, arg = located(path).partition(":")
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
-  if spec is None or spec.loader is None or not pathlib.Path(file).is_file():
-    raise UserError(f"config {file}: there is no such file")
+  if spec is None or spec.loader is None:
+    raise UserError(f"config={path}: is no Python file; give one such as configs/quickstart.py")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   try:
     return module.get_config(arg)
   except ValueError as error:
     raise UserError(str(error)) from error
+
+
+def located(path: str) -> str:
+  """The path of a config file; `configs/NAME.py` is the package's own where the working directory has none.
+
+  Raises:
+    UserError: there is no such file.
+  """
+  file, colon, arg = path.partition(":")
+  package = pathlib.Path(__file__).parent
+  folders = [package, package.parent]  # an installed package holds configs/; a checkout has it beside the package
+  for folder in [pathlib.Path(), *(folders if pathlib.Path(file).parts[:1] == ("configs",) else [])]:
+    if (folder / file).is_file():
+      return f"{folder / file}{colon}{arg}"
+  known = [f"configs/{found.name}" for folder in folders for found in folder.glob("configs/*.py")]
+  nearest = difflib.get_close_matches(file, known, n=1, cutoff=0.0)[0]
+  raise UserError(f"config={path}: there is no such file; the nearest of the package's own is {nearest}")
 
 
 def no_argument(file: str, arg: str) -> None:

@@ -40,7 +40,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_events_are_the_trajectory(
   question: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-  monkeypatch.chdir(ROOT)
+  monkeypatch.chdir(tmp_path)  # any folder
   monkeypatch.setattr(sys, "argv", ["ask", *command("--json", question)[3:]])
   assert ask.main() == 0
   *events, end = map(json.loads, capsys.readouterr().out.splitlines())
@@ -61,11 +61,13 @@ def test_events_are_the_trajectory(
   assert len(events) > len(told.steps) * 2, "nothing came piece by piece"
 
 
-def test_bad_input_is_told_in_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.chdir(ROOT)
+def test_bad_input_is_told_in_a_line(
+  capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+  monkeypatch.chdir(tmp_path)
   for arguments, told in (
     (["--workdir=none", "--stage=rl", "q"], "error: workdir none: there is no such folder"),
-    (["--model=shipped:student", "--config=configs/none.py", "q"], "error: config configs/none.py: there is no such"),
+    (["--model=shipped:student", "--config=configs/none.py", "q"], "error: config=configs/none.py: there is no such"),
     (["--model=shipped:student", "--config=configs/quickstart.py:big", "q"], "error: configs/quickstart.py:big"),
   ):
     monkeypatch.setattr(sys, "argv", ["ask", *arguments])
@@ -86,7 +88,7 @@ def get_config(arg=""):
   return c
 """)
   line = [sys.executable, "-c", HEARS, *command(question, f"--config={tmp_path / 'slow_config.py'}")[3:]]
-  started = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  started = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   assert started.stdout is not None
   started.stdout.read(1)  # it works on the question
   started.send_signal(signal.SIGINT)

@@ -15,7 +15,8 @@ def main() -> int:
   parser = argparse.ArgumentParser(
     prog="python -m score_jax.report",
     description="Draws DIR/report.html from what a run has left in DIR so far, and prints its path.",
-    epilog="example: python -m score_jax.report --workdir=runs/tiny",
+    epilog="example: python -m score_jax.report --workdir=runs/tiny. "
+    "Exit status: 0 done, 1 failed (one line says why), 2 wrong usage.",
   )
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of the run, local or gs://")
   try:

@@ -4,7 +4,7 @@
 
 reads lines {"answer": "...", "gold": "..."} on standard input ("question" and a list "aliases" may be added), and
 writes a line {"grade": 1.0, "reason": "equal"} to each as it comes. A grade lies in [0, 1]; null: the grader failed or
-abstains, which is no grade, and such items are counted apart.
+abstains, which is no grade, and such items are counted apart. Exit status: 0 when standard input ends, 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ As a command it runs code from standard input, for anyone's tests:
     echo '{"session": "a", "code": "print(6 * 7)"}' | python -m score_jax.tools.python --isolation=bubblewrap
     {"session": "a", "reason": "ok", "observation": "42", "answer": null}
 
+Exit status: 0 when standard input ends, 1 failed (one line says why), 2 wrong usage.
+
 What keeps the code in stands in isolation.py, and tests/tools/test_hostile.py tries to get out.
 """
 
@@ -220,7 +222,11 @@ def _check(settings: Settings, workers: int, sessions: int) -> None:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    prog="python -m score_jax.tools.python",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument("--isolation", default="bubblewrap", choices=isolation.ISOLATIONS)
   parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pieces of code that run at once")
   parser.add_argument("--sessions", type=int, default=64, help="sessions whose processes are kept")

@@ -19,7 +19,7 @@ needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, re
 def plan(*args: str) -> subprocess.CompletedProcess[str]:
   environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
   command = [sys.executable, "-m", "score_jax.plan", *args]
-  return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+  return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment, check=False)
 
 
 def planned(*args: str) -> tuple[int, dict[str, Any]]:
