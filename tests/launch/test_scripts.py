@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import types
+from typing import Any
 
 import pytest
+
+from score_jax.variation import config_from
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
@@ -158,7 +164,39 @@ def test_gke_takes_the_manifest() -> None:
   assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
+@pytest.mark.parametrize(
+  ("file", "devices"),
+  [
+    ("slurm.sbatch", 4 * 8),  # sbatch --nodes=4, --gpus-per-node=8
+    ("gke.yaml", 16 * 4),  # completions, google.com/tpu
+    ("tpu_vm.sh", 64),  # v5litepod-64
+  ],
+)
+def test_the_config_that_a_launch_file_shows_has_meshes_of_its_devices(file: str, devices: int) -> None:
+  (config,) = set(re.findall(r"--config=(configs/\S+)", (LAUNCH / file).read_text()))
+  assert config in (LAUNCH / "README.md").read_text() or file == "gke.yaml"
+  mesh = config_from(str(ROOT / config)).mesh
+  assert [math.prod(mesh[of]) for of in ("train", "sample", "teacher")] == [devices] * 3
+
+
+def test_what_installs_the_extra_tpu_can_write_to_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+  """The files of TPUs show a workdir under gs://, which needs gcsfs."""
+  said: dict[str, Any] = {}
+  # a virtual environment may lack the real one
+  packaging = types.SimpleNamespace(setup=said.update, find_packages=lambda include: include)
+  monkeypatch.setitem(sys.modules, "setuptools", packaging)
+  runpy.run_path(str(ROOT / "setup.py"))
+  assert any(name.startswith("gcsfs") for name in said["extras_require"]["tpu"])
+  assert "[tpu]" in (LAUNCH / "tpu_vm.sh").read_text() and "EXTRA=tpu" in (LAUNCH / "Dockerfile").read_text()
+  assert said["package_dir"]["score_jax.configs"] == "configs", "and with the wheel come the configs"
+
+
 def test_the_arguments_in_the_launch_files_are_configs_that_exist() -> None:
   for path in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", LAUNCH / "gke.yaml", LAUNCH / "README.md"):
     for name in re.findall(r"configs/\w+\.py", path.read_text()):
       assert (ROOT / name).is_file(), f"{path.name}: {name}"
+
+
+def test_what_runs_on_a_newer_python_is_there() -> None:
+  (listed,) = re.findall(r"^newer_tests=\((.*?)\)", (ROOT / ".ci/run").read_text(), re.MULTILINE | re.DOTALL)
+  assert "tests/test_profiling.py" in listed.split() and all((ROOT / name).exists() for name in listed.split())
