@@ -6,12 +6,12 @@ from types import ModuleType
 
 from ml_collections import ConfigDict
 
-FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+ROOT = pathlib.Path(__file__).parent.parent
 
 
-def module(name: str) -> ModuleType:
-  """A file of configs/."""
-  spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+def module(name: str, folder: str = "configs") -> ModuleType:
+  """A file of configs/, or of another folder of the checkout, whatever the working directory is."""
+  spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
   assert spec is not None and spec.loader is not None
   found = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(found)

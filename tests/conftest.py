@@ -31,6 +31,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 PASSES = Passes(1.0, logit_chunk=8, attention="auto", remat="none", dtype="float32", weights_dtype="float32")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+  """Tests run in an empty folder: none may need the checkout as working directory."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiny:
   """A decoder small enough to compile in a second."""

@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.equivalence import SAME_ACT, SAME_PLACE, mistakes
 from score_jax.mentor.equivalence import Verdict, compare, same_answer
 from score_jax.tasks.grade import numeric
 from score_jax.tasks.qa_answers import hotpotqa
 from score_jax.trajectory import Question, Step
+from tests.configs import module
 from tests.mentor.paraphrases import compared
 
 DATA = os.environ.get("SCORE_JAX_DATA", "")
@@ -128,7 +128,8 @@ def test_the_paraphrases_labelled_by_hand() -> None:
 @pytest.mark.skipif(not DATA or not RELEASE.exists(), reason="SCORE_JAX_DATA has no score_release")
 def test_no_recorded_mistake_of_the_release_is_called_its_correction() -> None:
   """But one, whose code is its correction's to the letter: what the release held against it was the thought."""
-  found = dict(mistakes(RELEASE))
+  script = module("equivalence", "benchmarks")
+  found = dict(script.mistakes(RELEASE))
   assert Counter(found.values()) == {"different": 52, "undecided": 20, "equal": 1}
-  assert {place for place, verdict in found.items() if verdict == "equal"} == SAME_ACT
-  assert {found[place] for place in SAME_PLACE} == {"different"}, "as the graders have it"
+  assert {place for place, verdict in found.items() if verdict == "equal"} == script.SAME_ACT
+  assert {found[place] for place in script.SAME_PLACE} == {"different"}, "as the graders have it"
