@@ -64,6 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.chat.path = ""  # mesh: a model with a chat template, as teacher.path; it lies on mesh.teacher
   c.chat.dtype = "float32"  # mesh
   c.chat.layer_scan = False  # mesh
+  c.chat.template_kwargs = ""  # JSON object of the chat template's switches, such as {"enable_thinking": false}
   c.chat.slots = 16  # mesh: conversations at once
   c.chat.length = 4096  # mesh: tokens of a prompt and its reply
   c.chat.block = 1024  # mesh: as sampler.block

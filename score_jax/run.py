@@ -21,7 +21,7 @@ from score_jax.agent.protocol import Protocol
 from score_jax.agent.rollout import Agent
 from score_jax.agent.tokenizer import add_tags
 from score_jax.chat.on_mesh import OnMesh
-from score_jax.chat.open_chat import open_chat
+from score_jax.chat.open_chat import open_chat, switches
 from score_jax.chat.record import Recorded
 from score_jax.chat.shared import SharedChat
 from score_jax.chat.template import Template
@@ -239,7 +239,7 @@ class Run:
     """The model of the group `chat`, its vocabulary as it came."""
     c, mesh = self.config.chat, self.meshes.teacher
     found = source.open(c.path)
-    template = Template(found.tokenizer, generation=found.generation)
+    template = Template(found.tokenizer, generation=found.generation, switches=switches(c))
     model = found.model(dtype=c.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=c.layer_scan)
     size, stops = {"slots": c.slots, "length": c.length, "block": c.block}, Stops(template.stops)
     made = Programs(model.graph, model.config, mesh, **size, stops=stops, dtype=c.dtype)

@@ -5,6 +5,10 @@ reply in time, a reply that is none) is tried again until `patience_s` have pass
 when the endpoint refuses at once (status 400, 413 or 422), it is asked a trifle: if it answers that, the ask is at
 fault and its reply says so; if not, no ask can be answered, and the run has to stop (`Reply.hopeless`). Any other
 status (a key or a model that it does not know) stops the run at once.
+
+A completion is taken in every shape that endpoints give it (completion.py). One that cannot be read has been paid for:
+it is asked for three times at most, all of them booked, and where the endpoint answers anything else the ask's reply
+says so and the run goes on.
 """
 
 from __future__ import annotations
@@ -25,26 +29,27 @@ import httpx2
 import openai
 
 from score_jax.chat.budget import Budget
+from score_jax.chat.completion import most, read
 from score_jax.chat.exchange import Ask, Backend, Message, Reply, sound
 from score_jax.errors import UserError
 from score_jax.sampler.slots import request_key
 from score_jax.tools.pace import asked_pause
-from score_jax.trajectory import Usage
 
-Kind = Literal["connection", "time-out", "malformed", "busy", "server error", "refused", "forbidden"]
+Kind = Literal["connection", "time-out", "malformed", "unreadable", "busy", "server error", "refused", "forbidden"]
 PASSING: tuple[Kind, ...] = ("connection", "time-out", "malformed", "busy", "server error")
 TRIFLE = Ask("trifle", (Message("user", "Say: yes"),), temperature=0.0, tokens=8)
+PAID_TRIES = 3  # for a reply that comes, is paid for and cannot be read
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _SECRET_CHARS = 8  # a key of fewer is a placeholder such as EMPTY
 _REPLY_BYTES, _TOKEN_BYTES = 1 << 16, 256  # the most that a reply may have: so many, and so many more for each token
 
 
 class Failure(Exception):
-  """One try has failed. `pause`: for how many seconds the endpoint asks to be left alone."""
+  """One try has failed. `pause`: for how many seconds the endpoint asks to be left alone. `paid`: what it took."""
 
-  def __init__(self, kind: Kind, text: str, pause: float | None = None):
+  def __init__(self, kind: Kind, text: str, pause: float | None = None, paid: Reply | None = None):
     super().__init__(text)
-    self.kind, self.pause = kind, pause
+    self.kind, self.pause, self.paid = kind, pause, paid
 
 
 class Endpoint(Backend):
@@ -137,7 +142,7 @@ class Endpoint(Backend):
 
   async def _ask(self, ask: Ask, hopeless: list[Reply]) -> Reply:
     """Tries until there is a reply. `hopeless` holds why others were given up, which ends this one too."""
-    tries, since = 0, 0.0
+    tries, since, unread = 0, 0.0, list[Reply]()
     while True:
       if hopeless:
         return dataclasses.replace(hopeless[0], tries=tries)
@@ -149,10 +154,14 @@ class Endpoint(Backend):
         reply = await self._try(ask)
       except Failure as failure:
         self.failures[failure.kind] += 1
+        if failure.paid is not None:
+          unread.append(failure.paid)
+          self._book(ask, failure.paid)
         since = since or time.monotonic()
         left = since + self._patience_s - time.monotonic()
         pause = failure.pause if failure.pause is not None else self._backoff(ask, tries)
-        if failure.kind in PASSING and left > 0 and (failure.pause is None or pause <= left):
+        again = failure.kind in PASSING or (failure.kind == "unreadable" and len(unread) < PAID_TRIES)
+        if again and left > 0 and (failure.pause is None or pause <= left):
           await self._wait(min(pause, left))
           continue
         reply = await self._give_up(failure, since)
@@ -160,8 +169,14 @@ class Endpoint(Backend):
           hopeless.append(reply)
       else:
         self._answered_at = time.monotonic()
-        self.budget.used += reply.usage
-      return dataclasses.replace(reply, tries=tries)
+        self._book(ask, reply)
+      usage = sum((one.usage for one in unread), reply.usage)
+      estimated = reply.estimated or any(one.estimated for one in unread)
+      return dataclasses.replace(reply, usage=usage, estimated=estimated, tries=tries)
+
+  def _book(self, ask: Ask, reply: Reply) -> None:
+    """Counts a reply against the budget: where its tokens are estimated, the most that it can have taken."""
+    self.budget.used += most(ask) if reply.estimated else reply.usage
 
   def _backoff(self, ask: Ask, tries: int) -> float:
     jitter = random.Random(f"{self._seed}/{ask.name}/{tries}").uniform(0.5, 1.0)
@@ -187,7 +202,7 @@ class Endpoint(Backend):
     except Failure:
       return False
     self._answered_at = time.monotonic()
-    self.budget.used += reply.usage
+    self._book(TRIFLE, reply)
     return True
 
   async def _try(self, ask: Ask) -> Reply:
@@ -197,7 +212,7 @@ class Endpoint(Backend):
     """
     try:
       async with asyncio.timeout(self._timeout_s):
-        return self._reply(await self._post(ask))
+        return self._reply(ask, await self._post(ask))
     except openai.APIStatusError as error:
       raise self._of_status(error) from None
     except (TimeoutError, openai.APITimeoutError):
@@ -232,27 +247,24 @@ class Endpoint(Backend):
       fields["response_format"] = {"type": "json_object"}
     return {name: value for name, value in (fields | self._extra).items() if value is not None}
 
-  def _reply(self, body: bytes) -> Reply:
+  def _reply(self, ask: Ask, body: bytes) -> Reply:
     """
     Raises:
-      Failure: it is none.
+      Failure: it is none, or one that cannot be read.
     """
     try:
-      data = json.loads(body)
-      choice, usage = data["choices"][0], data.get("usage") or {}
-      message, finish = choice["message"], choice.get("finish_reason")
-      text, refusal = message.get("content"), message.get("refusal")
-      used = Usage(generated=usage.get("completion_tokens", 0), read=usage.get("prompt_tokens", 0))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+      found = read(json.loads(body))
+    except (ValueError, RecursionError) as error:
       start = self._shown(body.decode("utf-8", "replace"))
       raise Failure("malformed", f"a reply that is no completion ({type(error).__name__}): {start!r}") from None
-    if not isinstance(text, str | None) or not all(type(n) is int and n >= 0 for n in (used.generated, used.read)):
-      raise Failure("malformed", "a reply whose content is no text, or whose usage is no count")
-    if self.budget.usd and not usage:
-      raise Failure("forbidden", "its replies have no usage, so chat.budget_usd cannot be held")
-    if refusal or finish == "content_filter":
-      return Reply("", used, failed=f"the endpoint keeps the reply back: {self._shown(str(refusal or finish))}")
-    return Reply(self._without_key(sound(text or "")), used, cut=finish == "length")
+    usage, estimated = found.usage(ask)
+    if found.text is None:
+      start = self._shown(body.decode("utf-8", "replace"))
+      raise Failure("unreadable", f"a completion without text: {start!r}", paid=Reply("", usage, estimated=estimated))
+    if found.kept_back:
+      failed = f"the endpoint keeps the reply back: {self._shown(found.kept_back)}"
+      return Reply("", usage, failed=failed, estimated=estimated)
+    return Reply(self._without_key(sound(found.text)), usage, cut=found.cut(ask), estimated=estimated)
 
   def _of_status(self, error: openai.APIStatusError) -> Failure:
     status = error.status_code

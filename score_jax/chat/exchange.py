@@ -50,6 +50,7 @@ class Reply:
   failed: str = ""
   cut: bool = False  # the reply ended at Ask.tokens, or where the model's context was full
   tries: int = 1  # what it took
+  estimated: bool = False  # the endpoint did not say how many tokens it took
   hopeless: bool = False  # it failed for a reason that holds for every ask: over budget, unreachable, key refused
 
 

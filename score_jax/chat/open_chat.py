@@ -24,7 +24,12 @@ MEANS = (
   *("budget_s", "budget_usd", "usd_per_million", "record", "offline"),
 )
 #: kind -> settings that bear on the replies, beside the model
-BEAR = {"mesh": ("top_p", "dtype", "slots", "length"), "endpoint": ("top_p", "schema", "extra")}
+BEAR = {
+  "mesh": ("top_p", "dtype", "slots", "length", "template_kwargs"),
+  "endpoint": ("top_p", "schema", "extra", "template_kwargs"),
+}
+#: those that came later: where they say nothing, a record from before holds the same exchanges
+LATER = ("template_kwargs",)
 
 
 @contextlib.contextmanager
@@ -53,7 +58,8 @@ def open_chat(
     raise UserError("chat.kind is empty, and something is to be asked of a chat model; set it to mesh or endpoint")
   with contextlib.ExitStack() as opened:
     model = c.path if c.kind == "mesh" else c.model
-    settings = {"seed": seed, "kind": c.kind} | {name: c[name] for name in BEAR[c.kind]}
+    bear = [name for name in BEAR[c.kind] if c[name] or name not in LATER]
+    settings = {"seed": seed, "kind": c.kind} | {name: c[name] for name in bear}
     endpoint = None
     if c.kind == "endpoint" and not c.offline:
       endpoint = opened.enter_context(contextlib.closing(_endpoint(c, seed)))
@@ -65,7 +71,8 @@ def open_chat(
     yield recorded
     failed = sorted(endpoint.failures.items()) if endpoint is not None else ()
     tried = "".join(f", {count} times {kind}" for kind, count in failed)
-    say(f"chat: {recorded.asked} asks to {model}, {recorded.known} answered from {recorded.path}{tried}")
+    unsaid = f", {n} replies whose tokens are estimated" if (n := recorded.estimated) else ""
+    say(f"chat: {recorded.asked} asks to {model}, {recorded.known} answered from {recorded.path}{tried}{unsaid}")
 
 
 def _endpoint(c: ConfigDict, seed: int) -> Any:
@@ -84,8 +91,13 @@ def _endpoint(c: ConfigDict, seed: int) -> Any:
     budget=Budget(c.budget_usd, c.budget_s, tuple(c.usd_per_million)),
     tokens_field=c.tokens_field,
     schema=c.schema,
-    extra=json.loads(c.extra or "{}"),
+    extra=json.loads(c.extra or "{}") | ({"chat_template_kwargs": switches(c)} if switches(c) else {}),
   )
+
+
+def switches(c: ConfigDict) -> dict[str, Any]:
+  """The variables that the model's chat template is given."""
+  return json.loads(c.template_kwargs or "{}")
 
 
 def check(c: ConfigDict) -> None:
@@ -111,16 +123,17 @@ def check(c: ConfigDict) -> None:
       raise UserError(f"chat.{name} = {c[name]}; give more than 0")
   if c.patience_s < 0:
     raise UserError(f"chat.patience_s = {c.patience_s}; give 0 or more")
-  _check_extra(c.extra)
+  for name in ("extra", "template_kwargs"):
+    _check_object(name, c[name])
 
 
-def _check_extra(extra: str) -> None:
+def _check_object(name: str, text: str) -> None:
   try:
-    found: Any = json.loads(extra or "{}")
+    found: Any = json.loads(text or "{}")
   except ValueError as error:
-    raise UserError(f"chat.extra = {extra!r} is no JSON ({error}); give an object such as {{}}") from error
+    raise UserError(f"chat.{name} = {text!r} is no JSON ({error}); give an object such as {{}}") from error
   if not isinstance(found, dict):
-    raise UserError(f"chat.extra = {extra!r} is no JSON object; give one such as {{}}")
+    raise UserError(f"chat.{name} = {text!r} is no JSON object; give one such as {{}}")
 
 
 def _record(path: str, folder: str | os.PathLike[str]) -> pathlib.Path:

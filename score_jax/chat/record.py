@@ -16,7 +16,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from score_jax.chat.exchange import Ask, Backend, Reply, in_order
+from score_jax.chat.completion import most
+from score_jax.chat.exchange import Ask, Backend, Message, Reply, in_order
 from score_jax.errors import UserError
 from score_jax.mesh import hosts
 from score_jax.store import open_table
@@ -30,7 +31,7 @@ CREATE TABLE exchanges (
 _PROBE = "SELECT digest, model, asked, reply FROM exchanges"
 _READ = "SELECT reply FROM exchanges WHERE digest = ?"
 _WRITE = "INSERT OR IGNORE INTO exchanges VALUES (?, ?, ?, ?)"
-_OF_MODEL = "SELECT reply FROM exchanges WHERE model = ?"
+_OF_MODEL = "SELECT asked, reply FROM exchanges WHERE model = ?"
 
 
 class Recorded:
@@ -40,6 +41,7 @@ class Recorded:
     path: the file.
     asked: how many asks were put to the model.
     known: how many were answered from the file.
+    estimated: replies, from wherever, to which the model did not say how many tokens they took.
   """
 
   def __init__(
@@ -55,7 +57,7 @@ class Recorded:
       UserError: the file cannot be used.
     """
     self.path, self.model, self._settings, self._answers = path, model, dict(settings), answers
-    self.asked = self.known = 0
+    self.asked = self.known = self.estimated = 0
     self._backend: Backend | None = None
     self._lock = threading.Lock()
     if answers is None and not path.exists():
@@ -71,10 +73,10 @@ class Recorded:
     self._backend = None
 
   def used(self) -> Usage:
-    """What all replies of the model took that stand in the file."""
+    """What all replies of the model took that stand in the file; where that is not known, the most that they can."""
     with self._lock:
       rows = self._file.execute(_OF_MODEL, (self.model,)).fetchall()
-    return sum((_decoded(reply).usage for (reply,) in rows), Usage())
+    return sum((_taken(asked, _decoded(reply)) for asked, reply in rows), Usage())
 
   def ask(self, asks: Sequence[Ask]) -> list[Reply]:
     """As `Chat.ask`; those known are not asked again.
@@ -93,6 +95,7 @@ class Recorded:
         at = rest[place]
         hosts.at_work()
         found[at] = reply if reply.hopeless else self._keep(texts[at], reply)
+    self.estimated += sum(reply.estimated for reply in found.values())
     return in_order(found)
 
   def _asked(self, ask: Ask) -> dict[str, Any]:
@@ -130,6 +133,13 @@ class Recorded:
 
 def _digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _taken(asked: str, reply: Reply) -> Usage:
+  if not reply.estimated:
+    return reply.usage
+  data = json.loads(asked)["ask"]
+  return most(Ask(**data | {"messages": tuple(Message(**message) for message in data["messages"])}))
 
 
 def _decoded(text: str) -> Reply:

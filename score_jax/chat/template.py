@@ -8,6 +8,7 @@ conversation without such text has exactly the tokens that transformers gives it
 from __future__ import annotations
 
 import datetime
+import inspect
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +26,8 @@ from score_jax.errors import UserError
 TODAY = datetime.date(2024, 7, 26)
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _BARE = {"add_special_tokens": False}
+#: names in a template that are given otherwise
+_NO_SWITCHES = frozenset((*inspect.signature(PreTrainedTokenizerFast.apply_chat_template).parameters, "messages"))
 _PRIVATE = range(0xE000, 0xF900)  # characters that no text means anything by
 
 
@@ -40,27 +43,42 @@ class Template:
   """
 
   def __init__(
-    self, tokenizer: PreTrainedTokenizerFast, *, generation: Mapping[str, Any] | None = None, tags: Collection[str] = ()
+    self,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    generation: Mapping[str, Any] | None = None,
+    switches: Mapping[str, Any] | None = None,
+    tags: Collection[str] = (),
   ):
     """
     Args:
       generation: what generation_config.json says.
+      switches: variables of the template, such as Qwen3's {"enable_thinking": False}.
       tags: special tokens that an assistant's messages may hold as text and that are meant then: those in which the
         model writes its turns, which a client can only hand back as text.
 
     Raises:
-      UserError: the tokenizer has no chat template, or a broken one.
+      UserError: the tokenizer has no chat template, a broken one, or one without such a switch.
     """
     if not tokenizer.chat_template:
       raise UserError("the model has no chat template; give a chat model, or add chat_template.jinja to its folder")
     self._tokenizer = tokenizer
     self._template = _CLOCK.sub(lambda call: json.dumps(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+    self._switches = dict(switches or {})
+    try:
+      self._check(self._switches)
+    except Refused as refused:
+      raise UserError(f"chat.template_kwargs: {refused}") from refused
     self._added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     before, after = self._around_a_reply()
     # Of the others some are special all but in name, since the template parts turns with them.
-    self._names = [text for i, text in self._added.items() if i in special or text in before + after]
-    self._hidden, self._hidden_beside_tags = _any_of(self._names), _any_of(set(self._names) - {*tags})
+    # So are those in which it opens a reply (`<think>`); in an assistant's message they are meant, and templates look
+    # for them there to leave thinking out.
+    parts, opened = before + after, self._before_a_reply()
+    opening = [t for i, t in self._added.items() if i not in special and t in opened and t not in parts]
+    self._names = [t for i, t in self._added.items() if i in special or t in parts or t in opening]
+    self._hidden, self._hidden_beside_tags = _any_of(self._names), _any_of(set(self._names) - {*tags, *opening})
     # Copies: an encoder is told by a state of its own whether to see special tokens, and threads share this one.
     self._special, self._plain = (Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()) for _ in range(2))
     self._special.encode_special_tokens, self._plain.encode_special_tokens = False, True
@@ -68,12 +86,16 @@ class Template:
     self._bytes = {c: b for b, c in bytes_to_unicode().items()} if '"ByteLevel"' in decoder else None
     self.stops = self._stops(after, generation or {})
 
-  def prompt(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+  def prompt(self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None) -> tuple[int, ...]:
     """All that stands before the reply to messages, each {"role": …, "content": …}.
+
+    Args:
+      switches: of this conversation, over those of all.
 
     Raises:
       Refused: the template does not take them.
     """
+    self._check(switches or {})
     contents = [sound(message["content"]) for message in messages]
     mark = next(c for c in map(chr, _PRIVATE) if not any(c in content for content in contents))
 
@@ -83,7 +105,7 @@ class Template:
 
     shown = [{**m, "content": hidden(m["role"], text)} for m, text in zip(messages, contents, strict=True)]
     ids: list[int] = []
-    for number, part in enumerate(self._rendered(shown, prompt=True).split(mark)):
+    for number, part in enumerate(self._rendered(shown, prompt=True, **(switches or {})).split(mark)):
       ids += self._spelled(self._names[int(part)]) if number % 2 else self._special.encode(part, **_BARE).ids
     return tuple(ids)
 
@@ -109,6 +131,26 @@ class Template:
     single = re.fullmatch("<0x([0-9A-F]{2})>", name)
     return bytes.fromhex(single[1]) if single else name.replace("▁", " ").encode()
 
+  def _check(self, switches: Mapping[str, Any]) -> None:
+    """
+    Raises:
+      Refused: a switch is none of the template's, which would pass it over.
+    """
+    for name in switches:
+      if name in _NO_SWITCHES or not re.search(rf"\b{re.escape(name)}\b", self._template):
+        raise Refused(f"the model's chat template has no switch {name!r}; leave it out")
+
+  def _before_a_reply(self) -> str:
+    """What the template may put after the last message, thinking switched on, off or neither."""
+    talk, found = [{"role": "user", "content": "?"}], ""
+    for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
+      try:
+        begun, whole = (self._rendered(talk, prompt=prompt, **thinking) for prompt in (False, True))
+      except Refused as refused:
+        raise UserError(f"the model's chat template is broken: {refused}; set another chat_template") from refused
+      found += whole.removeprefix(begun)
+    return found
+
   def _around_a_reply(self) -> tuple[str, str]:
     """What the template puts before and after an assistant's message in the middle of a conversation."""
     mark = chr(_PRIVATE[0])
@@ -129,14 +171,14 @@ class Template:
       raise UserError("the model has no token that ends a reply; give its tokenizer an eos_token")
     return tuple(stops)
 
-  def _rendered(self, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
+  def _rendered(self, messages: Sequence[Mapping[str, str]], *, prompt: bool, **switches: Any) -> str:
     try:
       text = self._tokenizer.apply_chat_template(
         [dict(message) for message in messages],
         chat_template=self._template,
         tokenize=False,
         add_generation_prompt=prompt,
-        date_string=TODAY.strftime("%d %b %Y"),
+        **{"date_string": TODAY.strftime("%d %b %Y"), **self._switches, **switches},
       )
     except (TemplateError, ValueError, TypeError) as error:
       raise Refused(

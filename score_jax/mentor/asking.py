@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from score_jax.chat.exchange import Ask, Chat, Message, Reply
 from score_jax.mentor.replies import F, Form, Refused, parse
 from score_jax.mentor.wording import harmless
+from score_jax.tasks.one_object import spoken
 from score_jax.trajectory import Usage
 
 ASKS = 3  # of one question, in all
@@ -31,7 +32,8 @@ class Asking:
   """Asks, checks, asks again, and counts.
 
   Attributes:
-    counts: by kind of question: asked, ok, asked_again, failed, and each reason of a refusal.
+    counts: by kind of question: asked, ok, asked_again, failed, each reason of a refusal, and replies whose tokens
+      are estimated.
   """
 
   def __init__(self, chat: Chat, *, tokens: int):
@@ -66,6 +68,8 @@ class Asking:
       replies = (
         self._chat.ask([self._ask(cases[index], attempt, temperature, form) for index in open_]) if open_ else []
       )
+      if estimated := sum(reply.estimated for reply in replies):
+        counts["tokens_estimated"] += estimated
       read: list[tuple[int, F]] = []
       for index, reply in zip(open_, replies, strict=True):
         cases[index].usage = cases[index].usage + reply.usage
@@ -108,7 +112,8 @@ class _Case:
       self.value, self.ended = refused.instead, True
       return
     again = f"That reply cannot be used: {refused.told}. Reply again, with the one JSON object that was asked for."
-    self.said += [Message("assistant", harmless(reply.text[:SHOWN])), Message("user", harmless(again))]
+    said = harmless(spoken(reply.text)[:SHOWN]) or "(nothing)"  # some endpoints refuse a message without text
+    self.said += [Message("assistant", said), Message("user", harmless(again))]
 
 
 def _read(reply: Reply, form: type[F]) -> F | Refused:

@@ -7,16 +7,16 @@ again (mentor/asking.py). Nothing is ever read out of prose.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import pydantic
 
 from score_jax.agent.protocol import TAGS, Turn
 from score_jax.mentor.teacher import Finding
+from score_jax.tasks.one_object import one_object
 from score_jax.tools.outcome import plain
 from score_jax.trajectory import Kind, Step, Trajectory
 
@@ -59,22 +59,19 @@ F = TypeVar("F", bound=Form)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 _TOKEN = re.compile(r"<\|[^|>\s]*\|>")
 _LABEL = re.compile(r"^[ \t]*(?:Observation|(?:First )?Thought|Code|Action)[ \t]*:", re.MULTILINE)
 
 
 def parse(reply: str, form: type[F]) -> F:
-  """The object that a reply is, alone or in one ```json fence.
+  """The object that a reply is, behind any thinking, alone or in one fence.
 
   Raises:
     Refused: it is none, or not of the form.
   """
-  text = reply.strip()
-  fenced = _FENCED.fullmatch(text)
   try:
-    data = json.loads(fenced[1] if fenced else text, object_pairs_hook=_once, parse_constant=_no_number)
-  except (ValueError, RecursionError) as error:
+    data = one_object(reply)
+  except ValueError as error:
     raise Refused("no_json", f"it is not one JSON object and nothing else ({str(error)[:200]})") from error
   try:
     return form.model_validate(data)
@@ -82,17 +79,6 @@ def parse(reply: str, form: type[F]) -> F:
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"])) or "the reply"
     raise Refused("fields", f"it does not have the fields that were asked for ({where}: {first['msg']})") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  made = dict(pairs)
-  if len(made) != len(pairs):
-    raise ValueError("a field stands twice")
-  return made
-
-
-def _no_number(name: str) -> NoReturn:
-  raise ValueError(f"{name} is no JSON")
 
 
 def turn(kind: Kind, reply: FirstThought | Act) -> Turn:

@@ -1,5 +1,5 @@
 """A model as the judge of an answer: it may abstain, and what it replies counts only if it is the one JSON object that
-was asked for, and nothing else.
+was asked for, behind any thinking (one_object.py), and nothing else.
 
 Its prompt must hold the answer under judgement as one JSON string, so that no text in it can close the data and go on
 as instruction.
@@ -7,10 +7,9 @@ as instruction.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
 
+from score_jax.tasks.one_object import one_object
 from score_jax.trajectory import Question
 
 ASKS = 3  # times in all
@@ -55,8 +54,8 @@ class Judge:
 def verdict(reply: str) -> tuple[str, str] | None:
   """The verdict and the reason in a reply; None: it is not exactly the object asked for."""
   try:
-    data = json.loads(reply, object_pairs_hook=_once)
-  except (ValueError, RecursionError):
+    data = one_object(reply)
+  except ValueError:
     return None
   if not isinstance(data, dict) or data.keys() != {"verdict", "reason"}:
     return None
@@ -64,15 +63,3 @@ def verdict(reply: str) -> tuple[str, str] | None:
   if not isinstance(word, str) or word not in VERDICTS or not isinstance(reason, str):
     return None
   return word, " ".join(reason.split())[:LONGEST_REASON]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """The object of these fields.
-
-  Raises:
-    ValueError: a field stands in it twice.
-  """
-  made = dict(pairs)
-  if len(made) != len(pairs):
-    raise ValueError("a field stands twice")
-  return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import pathlib
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from score_jax.chat.budget import Budget
 from score_jax.chat.endpoint import Endpoint, key_of
 from score_jax.chat.exchange import Ask, Message
+from score_jax.chat.record import Recorded
 from score_jax.errors import UserError
 from score_jax.trajectory import Usage
 from tests.chat import servers
@@ -99,9 +101,10 @@ def test_what_is_sent_is_what_was_asked() -> None:
     (Raw(200, b'{"choices": [{"message"'), "malformed"),
     (Raw(200, b"[" * 100_000), "malformed"),
     (Raw(200, b"{}"), "malformed"),
-    (Raw(200, b'{"choices": []}'), "malformed"),
-    (Raw(200, b'{"choices": [{"message": {"content": 7}}]}'), "malformed"),
-    (Raw(200, b'{"choices": [{"message": {"content": "x"}}], "usage": {"completion_tokens": -1}}'), "malformed"),
+    (Raw(200, b'{"choices": null}'), "malformed"),
+    (Raw(200, b'{"choices": []}'), "unreadable"),
+    (Raw(200, b'{"choices": [{"message": null}]}'), "unreadable"),
+    (Raw(200, b'{"choices": [{"message": {"content": 7}}]}'), "unreadable"),
     (Raw(200, b"\xff\xfe"), "malformed"),
     (servers.half, "connection"),
     (servers.hang_up, "connection"),
@@ -241,20 +244,111 @@ def test_a_budget_that_cannot_be_held_is_refused() -> None:
   for bad in ((1.0, 0.0, (0.0, 0.0)), (-1.0, 0.0, (1.0, 1.0)), (0.0, 0.0, (1.0,))):
     with pytest.raises(UserError, match=r"chat\.(budget_usd|usd_per_million)"):
       Budget(*bad)
-  without = servers.completion("x")
-  del without["usage"]
-  reply = Raw(200, json.dumps(without).encode())
+
+
+def test_a_budget_counts_the_most_that_a_reply_of_unknown_tokens_can_have_taken(tmp_path: pathlib.Path) -> None:
+  """An ask allows 9 tokens, and its 6 bytes with 16 tokens around each message are read: 9 x 10 + 38 x 2 millionths."""
+  reply = odd(usage=None)
   with scripted(upper, lambda number: reply) as server:
-    with endpoint(server) as chat:
-      assert chat.ask([ask("a")])[0].usage == Usage()
-    with (
-      endpoint(server, budget=Budget(1.0, 0.0, (1.0, 1.0))) as chat,
-      pytest.raises(UserError, match=r"no usage, so chat\.budget_usd cannot be held"),
-    ):
-      chat.ask([ask("a")])
+    budget = Budget(300e-6, 0.0, (2.0, 10.0))
+    with endpoint(server, budget=budget, concurrency=1) as chat:
+      recorded = Recorded(tmp_path / "chat.sqlite", "m", {}, lambda: chat)
+      with contextlib.closing(recorded):
+        with pytest.raises(UserError, match=r"over budget: 0\.000332 USD spent"):
+          recorded.ask([ask(name) for name in "abc"])
+        assert len(server.asked) == 2 and recorded.used() == budget.used == Usage(generated=18, read=76)
 
 
 # Replies
+
+
+def odd(*, message: Any = None, choice: Any = None, **fields: Any) -> Raw:
+  """A completion that says "x", with some of its fields put otherwise; those that are ... are taken out."""
+  made = servers.completion("x")
+  made["choices"][0]["message"] |= message or {}
+  made["choices"][0] |= choice or {}
+  made |= fields
+  for part in (made, made["choices"][0], made["choices"][0]["message"]):
+    for name in [name for name, value in part.items() if value is ...]:
+      del part[name]
+  return Raw(200, json.dumps(made).encode())
+
+
+PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "x"}]
+
+
+@pytest.mark.parametrize(
+  ("reply", "text"),
+  [
+    (odd(message={"content": [{"type": "text", "text": "fi"}, {"type": "text", "text": "gs"}]}), "figs"),
+    (odd(message={"content": PARTS}), "x"),
+    (odd(message={"content": []}), ""),
+    (odd(message={"content": None}), ""),
+    (odd(message={"content": ..., "reasoning_content": "hm"}), ""),
+    (odd(message={"reasoning_content": "hm", "tool_calls": None, "audio": None, "annotations": []}), "x"),
+    (odd(message={"refusal": None, "role": ...}), "x"),
+    (odd(choice={"finish_reason": ...}), "x"),
+    (odd(choice={"finish_reason": None, "stop_reason": 7, "logprobs": None}, system_fingerprint=None, id=...), "x"),
+    (odd(usage={"prompt_tokens": 7, "total_tokens": 10}), "x"),
+    (odd(usage={"prompt_tokens": 7.0, "completion_tokens": 3.0, "prompt_tokens_details": None}), "x"),
+  ],
+)
+def test_what_endpoints_really_send_is_a_reply(reply: Raw, text: str) -> None:
+  with scripted(upper, lambda number: reply) as server, endpoint(server) as chat:
+    [found] = chat.ask([ask("a")])
+  assert (found.text, found.failed, found.cut, found.tries) == (text, "", False, 1)
+  assert found.usage == Usage(generated=3, read=7) and not found.estimated and not chat.failures
+
+
+@pytest.mark.parametrize(
+  ("usage", "read", "generated"),
+  [
+    (..., 4, 4),
+    (None, 4, 4),
+    ({}, 4, 4),
+    ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": None}, 4, 4),
+    ({"prompt_tokens": 7, "completion_tokens": None}, 7, 4),
+    ({"prompt_tokens": None, "completion_tokens": 3}, 4, 3),
+    ({"prompt_tokens": -1, "completion_tokens": "3"}, 4, 4),
+  ],
+)
+def test_tokens_that_are_not_said_are_estimated_and_marked_so(usage: Any, read: int, generated: int) -> None:
+  """A token for four bytes: messages of 5 and 6 bytes are read, and 9 come with 3 of thinking, which is no reply."""
+  reply = odd(message={"content": "two figs!", "reasoning_content": "hm."}, usage=usage)
+  with scripted(upper, lambda number: reply) as server, endpoint(server) as chat:
+    [found] = chat.ask([ask("figs??")])
+  assert found.usage == Usage(generated=generated, read=read) and found.estimated and found.text == "two figs!"
+
+
+def test_a_reply_without_a_finish_is_cut_where_it_has_all_its_tokens() -> None:
+  for count, cut in ((8, False), (9, True)):
+    reply = odd(choice={"finish_reason": None}, usage={"prompt_tokens": 7, "completion_tokens": count})
+    with scripted(upper, lambda number, reply=reply: reply) as server, endpoint(server) as chat:
+      assert chat.ask([ask("a")])[0].cut == cut
+
+
+def test_what_is_paid_for_and_cannot_be_read_fails_alone_and_is_booked() -> None:
+  """Three tries of 3 and 7 tokens each; the endpoint answers others, so the run goes on."""
+
+  def faults(number: int) -> Fault | None:
+    return odd(message={"content": 7}) if server.asked[number]["messages"][-1]["content"] == "bad" else None
+
+  budget = Budget(0.0, 0.0, (0.0, 0.0))
+  with scripted(upper, faults) as server, endpoint(server, budget=budget, patience_s=60.0) as chat:
+    good, bad, after = chat.ask([ask("a"), ask("bad"), ask("b")])
+  assert (good.text, after.text, bad.text, bad.hopeless) == ("A", "B", "", False)
+  assert (bad.tries, bad.usage) == (3, Usage(generated=9, read=21)) and "a completion without text" in bad.failed
+  assert budget.used == Usage(generated=15, read=35)
+
+
+def test_an_endpoint_that_never_says_anything_readable_stops_the_run() -> None:
+  with (
+    scripted(upper, lambda number: odd(message={"content": 7})) as server,
+    endpoint(server) as chat,
+    pytest.raises(UserError, match="a completion without text"),
+  ):
+    chat.ask([ask("a")])
+  assert len(server.asked) == 4, "three times what was asked, and a trifle"
 
 
 def test_replies_are_taken_as_they_are() -> None:

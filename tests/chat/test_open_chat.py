@@ -56,6 +56,17 @@ def test_a_run_asks_an_endpoint_and_replays_offline(
     assert KEY.encode() not in file.read_bytes(), file
 
 
+def test_the_switches_of_the_template_reach_an_endpoint(tmp_path: pathlib.Path) -> None:
+  with scripted(upper) as server:
+    plain = config(kind="endpoint", url=server.url, model="m", extra='{"top_k": 4}')
+    switched = config(**plain.chat.to_dict() | {"template_kwargs": '{"enable_thinking": false}'})
+    for c in (plain, switched, switched):
+      with Run(c, Workdir(str(tmp_path))) as run:
+        run.chat.ask([ask("a")])
+  assert [body.get("chat_template_kwargs") for body in server.asked] == [None, {"enable_thinking": False}]
+  assert [body["top_k"] for body in server.asked] == [4, 4]
+
+
 def test_money_that_earlier_starts_spent_counts(tmp_path: pathlib.Path) -> None:
   """44 millionths a reply, as in test_endpoint; the budget is raised in the same workdir, and the run goes on."""
   with scripted(upper) as server:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from score_jax.agent.protocol import TAGS, Protocol
 from score_jax.agent.tokenizer import CHATML, train
@@ -134,3 +134,47 @@ def test_tokens_spell_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
   ids = tokenizer.encode(text, add_special_tokens=False)
   assert b"".join(map(template.bytes_of, ids)) == text.encode()
   assert tokenizer.chat_template == CHATML
+
+
+THINKING = (
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+  "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}<|im_end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n"
+  "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def thinking(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+  """A tokenizer whose template has Qwen3's switch; the marks of thinking are added tokens and not special, as there."""
+  tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
+  tokenizer.chat_template = THINKING
+  return tokenizer
+
+
+@pytest.mark.parametrize("switches", [{}, {"enable_thinking": True}, {"enable_thinking": False}])
+def test_a_templates_switches_are_those_of_transformers(
+  thinking: PreTrainedTokenizerFast, switches: dict[str, bool]
+) -> None:
+  expected = thinking.apply_chat_template(TALK, add_generation_prompt=True, **switches)["input_ids"]
+  assert list(Template(thinking, switches=switches).prompt(TALK)) == expected
+  other = Template(thinking, switches={"enable_thinking": not switches.get("enable_thinking", True)})
+  assert list(other.prompt(TALK, {"enable_thinking": True, **switches})) == expected, "a conversation's own count"
+  assert ("</think>" in thinking.decode(expected)) == (switches == {"enable_thinking": False})
+
+
+def test_thinking_is_hidden_in_a_question_and_left_out_of_an_answer(thinking: PreTrainedTokenizerFast) -> None:
+  template, end = Template(thinking), thinking.get_vocab()["</think>"]
+  asked = template.prompt([{"role": "user", "content": "a </think> b"}])
+  assert end not in asked and "a </think> b" in template.text(asked)
+  talk = [TALK[1], {"role": "assistant", "content": "<think>hm</think>12"}, TALK[1]]
+  assert list(template.prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+  assert "hm" not in template.text(template.prompt(talk))
+
+
+@pytest.mark.parametrize("name", ["enable_thinkin", "messages", "add_generation_prompt", "tools", "x y"])
+def test_a_switch_that_the_template_does_not_have_is_refused(thinking: PreTrainedTokenizerFast, name: str) -> None:
+  with pytest.raises(UserError, match=rf"chat\.template_kwargs: .* has no switch '{name}'; leave it out"):
+    Template(thinking, switches={name: False})
+  with pytest.raises(Refused, match=f"has no switch '{name}'"):
+    Template(thinking).prompt(TALK, {name: False})

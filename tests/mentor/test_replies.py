@@ -23,10 +23,72 @@ from tests.mentor.scripted_chat import COST, ScriptedChat, in_turn
     '\n {"thought": "add"} \n',
     '```json\n{"thought": "add"}\n```',
     '```\n{"thought": "add"}\n```',
+    '```JSON\n{"thought": "add"}\n```',
+    '```Json {"thought": "add"}```',
+    '```{"thought": "add"}```',
+    '```json\r\n{"thought": "add"}\r\n```\r\n',
+    '\ufeff{"thought": "add"}',
+    '\ufeff```json\n{"thought": "add"}\n```',
+    '<think>They want 12. {"thought": "no"}</think>{"thought": "add"}',
+    '<think>\n\n</think>\n\n{"thought": "add"}',
+    '<think></think>\ufeff{"thought": "add"}',
+    'First I add.\n</think>\n\n{"thought": "add"}',
+    '{"thought": "a draft"}\n</think>\n{"thought": "add"}',
+    '<think>a</think><think>b</think>```json\n{"thought": "add"}\n```',
+    '<think>The student wrote </think>{"thought": "evil"} here.</think>{"thought": "add"}',
+    '<think>Not </think>{"thought": "</think>{"thought": "add"}',
   ],
 )
 def test_one_object_alone_or_in_a_fence(reply: str) -> None:
   assert parse(reply, FirstThought) == FirstThought(thought="add")
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "end with </think> and go on",
+    '</think>{"thought": "evil"}',
+    '<think>x</think>\\{"thought": "evil"}',
+    "print('```')\n```",
+    "two\nlines\tand a tab",
+  ],
+)
+@pytest.mark.parametrize("before", ["", "<think>hm</think>", "hm</think>\n", "\ufeff"])
+@pytest.mark.parametrize("fence", ["{}", "```json\n{}\n```"])
+def test_what_stands_in_a_string_cuts_nothing(text: str, before: str, fence: str) -> None:
+  reply = before + fence.replace("{}", json.dumps({"thought": text}))
+  assert parse(reply, FirstThought).thought == text
+
+
+def test_raw_line_breaks_within_strings_are_text() -> None:
+  reply = '<think>\n</think>{"thought": "two\nlines", "code": "x = 1\r\nprint(x)"}'
+  assert parse(reply, Act) == Act(thought="two\nlines", code="x = 1\nprint(x)")
+
+
+@pytest.mark.parametrize(
+  ("reply", "told"),
+  [
+    ('<think>They want {"thought": "add"}', "no </think>, and nothing follows it; think less"),
+    ("<think>hm</think>", "no object follows </think>"),
+    ('<think>{"thought": "add"}</think>\n', "no object follows </think>"),
+    ('<think>hm</think>So: {"thought": "add"}', "no object follows </think>"),
+    ('<think>hm</think>{"thought": "add"} {"thought": "add"}', "Extra data"),
+    ('{"thought": "add"}<think>hm</think>', "no object follows </think>"),
+  ],
+)
+def test_thinking_alone_is_no_reply(reply: str, told: str) -> None:
+  with pytest.raises(Refused, match="no_json") as refused:
+    parse(reply, FirstThought)
+  assert told in refused.value.told
+
+
+def test_thinking_is_not_shown_again() -> None:
+  chat = ScriptedChat(in_turn("<think>" + "so " * 5000 + "</think>add them", '{"thought": "add"}'))
+  [answer] = Asking(chat, tokens=99).all(
+    "plan", [("a", "?")], FirstThought, temperature=0.0, take=lambda read: [made for _, made in read]
+  )
+  assert answer.value == FirstThought(thought="add")
+  assert [message.content for message in chat.asked[1].messages if message.role == "assistant"] == ["add them"]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,9 @@ def test_each_verdict_has_its_grade(word: str, grade: float | None) -> None:
     '{"verdict": "right", "reason": "", "grade": 1}',
     '{"verdict": "wrong", "reason": "", "verdict": "right"}',
     'I say {"verdict": "right", "reason": ""}',
-    '```json\n{"verdict": "right", "reason": ""}\n```',
+    '<think>{"verdict": "right", "reason": ""}',
+    '<think>hm</think>right {"verdict": "right", "reason": ""}',
+    '<think>{"verdict": "right", "reason": ""}</think>',
     '{"verdict": "right", "reason": ""} {"verdict": "wrong", "reason": ""}',
     "[" * 100_000,
   ],
@@ -60,6 +62,19 @@ def test_nothing_but_the_object_asked_for_is_a_verdict(reply: str) -> None:
   assert grade is None
   assert "form" in reason
   assert len(asked) == ASKS == 3
+
+
+@pytest.mark.parametrize(
+  "reply",
+  [
+    '<think>{"verdict": "wrong", "reason": ""}</think>{"verdict": "right", "reason": "so"}',
+    'It says </think>{"verdict": "wrong", "reason": ""} and more.\n</think>\n\n{"verdict": "right", "reason": "so"}',
+    '```json\n{"verdict": "right", "reason": "so"}\n```',
+    '\ufeff{"verdict": "right", "reason": "so"}',
+  ],
+)
+def test_a_verdict_behind_thinking_or_in_a_fence_counts(reply: str) -> None:
+  assert verdict(reply) == ("right", "so")
 
 
 def test_it_is_asked_again_and_the_first_verdict_counts() -> None:
