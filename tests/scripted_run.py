@@ -150,12 +150,10 @@ def student(name: str, text: str) -> Turn:
     return plan("see")
   if kind == "q":
     return submit(UNGRADED if copy == 0 else "0")
+  if stage in REINFORCED and kind != "u" and not copy % 2:
+    return act(f"print({turns})", "long " * (turns + answer_of(text) % 7))
   if stage in REINFORCED:
-    return (
-      submit(str(answer_of(text)))
-      if kind == "u" or copy % 2
-      else act(f"print({turns})", "long " * (turns + answer_of(text) % 7))
-    )
+    return submit(str(answer_of(text)))
   errors = KINDS[kind][1][text.count(MENDED) :]
   if stage in ("sft_rejection", "sft_redraw") and copy == 1 and kind in "et":
     errors = ()

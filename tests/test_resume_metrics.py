@@ -103,7 +103,6 @@ def test_killed_in_a_step_that_no_checkpoint_holds_it_does_it_again_and_counts_i
   assert [line["step"] for line in told(tmp_path)] == [0, 1, 2, 2, 3]
   counted = metric_lines((tmp_path / "metrics/grpo.jsonl").read_text())
   tokens = [line["generated_tokens"] for line in told(whole)]
-  assert len(set(tokens)) == STEPS, "steps can be told apart"
   assert [line["generated_tokens"] for line in counted] == tokens
   assert [line["generated_tokens"] for line in watches[-1].lines] == tokens, "the alarms count each step once"
 

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 
 from score_jax.agent.rollout import at_question
 from score_jax.alarms.watch import Watch
+from score_jax.mentor.counterfactual import CounterfactualTeacher
 from score_jax.mentor.starts import Start
 from score_jax.mesh.sharding import AXES, Meshes
 from score_jax.reinforce import _Reinforce
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
   c.teacher.temperature, c.teacher.top_k, c.teacher.top_p, c.teacher.repetition_penalty = 0.9, 40, 0.85, 1.2
   c.rl.temperature, c.rl.distill, c.rl.kl = 0.6, 0.5, 0.1
   c.rl.length, c.rl.micro_rows, c.train.length, c.train.micro_rows = 320, 3, 256, 5
-  c.train.logit_chunk = 64
+  c.train.logit_chunk, c.mps.continuations = 64, 16
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Meshes, "of", lambda _: Meshes(train=on(1), sample=on(2), teacher=on(3)))
     with Run(c, Workdir(str(tmp_path_factory.mktemp("run")))) as found:
@@ -102,17 +103,16 @@ def test_a_supervised_stage_has_its_own_settings_and_those_that_all_share(run: R
   assert {(s.length, s.micro_rows, s.rows, s.warmup) for s in found.values()} == {(256, 5, 8, c.train.warmup)}
 
 
-def test_the_teacher_on_the_mesh_judges_by_what_the_config_says(run: Run) -> None:
+@pytest.mark.parametrize("by", ["student", "teacher"])
+def test_the_teacher_on_the_mesh_judges_by_whom_the_config_names(
+  run: Run, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
   """The student's continuations are by the weights that are mentored."""
-  run.config.mps.continue_by = "student"
-  try:
-    weights = object()
-    teacher = open_teacher(run, weights)  # type: ignore[arg-type]
-    judged_by, of = teacher._judge  # type: ignore[union-attr]
-    assert (judged_by.author, of) == ("student", weights)
-    assert (teacher._agent.author, teacher._weights) == ("teacher", run.teacher_model.weights)  # type: ignore[union-attr]
-  finally:
-    run.config.mps.continue_by = "teacher"
-  teacher = open_teacher(run, weights)  # type: ignore[arg-type]
-  judged_by, of = teacher._judge  # type: ignore[union-attr]
-  assert (judged_by.author, of is run.teacher_model.weights) == ("teacher", True)
+  monkeypatch.setitem(run.config.mps, "continue_by", by)
+  mentored = jax.tree.map(lambda x: x, run.student.weights)
+  teacher = open_teacher(run, mentored)
+  assert isinstance(teacher, CounterfactualTeacher)
+  agent, weights = teacher._judge
+  assert (agent.author, weights is {"student": mentored, "teacher": run.teacher_model.weights}[by]) == (by, True)
+  assert (teacher._agent.author, teacher._weights is run.teacher_model.weights) == ("teacher", True)
+  assert (teacher.delta, teacher._acts) == (run.config.mps.delta, run.config.agent.acts)

@@ -16,8 +16,11 @@ from score_jax.arms import STAGES
 from score_jax.examine import fingerprint
 from score_jax.export import of_stage
 from score_jax.hand_over import of_run
+from score_jax.recipe import STARTS
+from score_jax.run import Run
 from score_jax.tasks.split import share
 from score_jax.trajectory import Question, Trajectory
+from score_jax.workdir import Workdir
 from tests.scripted_run import ACTS, KEEP, MENDED, OUTCOMES, SHARE, Record, Updated, config, ran
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")
@@ -107,10 +110,18 @@ def test_sft_and_rl_have_a_half_each_of_what_was_mentored(record: Record) -> Non
   assert not of_kinds(sft, "hkq") and not of_kinds(rl, "q")
 
 
-def test_the_arm_from_the_question_has_questions_of_rls_half(record: Record) -> None:
-  found = asked(record, "rl_from_question")
-  assert set(found) <= half(record, first=False)
+def test_the_arm_from_the_question_has_rls_own_questions_in_rls_order(record: Record) -> None:
+  rl, found = asked(record, "rl"), asked(record, "rl_from_question")
+  assert all(ours == theirs for ours, theirs in zip(rl, found, strict=False))
+  assert set(found) <= set(rl) <= half(record, first=False)
   assert all(not r.start.steps for rolled in record.named("rl_from_question") for r in rolled.requests)
+
+
+def test_rl_from_all_questions_has_all_of_rls_half(record: Record) -> None:
+  with Run(record.config, Workdir(str(record.folder))) as run:
+    lesson = STARTS["questions_for_rl"](run, "rl_from_all_questions")
+  assert {start.question.id for start in lesson.material} == half(record, first=False)
+  assert all((start.trajectory.steps, start.acts) == ((), ACTS) for start in lesson.material)
 
 
 def test_grpo_has_all_the_mentored_questions(record: Record) -> None:
@@ -214,17 +225,19 @@ def test_log_probabilities_are_of_the_temperature_that_was_drawn_at(record: Reco
   assert {u.temperature for u in record.updates if u.stage in IMITATE} == {1.0}
 
 
-def test_the_alarms_score_by_the_first_weights_and_by_those_of_the_step(record: Record) -> None:
-  """At RL's temperature what the first weights say of rollouts; at the student's, those of now of old prefixes."""
+def test_weights_score_at_the_temperature_of_what_they_score(record: Record) -> None:
+  """Each step what it drew, by the weights that drew it; now and then what it drew by the first weights, and the
+  prefixes, which the student explored, by those after the step."""
   known = {row["model"]: row["weights_sha256"] for row in record.read("results.json")["rows"]}
   c = record.config
-  found = [(s.temperature, s.weights) for s in record.scores if s.stage == "rl"]
-  drift, stale = found[::2], found[1::2]
-  assert len(drift) == len(stale) == 3, "in the first step, the second and the last"
-  assert set(drift) == {(c.rl.temperature, known["sft"])}
-  assert {t for t, _ in stale} == {c.student.temperature}
-  drawn_from = [rolled.weights for rolled in record.named("rl")]
-  assert [w for _, w in stale] == [drawn_from[1], drawn_from[2], known["rl"]], "after the step"
+  drew = [rolled.weights for rolled in record.named("rl")]
+  after = [*drew[1:], known["rl"]]
+  expected: list[tuple[float, str]] = []
+  for number in range(c.rl.steps):
+    expected.append((c.rl.temperature, drew[number]))
+    if number != 2:  # the first, and those with a checkpoint
+      expected += [(c.rl.temperature, known["sft"]), (c.student.temperature, after[number])]
+  assert [(s.temperature, s.weights) for s in record.scores if s.stage == "rl"] == expected
 
 
 @pytest.mark.parametrize("stage", (*BY_STEPS, *BY_BUDGET))
