@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax.limits import COUNT, flag
 from score_jax.mesh.allocator import keep_freed_memory
 from score_jax.mesh.sharding import make_mesh
 from score_jax.model import source
@@ -301,7 +302,7 @@ def main() -> None:
   )
   parser.add_argument("--peers", type=lambda s: s.split(","), default=["transformers", "tunix"], help="of a and b")
   parser.add_argument("--only", type=lambda s: s.split(","), default=list("abcde"), help="such as a,c")
-  parser.add_argument("--requests", type=int, default=64, help="of a and b")
+  parser.add_argument("--requests", type=flag(COUNT), default=64, help="of a and b")
   parser.add_argument(
     "--batches",
     type=lambda s: [int(x) for x in s.split(",") if x],
@@ -309,13 +310,13 @@ def main() -> None:
     help="of peers; empty: none run",
   )
   parser.add_argument("--slots", type=lambda s: [int(x) for x in s.split(",")], default=[16, 32], help="of ours")
-  parser.add_argument("--piece", type=int, default=32)
+  parser.add_argument("--piece", type=flag(COUNT), default=32)
   parser.add_argument("--rows", type=lambda s: [int(x) for x in s.split(",")], default=[2, 8])
-  parser.add_argument("--decode", type=int, default=32)
-  parser.add_argument("--block", type=int, default=256, help="places of a block of the cache, in a and b")
+  parser.add_argument("--decode", type=flag(COUNT), default=32)
+  parser.add_argument("--block", type=flag(COUNT), default=256, help="places of a block of the cache, in a and b")
   parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
   parser.add_argument("--malloc", default="plain", choices=["plain", "kept"], help="of peers")
-  parser.add_argument("--turns", type=int, default=5, help="of c, d and e")
+  parser.add_argument("--turns", type=flag(COUNT), default=5, help="of c, d and e")
   parser.add_argument("--plot", default="", help="file for the curves of d")
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()

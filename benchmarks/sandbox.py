@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from score_jax.limits import POSITIVE, flag
 from score_jax.tools.isolation import ISOLATIONS
 from score_jax.tools.outcome import Ran
 from score_jax.tools.python import PythonTool
@@ -120,7 +121,7 @@ def left(isolation: str, sessions: int = 200, steps: int = 50) -> dict[str, dict
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--isolation", default="bubblewrap", choices=ISOLATIONS)
-  parser.add_argument("--minutes", type=float, default=1.0, help="of opened")
+  parser.add_argument("--minutes", type=flag(POSITIVE), default=1.0, help="of opened")
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
   parts: dict[str, Callable[[], Any]] = {

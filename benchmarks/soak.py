@@ -25,6 +25,7 @@ import time
 from descendants import descendants
 
 from score_jax.agent.rollout import Request, at_question
+from score_jax.limits import POSITIVE, flag
 from score_jax.run import Run
 from score_jax.variation import config_from
 from score_jax.workdir import Workdir
@@ -126,7 +127,7 @@ def greatest(seen: list[Seen], name: str) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--minutes", type=float, default=60.0)
+  parser.add_argument("--minutes", type=flag(POSITIVE), default=60.0)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory(prefix="soak_") as folder:
     temporary = pathlib.Path(folder, "tmp")

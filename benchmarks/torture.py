@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 from descendants import descendants
 
+from score_jax.limits import COUNT, flag
+
 CONFIG = "configs/quickstart.py"
 CHECKED = ("*.json", "stages/*.json", "trajectories/**/*", "eval/**/*")
 
@@ -287,7 +289,7 @@ def require_every_question_once(root: pathlib.Path) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--kills", type=int, default=30)
+  parser.add_argument("--kills", type=flag(COUNT), default=30)
   parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
   parser.add_argument("--workdir", type=pathlib.Path, help="an empty folder; default: one that is removed")
   parser.add_argument("--verbose", action="store_true", help="shows what the runs say")

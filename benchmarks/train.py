@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax.limits import COUNT, COUNT_OR_NONE, flag
 from score_jax.mesh.allocator import keep_freed_memory
 from score_jax.mesh.sharding import make_mesh
 from score_jax.model import source, weights
@@ -242,18 +243,22 @@ def multiplications(name: str, args: argparse.Namespace, config: DecoderConfig, 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--model", default="smollm2", help="smollm2, a model folder, or a shape such as Qwen2.5-1.5B")
-  parser.add_argument("--layers", type=int, default=0, help="so many of its layers; 0: all")
-  parser.add_argument("--rows", type=int, default=4)
-  parser.add_argument("--micro-rows", type=int, default=0, help="rows of a micro-batch; 0: one micro-batch")
-  parser.add_argument("--torch-micro-rows", type=int, default=0, help="the same for torch, which may like another")
-  parser.add_argument("--length", type=int, default=512, help="tokens of a row")
-  parser.add_argument("--samples", type=int, default=2, help="trajectories packed into a row")
+  parser.add_argument("--layers", type=flag(COUNT_OR_NONE), default=0, help="so many of its layers; 0: all")
+  parser.add_argument("--rows", type=flag(COUNT), default=4)
+  parser.add_argument(
+    "--micro-rows", type=flag(COUNT_OR_NONE), default=0, help="rows of a micro-batch; 0: one micro-batch"
+  )
+  parser.add_argument(
+    "--torch-micro-rows", type=flag(COUNT_OR_NONE), default=0, help="the same for torch, which may like another"
+  )
+  parser.add_argument("--length", type=flag(COUNT), default=512, help="tokens of a row")
+  parser.add_argument("--samples", type=flag(COUNT), default=2, help="trajectories packed into a row")
   parser.add_argument("--dtype", default="float32", help="of our passes; torch is compared in float32 alone")
   parser.add_argument("--attention", default="auto")
   parser.add_argument("--remat", default="none")
-  parser.add_argument("--logit-chunk", type=int, default=512)
+  parser.add_argument("--logit-chunk", type=flag(COUNT), default=512)
   parser.add_argument("--stacked", action="store_true", help="loop over stacked layers")
-  parser.add_argument("--turns", type=int, default=5)
+  parser.add_argument("--turns", type=flag(COUNT), default=5)
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
   say: Callable[..., None] = (lambda *_: None) if args.json else print

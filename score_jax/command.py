@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from score_jax import limits
 from score_jax.errors import UsageError, UserError
 from score_jax.mesh.allocator import keep_freed_memory
 from score_jax.mesh.backend import skip_absent_tpu
@@ -44,6 +45,7 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
+    limits.check(CONFIG.value)
     run(CONFIG.value, WORKDIR.value or f"runs/{name}")
 
   try:

@@ -28,6 +28,7 @@ from typing import Any
 
 from score_jax.command import set_environment
 from score_jax.errors import UserError
+from score_jax.limits import POSITIVE, flag
 
 FORMS = ("messages", "prompt_completion", "preference")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -137,7 +138,9 @@ def main() -> int:
   )
   parser.add_argument("--out", required=True, metavar="DIR", help="new or empty, local")
   parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
-  parser.add_argument("--shard_gb", default=5.0, type=float, help="greatest file, in 10^9 bytes (default: %(default)s)")
+  parser.add_argument(
+    "--shard_gb", default=5.0, type=flag(POSITIVE), help="greatest file, in 10^9 bytes (default: %(default)s)"
+  )
   args = parser.parse_args()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")

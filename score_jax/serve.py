@@ -26,6 +26,7 @@ from typing import Any
 
 from score_jax.command import set_environment
 from score_jax.errors import UserError
+from score_jax.limits import PORT, flag
 
 
 def service(args: argparse.Namespace) -> Any:
@@ -101,7 +102,9 @@ def main() -> int:
   parser.add_argument("--model", required=True, help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--name", default="", help="by which clients ask for it (default: the last part of --model)")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
-  parser.add_argument("--port", default=8000, type=int, help="0: a free one, which is printed (default: %(default)s)")
+  parser.add_argument(
+    "--port", default=8000, type=flag(PORT), help="0: a free one, which is printed (default: %(default)s)"
+  )
   parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="(default: %(default)s)")
   parser.add_argument("--slots", default=16, type=_count, help="replies drawn at once (default: %(default)s)")
   parser.add_argument("--length", default=4096, type=_count, help="tokens of prompt and reply (default: %(default)s)")

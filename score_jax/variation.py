@@ -8,6 +8,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from score_jax import limits
 from score_jax.errors import UserError
 
 
@@ -29,9 +30,11 @@ def config_from(path: str) -> ConfigDict:
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   try:
-    return module.get_config(arg)
+    config = module.get_config(arg)
   except ValueError as error:
     raise UserError(str(error)) from error
+  limits.check(config)
+  return config
 
 
 def located(path: str) -> str:

@@ -181,6 +181,12 @@ def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path) -> None:
   assert said.startswith(f"error: workdir {tmp_path} is in use by the run with process id {os.getpid()} on ")
 
 
+@pytest.mark.parametrize("key", ["tasks.test", "tasks.train", "rl.steps"])
+def test_a_negative_count_is_refused(key: str, tmp_path: pathlib.Path) -> None:
+  said = refused(1, "--config=configs/quickstart.py:smoke", f"--config.{key}=-1", f"--workdir={tmp_path}")
+  assert said == f"error: {key} = -1: must be a whole number of at least 1; set --config.{key} to one"
+
+
 def test_how_it_is_to_survive_may_be_changed(finished: pathlib.Path) -> None:
   config = smoke_config()
   config.survival.journal_s, config.survival.grace_s = 7.0, 3.0

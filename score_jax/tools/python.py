@@ -36,6 +36,7 @@ from collections.abc import Callable
 from typing import Self
 
 from score_jax.errors import UserError
+from score_jax.limits import COUNT, POSITIVE, flag
 from score_jax.tools import isolation
 from score_jax.tools.functions import NONE, Functions, Offered, read
 from score_jax.tools.outcome import Outcome, Ran, effective
@@ -228,12 +229,14 @@ def main() -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--isolation", default="bubblewrap", choices=isolation.ISOLATIONS)
-  parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="pieces of code that run at once")
-  parser.add_argument("--sessions", type=int, default=64, help="sessions whose processes are kept")
-  parser.add_argument("--timeout_s", type=float, default=10.0, help="of one piece of code")
-  parser.add_argument("--memory_mb", type=int, default=512, help="of a session, MiB")
-  parser.add_argument("--files_mb", type=int, default=64, help="of a session's files, MiB")
-  parser.add_argument("--output_chars", type=int, default=4096, help="of an observation")
+  parser.add_argument(
+    "--workers", type=flag(COUNT), default=os.cpu_count() or 1, help="pieces of code that run at once"
+  )
+  parser.add_argument("--sessions", type=flag(COUNT), default=64, help="sessions whose processes are kept")
+  parser.add_argument("--timeout_s", type=flag(POSITIVE), default=10.0, help="of one piece of code")
+  parser.add_argument("--memory_mb", type=flag(COUNT), default=512, help="of a session, MiB")
+  parser.add_argument("--files_mb", type=flag(COUNT), default=64, help="of a session's files, MiB")
+  parser.add_argument("--output_chars", type=flag(COUNT), default=4096, help="of an observation")
   parser.add_argument("--functions", default="", metavar="FILE", help="what else code can call: functions.py")
   options = vars(parser.parse_args())
   file = options.pop("functions")

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from score_jax.errors import UserError
+from score_jax.limits import PORT, flag
 from score_jax.tools.corpus import Corpus, Fields
 from score_jax.tools.open_search import INDEXES
 from score_jax.tools.search import find
@@ -71,7 +72,7 @@ def main() -> None:
   parser.add_argument("--text", default="text", help="key of its text")
   parser.add_argument("--index", type=pathlib.Path, default=INDEXES, help="folder of the indexes")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all")
-  parser.add_argument("--port", type=int, default=8000)
+  parser.add_argument("--port", type=flag(PORT), default=8000)
   args = parser.parse_args()
   try:
     corpus = Corpus(args.corpus, fields=Fields(args.title, args.text), sha256="", indexes=args.index)
