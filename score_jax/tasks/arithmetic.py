@@ -18,7 +18,13 @@ def value(text: str) -> Fraction | None:
   """The value of a tidy text; None: it is no such sum, divides by zero or is too large."""
   if len(text) > LONGEST:
     return None
-  spelled = text.replace("\\cdot", "*").replace("{", "(").replace("}", ")").replace("^", "**")
+  spelled = (
+    re.sub(r"(?<=\d) ?x ?(?=\d)", "*", text)
+    .replace("\\cdot", "*")
+    .replace("{", "(")
+    .replace("}", ")")
+    .replace("^", "**")
+  )
   spelled = re.sub(r"(?<![\d.])0+(?=\d)", "", FRACTION.sub(r"((\1)/(\2))", spelled)).strip()
   if not SIGNS.fullmatch(spelled) or "//" in spelled:
     return None

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from score_jax.tasks import math_values
-from score_jax.tasks.math_form import Atom, Chain, Equation, Form, Named, read
+from score_jax.tasks.math_form import Atom, Chain, Equation, Form, Named, is_number, read
 from score_jax.tasks.math_labels import NAME, is_label
 from score_jax.tasks.math_quantity import same_quantity
 from score_jax.tasks.math_text import squeezed
@@ -45,7 +45,7 @@ def values(chain: Chain, same: Callable[[Form, Form], bool]) -> Iterator[Form]:
       yield last
     return
   known = [index for index, is_constant in enumerate(constant) if is_constant]
-  if not labelled and len(known) < len(sides):
+  if any(index not in known and (not labelled or is_number(side)) for index, side in enumerate(sides)):
     return
   pairs = [(i, j) for i in known for j in known if i < j]
   if all(_agree(sides[i], sides[j], "=" if {*signs[i:j]} == {"="} else "\\approx") for i, j in pairs):

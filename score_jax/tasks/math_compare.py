@@ -13,7 +13,7 @@ Rules where mathematics alone does not say:
     digits of a printed float.
  6. Names are compared without regard to case, articles and punctuation.
  7. A chain of equal sides ("x = 4/2 = 2") has the value of its sides, if they agree; it may end with a rounded decimal.
-    An equation with an unknown in it ("2x = 2", "x^2 = 4") is no value, unless its left side is a label (math_labels.py).
+    An equation with an unknown in it ("2x = 2", "x^2 = 4") is no value, unless it begins with a label (math_labels.py).
  8. Values with names of their own ("x = 1, y = 2") count by name; against a list or point without names, in the order
     of the names.
  9. One letter after a number ("6s^2", "5 m") is a variable, unless the other text has that unit in words or \text. A
@@ -153,6 +153,8 @@ def _in_names_order(gold: Sequence, answer: Sequence) -> bool | None:
   names = [_names(form) for form in (gold, answer)]
   if not any(names) or any(form.left == "{" for form in (gold, answer)):
     return None
+  if not gold.left and not names[0] and len({name.partition("_")[0] for name in names[1]}) == 1:
+    return None  # x_1 and x_2 only number the values
   if all(names):
     values = {name: item for name, item in zip(names[1], answer.items, strict=True)}
     return {*names[0]} == {*names[1]} and all(same(i, values[n]) for n, i in zip(names[0], gold.items, strict=True))

@@ -14,8 +14,10 @@ INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\u2061\ufeff]")
 TAGGED = re.compile(r"<(answer|final_answer|ans)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 MARKED = "####"
 FENCE = re.compile(r"```[a-z]*\s*\n(.*)\n\s*```|```(.*)```", re.DOTALL)
-PAIRS = (("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"))
+PAIRS = (("\\(", "\\)"), ("\\[", "\\]"), ("***", "***"), ("**", "**"), ("_", "_"), ("`", "`"), ('"', '"'), ("'", "'"))
 BOLD = re.compile(r"(?<![\w)\]}*])\*\*(?![\s*])([^*]+?)(?<!\s)\*\*(?![\w(*])")
+HEADING = re.compile(r"^#{1,3}\s+(?=\S)")
+WORDS = re.compile(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}\s*(?=\S)")
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 LISTED = re.compile(r"[=,;&]|\b(?:and|or)\b")  # between boxes: they are several values
 BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*(-?\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")
@@ -24,10 +26,10 @@ SO = r"(?:(?:so|thus|hence|therefore|then|finally|consequently|in conclusion)\b[
 IS = r"(?:(?:is|are|was|equals)\b\s*:?|:|=)"
 #: what says that the answer follows
 ANSWER = re.compile(
-  rf"\W{{0,3}}{SO}?\W{{0,3}}(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
+  rf"\W{{0,3}}{SO}?\W{{0,3}}(?:i (?:think|believe) (?:that )?)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
   rf"(?:(?:answer|result|solution)s?(?:\s+set)?\s*\W{{0,2}}(?:{IS})|answer\s+(?=[-+\d\\$(]))"
   r"(?:\s*(?:therefore|thus|simply|just|exactly|equal to)\b)?\s*"
-  r"|(?:因此|所以|故|则)?\s*[,，]?\s*(?:最终|最后|正确)?的?答案\s*(?:是|为|[:：=])\s*[:：]?\s*",
+  r"|(?:因此|所以|故|则)?\s*[,，]?\s*(?:我的)?(?:最终|最后|正确)?的?答案\s*(?:是|为|[:：=])\s*[:：]?\s*",
   re.IGNORECASE,
 )
 WORD = r"\\?[A-Za-z]+(?:_\{?\w+\}?)?"
@@ -88,7 +90,10 @@ def _bare(text: str) -> str:
     inner = text[len(left) : -len(right)]
     if len(text) > len(left + right) and text.startswith(left) and text.endswith(right) and left not in inner:
       return inner
-  text = BOLD.sub(r"\1", text)
+  text = HEADING.sub("", BOLD.sub(r"\1", text))
+  words = WORDS.match(text)
+  if words and ANSWER.fullmatch(words[1].strip()):
+    return text[words.end() :]
   lines = text.rsplit("\n", 1)
   if len(lines) == 2 and ANSWER.match(lines[1]):
     return lines[1]

@@ -240,8 +240,8 @@ def _bracketed(text: str, level: int) -> Form | None:
     return None
   left, right = text[0].replace(SET_LEFT, "{"), text[-1].replace(SET_RIGHT, "}")
   built = BUILDER.fullmatch(text[1:-1]) if left == "{" else None
-  if built is not None and isinstance(condition := read(built[2], level=level), Named) and condition.name == built[1]:
-    return condition
+  if built is not None and (met := _met(read(built[2], level=level), built[1])) is not None:
+    return met
   pieces = [p for p in split(text[1:-1], re.compile("[,;]")) if p.strip()]
   items = tuple(read(piece, level=level) for piece in pieces)
   if not items:
@@ -250,6 +250,18 @@ def _bracketed(text: str, level: int) -> Form | None:
   if spread == [Atom("\\emptyset")] and left == "{":
     return Sequence(tuple(spread), left, right)  # the set of the empty set is not empty
   return Sequence(tuple(spread), left, right) if len(spread) > 1 else spread[0]
+
+
+def _met(condition: Form, name: str) -> Form | None:
+  """The values that meet the condition of a set, such as x > 1, or x = 1 or x = 3; None: it is another's."""
+  if isinstance(condition, Named):
+    return condition if condition.name == name else None
+  named = (
+    [item.form for item in condition.items if isinstance(item, Named) and item.name == name]
+    if (isinstance(condition, Sequence))
+    else []
+  )
+  return Sequence(tuple(named), "{", "}") if named and len(named) == len(condition.items) else None  # type: ignore
 
 
 def _related(text: str, level: int) -> Form | None:
@@ -267,7 +279,7 @@ def _related(text: str, level: int) -> Form | None:
     return Time(tuple(int(part) for part in found.groups()[:3] if part), (found[4] or "").lower())
   for colon in (COLON, TO):
     parts = [part.strip() for part in split(text, colon)]
-    if len(parts) > 1 and all(map(_is_number, parts)):
+    if len(parts) > 1 and all(map(is_number, parts)):
       return Ratio(tuple(parts))
   if found := ASSIGNED.match(text):
     return Named(squeezed(found[1]), read(text[found.end() :], level=level))
@@ -304,7 +316,7 @@ def _equated(sides: list[str], signs: list[str], level: int) -> Form | None:
   return Equation(left, right) if signs == ["="] else Chain((left, right), tuple(signs))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
   """Whether no variable stands in it, as far as its letters tell."""
   bare = re.sub(r"\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])|sqrt|pi", "1", text)
   return re.search("[A-Za-z<>=,]", bare) is None and re.search(r"\d", bare) is not None
@@ -314,7 +326,7 @@ def _is_note(found: re.Match[str]) -> bool:
   """Whether brackets behind a value say it again rather than multiply it: 7/2 (3.5), but not 2 (3)."""
   both = [found[name].replace("\\%", "%").replace("%", "") for name in ("value", "note")]
   marked = found["same"] is not None or re.search(r"[./%]|\\frac", found["value"] + found["note"]) is not None
-  return marked and all(map(_is_number, both)) and found["value"].rstrip()[-1] in "0123456789}])%"
+  return marked and all(map(is_number, both)) and found["value"].rstrip()[-1] in "0123456789}])%"
 
 
 def _signed(text: str, plus: str, minus: str) -> str:

@@ -18,10 +18,11 @@ CALLED = re.compile(
 )
 MARKS = re.compile(r"\\(?:m?angle|overline|triangle|widehat|hat|bar|vec|overrightarrow|text)(?![A-Za-z])")
 SUBSCRIPT = re.compile(r"_\{[^{}]*\}")
-RATIO = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+RATIO = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc|det|deg|dim)(?![A-Za-z])")
+GREEK_LETTER = re.compile(r"\\(?:theta|alpha|beta|gamma|delta|lambda|mu|rho|sigma|phi|varphi|omega)(?![A-Za-z])")
 OPERATIONS = re.compile(rf"{RATIO.pattern}|\\(?:frac|cdot)(?![A-Za-z])")
 SIGNS = re.compile(r"[A-Za-z{}()\[\]|+\-*/: ',]+")
-ALIKE = {"sqrt", "cbrt", "root", "abs", "max", "min", "gcd", "lcm", *FUNCTIONS}
+ALIKE = {"sqrt", "cbrt", "root", "abs", "max", "min", "gcd", *FUNCTIONS}
 
 
 def is_name(side: str) -> bool:
@@ -41,7 +42,7 @@ def is_label(side: str) -> bool:
   """Whether it is a name, or variables of which there are several, added, multiplied or divided."""
   if is_name(side):
     return True
-  bare = SUBSCRIPT.sub("", OPERATIONS.sub(" ", MARKS.sub(" ", side)))
+  bare = SUBSCRIPT.sub("", OPERATIONS.sub(" ", GREEK_LETTER.sub(" z ", MARKS.sub(" ", side))))
   letters = re.findall("[A-Za-z]+", bare)
   several = len({letter for run in letters for letter in run}) > 1 or RATIO.search(side) is not None
   return SIGNS.fullmatch(bare) is not None and several and not ALIKE & {*letters}

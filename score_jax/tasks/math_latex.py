@@ -13,7 +13,14 @@ def _binomial(written: re.Match[str]) -> str:
   return rf"\binom{{{above}}}{{{below}}}"
 
 
+def _mixed(written: re.Match[str]) -> str:
+  """A whole number before a proper fraction is added to it, and multiplies any other."""
+  whole, above, below = written.groups()
+  return rf"({whole}{'+' if int(above) < int(below) else chr(92) + 'cdot '}\frac{{{above}}}{{{below}}})"
+
+
 NUMBER = re.compile(r"(\d+)?\.(\d+)?(?:\\overline\s*\{(\d+)\})?(?:[eE]([+-]?\d{1,3})(?![\d.]))?")
+PRODUCT = re.compile(r"(?:(?<=[\d)])|(?<=\\pi)) *\(")  # math-verify takes 2(\frac{1}{2}) for the mixed number
 SHORT = re.compile(r"(\d+)[eE]([+-]?\d{1,3})(?![\d.])")
 LATEX = [
   (re.compile(pattern), replacement)
@@ -21,9 +28,10 @@ LATEX = [
     (rf"(?<![\\A-Za-z])({'|'.join(INVERSE)})(?![A-Za-z])", lambda m: INVERSE[m[1]]),
     (rf"(?<![\\A-Za-z])({'|'.join(FUNCTIONS + GREEK)})(?![A-Za-z])", r"\\\1 "),
     (r"\^\s*([+-]?\d+)", r"^{\1}"),
-    (r"(?<![\d.\w^{}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", r"(\1+\\frac{\2}{\3})"),
+    (r"(?<![\d.\w^{}])(\d+)\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}", _mixed),
     (r"(?<![\d.\w^/])(\d+) (\d+)/(\d+)(?![\d.\w])", r"(\1+\\frac{\2}{\3})"),
     (r"\*", r"\\cdot "),
+    (r"([\d.]+) ?\\degree(?![a-z])", r"(\1\\cdot \\frac{\\pi}{180})"),
     # math-verify reads these letters as Euler's number and the imaginary unit, whatever their subscript
     (r"(?<![\\A-Za-z])([EeI])_\{(\w+)\}", r"q_{\1\2}"),
     (r"(?<![\w^_{}])(?:C\((\d+), ?(\d+)\)|(\d+)C(\d+)(?!\w))", _binomial),
@@ -44,7 +52,8 @@ def latex(text: str) -> str:
   text = _grouped(text, "^")
   for pattern, replacement in LATEX[2:]:
     text = pattern.sub(replacement, text)
-  return SHORT.sub(r"(\1\\cdot 10^{\2})", NUMBER.sub(_fraction, text)).strip()
+  text = SHORT.sub(r"(\1\\cdot 10^{\2})", NUMBER.sub(_fraction, text)).strip()
+  return PRODUCT.sub(r"\\cdot (", text)
 
 
 def _called(text: str) -> str:

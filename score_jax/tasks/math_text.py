@@ -101,6 +101,12 @@ SPELLINGS = [
     (rf"\\rangle{END}", ")"),
     (rf"\\(?:[lr]?vert|mid){END}", "|"),
     (r"\\%", "%"),
+    (r"\\\|", "|"),
+    (rf"\\colon{END}", ":"),
+    (r":\s*=", "="),
+    (rf"\\(?:underline(?=\s*\{{)|bf{END}|rm{END})", " "),
+    (r"\b(?:negative|minus) infinity\b", "-infinity"),
+    (r"\bpositive infinity\b", "infinity"),
     (r"(?<![\w.])(?:np|numpy|sp|sympy|math|mpmath|fractions)\.(?=[A-Za-z])", ""),
     (r"\*\*", "^"),
     (
@@ -127,6 +133,7 @@ NOTHING = re.compile(
   r"|\\text\s*\{\s*(?:no\s+solutions?|(?:the\s+)?empty\s+set)\s*\.?\s*\}",
   re.IGNORECASE,
 )
+ASSIGNMENT = re.compile(r"[A-Za-z](?:_\w+)?\s*=\s*[^=]+")
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -137,6 +144,9 @@ def tidy(text: str) -> str:
   text = re.sub("[₀-₉]+", lambda run: f"_{{{run[0].translate(LOWERED)}}}", text)
   text = undressed(unicodedata.normalize("NFKC", text))
   text = _single_backslashes(text)
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  if len(lines) > 1 and all(map(ASSIGNMENT.fullmatch, lines)):
+    text = ", ".join(lines)
   for pattern, replacement in SPELLINGS:
     text = pattern.sub(replacement, text)
   text = _braced(text.strip())

@@ -66,6 +66,7 @@ TAIL = re.compile(
 )
 MARK = re.compile(r"(?P<mark>%|\\degree|[€£¢¤])$")
 HEAD = re.compile(rf"^(?P<sign>[+-]?)\s*(?P<mark>[{CURRENCY}€£]|(?:USD|EUR|GBP|US{CURRENCY})(?![A-Za-z]))\s*")
+OF_ANGLE = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # its degrees are not the whole's
 BASE = re.compile(r"^([+-]?[0-9A-Fa-f]+)\s*_\s*(?:\{\s*)?(\d{1,2})(?:\s*\})?$")
 
 
@@ -83,7 +84,7 @@ class Unit:
 
 def unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
   """The unit of that name, such as cm, square inches, mi, km/h, miles per hour, million dollars."""
-  name = " ".join(name.replace(".", " ").split())
+  name = " ".join(name.replace(".", " ").split()).replace("per cent", "percent")
   if name in CAPITALS:
     return Unit("number", count=Fraction(CAPITALS[name]), name=name, letter=letter)
   name = SPEEDS.get(name.lower(), name.lower())
@@ -120,7 +121,8 @@ def measured(text: str) -> tuple[str, Unit | None]:
     if inner is not None:
       money = inner if inner.dimension == "percent" else dataclasses.replace(money, count=inner.count)
     return head["sign"] + rest, money
-  if mark := MARK.search(text):
+  mark = MARK.search(text)
+  if mark and not (mark["mark"] == "\\degree" and OF_ANGLE.search(text)):
     name = {"\\degree": "degree"}.get(mark["mark"], mark["mark"])
     return text[: mark.start()].strip(), unit(name)
   tail = TAIL.search(text)

@@ -28,7 +28,8 @@ COMMANDS = set(
 )
 CALCULUS = {"sum", "prod", "int", "lim", "to"}  # of golds alone: they may take as long as they like
 READABLE = re.compile(r"[0-9A-Za-z\\{}()\[\]|+\-*/^_=!<>., ]*")
-BROKEN = re.compile(r"\d\s+\d")  # math-verify adds them: "2 3" would be 5
+#: math-verify makes one number of two: "2 3" would be 5, "8..75" 8.75
+BROKEN, POINTED = re.compile(r"\d\s+\d"), re.compile(r"\.\d*\.")
 LONGEST_NUMBER = 1500  # digits
 MOST_SIGNS = 400  # characters of an expression besides its digits
 TOWER = re.compile(r"\^\{[^{}]*\^\{[^{}]*\^|!\s*!")  # powers of powers of powers, factorials of factorials
@@ -54,8 +55,10 @@ RATIONAL = re.compile(
 def expression(text: str, *, gold: bool = False) -> Any:
   """The SymPy expression that a tidy text spells; None: it spells none. Sums and integrals are read of golds alone."""
   spelled = latex(text)
+  if POINTED.search(text) or BROKEN.search(spelled):
+    return None
   commands = set(re.findall(r"\\([A-Za-z]+)", spelled))
-  if commands - COMMANDS - (CALCULUS if gold else set()) or TOWER.search(spelled) or BROKEN.search(spelled):
+  if commands - COMMANDS - (CALCULUS if gold else set()) or TOWER.search(spelled):
     return None
   if not READABLE.fullmatch(spelled) or len(re.sub(r"\d", "", spelled)) > MOST_SIGNS:
     return None

@@ -73,7 +73,8 @@ def values(text: str) -> tuple[Fraction, ...]:
   if None in found:
     return ()
   exact = [value for value in found if value is not None]
-  rounded = [_rounds(one, sides[i + 1], two) for i, (one, two) in enumerate(itertools.pairwise(exact))]
+  loose = [sign != "=" for sign in EQUALS.findall(tidied)][-len(exact) + 1 :]
+  rounded = [_rounds(one, sides[i + 1], two, loose=loose[i]) for i, (one, two) in enumerate(itertools.pairwise(exact))]
   return tuple(dict.fromkeys(exact)) if all(rounded) else ()
 
 
@@ -82,10 +83,10 @@ def _side(text: str) -> Fraction | None:
   return arithmetic.value(measured(text)[0].replace(CURRENCY, "")) if found is None else found
 
 
-def _rounds(exact: Fraction, text: str, shown: Fraction) -> bool:
-  """Whether two sides are equal, or the second is a decimal that rounds the first."""
+def _rounds(exact: Fraction, text: str, shown: Fraction, *, loose: bool) -> bool:
+  """Whether two sides are equal, or the second, a decimal (or whole, after \\approx), rounds the first."""
   bare = measured(text)[0]
-  places = len(bare.partition(".")[2]) if DECIMAL.fullmatch(bare) else None
+  places = len(bare.partition(".")[2]) if DECIMAL.fullmatch(bare) or (loose and bare.isdecimal()) else None
   return exact == shown or (places is not None and abs(exact - shown) * 10**places <= Fraction(1, 2))
 
 
