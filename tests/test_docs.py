@@ -354,7 +354,8 @@ def written(tiny: Tiny, mesh: Mesh) -> Iterator[str]:
   yield from ("hosts/oldest_beat_s", "hosts/oldest_beat_process")
   updates = [(True, dict.fromkeys(_update(tiny, mesh, name), 1.0)) for name in ("sft", "rl")]
   yield from updates[0][1]
-  told = summary(updates[1:])
+  yield from ("too_long", "too_long_tokens", "learnt_rollouts", "learnt_tokens")
+  told = summary(updates[1:], 1.0)
   yield from told
   yield from signs.derived(told)
   yield from _of_groups()
