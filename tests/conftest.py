@@ -8,6 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,19 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 #: how train steps of tiny decoders compute
 PASSES = Passes(1.0, logit_chunk=8, attention="auto", remat="none", dtype="float32", weights_dtype="float32")
+
+
+#: the files that take longest, which begin first: one that began late would keep one worker after all others are idle
+LONGEST = (
+  *("test_main", "planning/test_compiled", "planning/test_plan", "train/test_steps", "test_candidates"),
+  *("train/test_supervised", "sampler/test_sampler", "report/test_page", "agent/test_hosts", "model/test_gguf"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  folder = pathlib.Path(__file__).parent
+  ranks = {folder / f"{name}.py": rank for rank, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
