@@ -7,7 +7,7 @@
 mutants.toml holds a table for each mutant: the file, the exact old text, which has to stand there once, the new text,
 the tests that are known to fail with it, and what it stands for. Work is done in a copy of the checkout in a temporary
 folder. The named tests run first. Where they pass, or none is named, all tests run that are near the file: its own test
-file, the files that import the module, and the others of the same folder. A verdict is one of
+file, the files that import the module, and the others of its folder. A verdict is one of
 
     killed              a test fails, and passes without the mutant
     survived            all tests near the file pass
@@ -116,7 +116,7 @@ class Checkout:
     tests = sorted((self.folder / "tests").rglob("test_*.py"))
     mirrored = self.folder.joinpath("tests", *room)
     importing = [t for t in tests if imports.search(t.read_text(encoding="utf-8"))]
-    beside = [t for t in tests if t.parent == mirrored] if room else []
+    beside = [t for t in tests if t.parent == mirrored] if room or not importing else []  # at the top they are many
     own = [t for t in tests if t == mirrored / f"test_{name}.py"]
     return tuple(str(t.relative_to(self.folder)) for t in dict.fromkeys([*own, *importing, *beside]))
 

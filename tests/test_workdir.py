@@ -191,6 +191,12 @@ def test_a_damaged_part_is_named_in_a_line(workdir: Workdir, damaged: bytes) -> 
   assert "\n" not in str(refused.value)
 
 
+def test_what_is_appended_stands_there_once(workdir: Workdir) -> None:
+  workdir.append("events", b"abc", 0)
+  workdir.append("events", b"abcdef", 3)
+  assert (workdir.root / "events").read_bytes() == b"abcdef"
+
+
 def test_metrics_are_lines_of_numbers(workdir: Workdir) -> None:
   metrics = Metrics(workdir, "sft")
   metrics.write(0, {"loss": 2.5, "tokens": 10})

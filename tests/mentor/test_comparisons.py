@@ -124,6 +124,14 @@ def test_a_step_of_rl_asks_once_for_each_undecided_pair_and_books_it_once() -> N
   assert [tier(t, START.correction, "paper", same) for t in judged] == ["key", "key", "key", "final"]
 
 
+def test_the_judge_of_a_step_of_rl_sees_all_that_came_before() -> None:
+  chat = ScriptedChat(lambda ask: said("unsure"))
+  start = dataclasses.replace(START, trajectory=dataclasses.replace(START.trajectory, steps=(PLAN, act("5"))))
+  new = dataclasses.replace(rollout(act("5"), act("Sum = 12")), prefix_steps=2)
+  Comparisons(numeric, judge(chat)).judged([start], [[new]], "paper")
+  assert [step.get("printed", step.get("plan")) for step in data_of(chat.asked[0])["steps"]] == ["plan: add", "5"]
+
+
 @pytest.mark.parametrize(
   ("teachers", "mistakes", "expected"),
   [

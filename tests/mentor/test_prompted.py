@@ -275,6 +275,14 @@ def test_release_mistake_9_a_diagnosis_that_states_the_answer_does_not_reach_who
   assert made.counts()["teacher_replies"]["locate"]["refused: leak"] == 3
 
 
+def test_a_diagnosis_may_repeat_what_the_wrong_step_says(stage: Stage) -> None:
+  """The step computed the answer, and went on from it: that it stands in the diagnosis tells nothing new."""
+  asked, trajectory = failed(stage, plan(), act("x = 1234\nprint(x + 1)", "go on"), submit("1235"), answer="1234")
+  made, _ = teacher(stage, in_turn({"step": 1, "diagnosis": "x was 1234 already; it adds one more"}))
+  [finding] = made.locate([(asked, trajectory)], name="mps/1")
+  assert finding.diagnosis == "x was 1234 already; it adds one more"
+
+
 # Correcting
 
 
@@ -377,6 +385,16 @@ def test_an_earlier_mistake_of_that_place_is_no_correction(stage: Stage) -> None
   [proposal] = made.correct([(asked, corrected, Finding("located", 1, "x"))])
   assert proposal.step is not None
   assert proposal.step.code == ADD.code
+
+
+def test_a_mistake_of_another_place_may_be_right_here(stage: Stage) -> None:
+  asked, trajectory = failed(stage, plan(), LOOK, LOOK, submit("13"))
+  mistake = Step("act", "add 7", ADD.code, "12", "ok")
+  elsewhere = dataclasses.replace(trajectory, corrections=(Correction(2, (mistake,), trajectory.steps[2]),))
+  made, chat = teacher(stage, in_turn(reply(ADD)))
+  [proposal] = made.correct([(asked, elsewhere, Finding("located", 1))])
+  assert proposal.step is not None and proposal.step.code == ADD.code
+  assert len(chat.asked) == 1
 
 
 def test_a_host_that_fails_is_not_asked_again(stage: Stage) -> None:

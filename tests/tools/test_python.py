@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -298,6 +299,21 @@ def test_many_sessions_at_once(isolation: str) -> None:
     assert {len(state) for state in states.values()} == {5}
     assert (tool.calls, tool.replays) == (1500, 0)
     assert tool.busy_s > 0
+
+
+def test_a_steps_time_begins_when_its_process_has_started(tool: PythonTool) -> None:
+  """Until then that of starting counts, which a step does not pay for."""
+  supervisor, now = tool._supervisor, 1000.0
+  sessions: list[Any] = [types.SimpleNamespace(since=now, started=started) for started in (False, True)]
+  starting, limit = (supervisor._end(session) - now for session in sessions)
+  assert limit == 30.0 < starting == 120.0
+
+
+def test_a_step_may_print_a_megabyte_to_the_last_character(tool: PythonTool) -> None:
+  """1,048,576 characters, the end of the line included."""
+  assert tool.run("print('x' * (2**20 - 1))").reason == "ok"
+  assert tool.run("print('x' * 2**20)").reason == "output_limit"
+  assert tool.run("print('x' * 2**20, end='')").reason == "ok"
 
 
 def test_observations_are_plain_text(tool: PythonTool) -> None:

@@ -20,7 +20,8 @@ from score_jax.errors import UserError
 from score_jax.model.adapters import NOTHING
 from score_jax.model.decoder import Weights
 from score_jax.train.batch import Batch, Sample
-from score_jax.train.supervised import Settings, Trained, fine_tune
+from score_jax.train.optimizer import schedule
+from score_jax.train.supervised import Settings, Trained, fine_tune, training_cost
 from score_jax.workdir import Metrics, Workdir
 from tests.conftest import PASSES, Tiny
 
@@ -128,6 +129,23 @@ def test_broken_off_anywhere_it_goes_on_as_if_it_had_not_been(
   found = steps(root)
   assert sorted(set(found)) == list(range(1, undisturbed.updates + 1))
   assert found[-1] == undisturbed.updates
+
+
+def test_training_costs_three_forward_passes_of_each_token(tiny: Tiny) -> None:
+  """Two passes over 4 and 10 tokens, which see 2 and 5 on average: a layer of 4 heads of 8, and 2 a weight."""
+  samples = [Sample(np.zeros(n, np.int32), np.ones(n, np.float32), np.zeros(n, np.float32)) for n in (4, 10)]
+  usage = training_cost(tiny.config, samples, 2.0).of("student")
+  forward = 14 * 2.0 * tiny.config.parameters + (4 * 2 + 10 * 5) * 4.0 * 4 * 8
+  assert (usage.scored, usage.flops) == (28, 2 * 3 * forward)
+
+
+def test_the_metrics_show_the_rate_that_an_update_had(tune: Tune, tmp_path: pathlib.Path) -> None:
+  """The first of it is not 0, and the last not that of an update beyond the end, which would be 0."""
+  count = tune(tmp_path).updates
+  rate = schedule(peak=SETTINGS.learning_rate, steps=count, warmup=SETTINGS.warmup, kind="cosine")
+  lines = [json.loads(line) for line in (tmp_path / "metrics/sft.jsonl").read_text().splitlines()]
+  assert [line["learning_rate"] for line in lines] == pytest.approx([float(rate(done)) for done in range(count)])
+  assert lines[-1]["learning_rate"] > 1e-5
 
 
 def test_asked_to_end_while_it_validates_it_validates_again(tune: Tune, tmp_path: pathlib.Path) -> None:
