@@ -390,7 +390,8 @@ print(syscall(310, PARENT, 0, 0, 0, 0, 0), syscall(434, PARENT, 0), syscall(101,
 """,
     ),
     ("ok", LIBC + "print(syscall(59, b'/bin/sh', None, None), syscall(322, -100, b'/bin/sh', None, None, 0))"),
-    ("killed", "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): return f.__call__()\nf()"),
+    # Python 3.12 and later bound the C stack themselves
+    ("killed exception", "import sys\nsys.setrecursionlimit(10 ** 9)\ndef f(): return f.__call__()\nf()"),
   ],
   "sympy and numpy": [
     ("ok exception", "import sympy\nprint(sympy.sympify(\"__import__('os').system('id')\"))"),
