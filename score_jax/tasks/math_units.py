@@ -99,7 +99,7 @@ def unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
     count *= number
     parts = parts[1:]
   if not parts:
-    return Unit("number", count=count, name=name)
+    return Unit("number", count=count, name=name, letter=letter)
   while parts[0] in POWERS and len(parts) > 1:
     power *= POWERS[parts.pop(0)]
   whole = " ".join(parts)
