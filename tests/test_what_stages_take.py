@@ -300,7 +300,7 @@ def test_tries_continuations_and_groups_are_as_many_as_each_setting_says(record:
     elif rolled.stage in (*BY_STEPS, *BY_BUDGET):
       assert copies == ({1} if rolled.named("validation/") else {c.rl.group_size})
     elif rolled.stage == "mps" and rolled.model == "teacher":
-      assert copies <= {c.mps.continuations}
+      assert copies <= ({1} if rolled.named("correct/") else {c.mps.continuations})
     elif rolled.stage in ("sft_rejection", "sft_redraw") and rolled.named(f"{rolled.stage}/"):
       assert copies == {c.mps.corrections}
     elif rolled.model == "student" and rolled.named("mps/"):
