@@ -8,16 +8,19 @@
 
 Requests share the slots of one sampler as they come. With a `seed` the same request gets the same reply, whatever else
 is served. Special tokens are shown as text, an agent's tags too; in an assistant's message that a client hands back the
-six tags are tags again, everywhere else they are mere characters. There is no key and no TLS: it listens on this
-machine alone unless --host says otherwise. SIGTERM ends it with status 0; 1 means that it failed (one line says why),
-2 wrong usage.
+six tags are tags again, everywhere else they are mere characters. It listens on this machine alone unless --host says
+otherwise. With --key_env=NAME clients must send the key in that environment variable; there is no TLS. SIGTERM ends it
+with status 0; 1 means that it failed (one line says why), 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ipaddress
+import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -79,9 +82,17 @@ def serve(args: argparse.Namespace) -> None:
   """
   from score_jax.chat.service import server
 
+  key = key_of(args.key_env)
+  if not key and not _loopback(args.host):
+    print(
+      f"note: --host={args.host} without --key_env: whoever reaches this machine can use the model; set a variable to "
+      "a key and give its name as --key_env",
+      file=sys.stderr,
+      flush=True,
+    )
   served = service(args)
   try:
-    listening = server(served, args.host, args.port)
+    listening = server(served, args.host, args.port, key=key)
   except OSError as error:
     raise UserError(f"--port={args.port}: cannot be had on {args.host} ({error.strerror}); give another") from error
   for name in (signal.SIGTERM, signal.SIGINT):
@@ -89,6 +100,29 @@ def serve(args: argparse.Namespace) -> None:
   print(f"serving {served.name} at http://{args.host}:{listening.server_port}/v1", flush=True)
   with contextlib.closing(served.engine), contextlib.closing(listening.socket):
     listening.serve_forever(poll_interval=0.1)
+
+
+def key_of(variable: str) -> str:
+  """The key that clients must send; empty where no variable is named.
+
+  Raises:
+    UserError: the variable is not set, or empty. What is no name is not shown, since it may be the key itself.
+  """
+  if not variable:
+    return ""
+  if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+    raise UserError("--key_env is no name of an environment variable; give the name of the one that holds the key")
+  if not os.environ.get(variable, "").strip():
+    raise UserError(f"--key_env={variable}: the environment has no such variable, or an empty one; set it to the key")
+  return os.environ[variable].strip()
+
+
+def _loopback(host: str) -> bool:
+  """Whether only this machine can reach an address."""
+  try:
+    return ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return host == "localhost"
 
 
 def main() -> int:
@@ -102,6 +136,7 @@ def main() -> int:
   parser.add_argument("--model", required=True, help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--name", default="", help="by which clients ask for it (default: the last part of --model)")
   parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+  parser.add_argument("--key_env", default="", metavar="NAME", help="variable with the key that clients must send")
   parser.add_argument(
     "--port", default=8000, type=flag(PORT), help="0: a free one, which is printed (default: %(default)s)"
   )

@@ -1,18 +1,43 @@
 """What a client may ask of the server: the body of POST /v1/chat/completions, checked.
 
 A field that would change the reply and is not known here is refused, never passed over; so are values that cannot be
-served (several choices, penalties, tools, a JSON schema). Fields that change nothing (user, metadata, …) are.
+served (several choices, penalties, tools, a JSON schema). Fields that change nothing (user, metadata, …) are passed
+over, and so is any field whose value is null or asks for what is done anyway: clients hand back whole messages
+(`message.model_dump()`), and libraries send their defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 #: fields that a client may send and that change nothing
 IDLE = frozenset(("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"))
+
+#: fields that are not served -> the values that ask for nothing
+NEUTRAL: Mapping[str, Sequence[Any]] = {
+  "tool_choice": ("none", "auto"),
+  "parallel_tool_calls": (True, False),
+  "functions": ([],),
+  "function_call": ("none", "auto"),
+  "logit_bias": ({},),
+  "modalities": (["text"],),
+  "skip_special_tokens": (False,),  # they are always text here
+  "add_generation_prompt": (True,),
+  "continue_final_message": (False,),
+  "ignore_eos": (False,),
+  "echo": (False,),
+  "min_p": (0,),
+  "min_tokens": (0,),
+  "length_penalty": (1,),
+  "best_of": (1,),
+  "use_beam_search": (False,),
+  "stop_token_ids": ([],),
+  "tool_calls": ([],),  # of a message
+  "annotations": ([],),  # of a message
+}
 
 
 class BadRequest(Exception):
@@ -25,6 +50,19 @@ class BadRequest(Exception):
 
 class _Strict(BaseModel):
   model_config = ConfigDict(extra="forbid")
+
+  @model_validator(mode="before")
+  @classmethod
+  def _without_what_asks_for_nothing(cls, data: Any) -> Any:
+    if not isinstance(data, Mapping):
+      return data
+    return {
+      name: value for name, value in data.items() if name in cls.model_fields or not _asks_for_nothing(name, value)
+    }
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+  return value is None or value in NEUTRAL.get(name, ())
 
 
 class _Part(_Strict):
@@ -40,10 +78,22 @@ def _joined(content: Any) -> Any:
 
 
 class Message(_Strict):
-  role: Literal["system", "user", "assistant", "tool"]
-  content: Annotated[str, BeforeValidator(_joined)]
+  role: Literal["system", "developer", "user", "assistant", "tool"]
+  content: Annotated[str | None, BeforeValidator(_joined)] = None
   name: str | None = None  # of OpenAI's; templates do not show it
+  tool_call_id: str | None = None  # the same
   refusal: None = None  # in what the client hands back of an earlier reply
+
+  @model_validator(mode="after")
+  def _says_something(self) -> Self:
+    if self.content is None and self.role != "assistant":
+      raise ValueError("content is missing")
+    return self
+
+  @property
+  def shown(self) -> dict[str, str]:
+    """As the chat template takes it: `developer` is OpenAI's newer name of `system`."""
+    return {"role": "system" if self.role == "developer" else self.role, "content": self.content or ""}
 
 
 class _Format(_Strict):
@@ -76,6 +126,7 @@ class Body(_Strict):
   frequency_penalty: Annotated[float | None, Field(ge=0.0, le=0.0)] = None
   response_format: _Format | None = None
   tools: Annotated[list[Any] | None, Field(max_length=0)] = None
+  chat_template_kwargs: dict[str, Any] | None = None  # not of OpenAI's: switches of the model's chat template
 
   @property
   def limit(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hmac
 import itertools
 import json
 import os
@@ -44,9 +45,13 @@ class Service:
     Raises:
       BadRequest: the conversation cannot be had in this model's template or context.
     """
-    messages = [{"role": message.role, "content": message.content} for message in body.messages]
+    switches = body.chat_template_kwargs or {}
     try:
-      prompt = self.template.prompt(messages)
+      self.template.check_switches(switches)
+    except Refused as refused:
+      raise BadRequest(f"chat_template_kwargs: {refused}", "chat_template_kwargs") from None
+    try:
+      prompt = self.template.prompt([message.shown for message in body.messages], switches)
     except Refused as refused:
       raise BadRequest(f"messages: {refused}", "messages") from None
     room = self.engine.capacity - len(prompt)
@@ -87,15 +92,18 @@ def _growing(written: Written, parts: Generator[Part]) -> Generator[Fresh]:
         return
 
 
-def server(service: Service, host: str, port: int) -> ThreadingHTTPServer:
+def server(service: Service, host: str, port: int, *, key: str = "") -> ThreadingHTTPServer:
   """The server, bound and not yet serving.
+
+  Args:
+    key: that clients must send as a bearer token; empty: they need none.
 
   Raises:
     OSError: the port cannot be had.
   """
 
   class Handler(_Handler):
-    served = service
+    served, expected = service, f"Bearer {key}".encode() if key else b""
 
   made = ThreadingHTTPServer((host, port), Handler)
   made.daemon_threads, made.block_on_close = True, False
@@ -106,10 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
   """One connection."""
 
   served: Service
+  expected = b""  # the header Authorization; empty: any will do
   protocol_version = "HTTP/1.1"
   disable_nagle_algorithm = True
 
   def do_GET(self) -> None:
+    if not self._known():
+      return
     if self.path.rstrip("/") == "/v1/models":
       one = {"id": self.served.name, "object": "model", "created": 0, "owned_by": "score_jax"}
       self._send(200, {"object": "list", "data": [one]})
@@ -118,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
 
   def do_POST(self) -> None:
     try:
+      if not self._known():
+        return
       data = self._data()
       if self.path.rstrip("/") != "/v1/chat/completions":
         self._refuse(404, f"{self.path}: there is none; POST /v1/chat/completions")
@@ -134,6 +147,16 @@ class _Handler(BaseHTTPRequestHandler):
       self._refuse(503, str(closed))
     except (BrokenPipeError, ConnectionResetError, TimeoutError):
       self.close_connection = True  # the client has gone; its iterator is closed, which ends the drawing
+
+  def _known(self) -> bool:
+    """Whether the client has the key; if not, it gets a 401. Comparing takes the same time for every wrong key."""
+    given = self.headers.get("Authorization", "").encode("utf-8", "replace")
+    if not self.expected or hmac.compare_digest(given, self.expected):
+      return True
+    self.close_connection = True  # what it has sent is not read
+    text = "Authorization: the key is missing or wrong; send it as a bearer token (api_key of OpenAI's client)"
+    self._refuse(401, text, code="invalid_api_key")
+    return False
 
   def _data(self) -> Any:
     size = self.headers.get("Content-Length", "")
@@ -215,6 +238,10 @@ class _Handler(BaseHTTPRequestHandler):
     self.send_response(status)
     self.send_header("Content-Type", "application/json")
     self.send_header("Content-Length", str(len(body)))
+    if self.close_connection:
+      self.send_header("Connection", "close")
+    if status == 401:
+      self.send_header("WWW-Authenticate", "Bearer")
     self.end_headers()
     self.wfile.write(body)
 

@@ -66,7 +66,7 @@ class Template:
     self._template = _CLOCK.sub(lambda call: json.dumps(TODAY.strftime(call[2])), tokenizer.get_chat_template())
     self._switches = dict(switches or {})
     try:
-      self._check(self._switches)
+      self.check_switches(self._switches)
     except Refused as refused:
       raise UserError(f"chat.template_kwargs: {refused}") from refused
     self._added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
@@ -95,7 +95,7 @@ class Template:
     Raises:
       Refused: the template does not take them.
     """
-    self._check(switches or {})
+    self.check_switches(switches or {})
     contents = [sound(message["content"]) for message in messages]
     mark = next(c for c in map(chr, _PRIVATE) if not any(c in content for content in contents))
 
@@ -131,7 +131,7 @@ class Template:
     single = re.fullmatch("<0x([0-9A-F]{2})>", name)
     return bytes.fromhex(single[1]) if single else name.replace("▁", " ").encode()
 
-  def _check(self, switches: Mapping[str, Any]) -> None:
+  def check_switches(self, switches: Mapping[str, Any]) -> None:
     """
     Raises:
       Refused: a switch is none of the template's, which would pass it over.

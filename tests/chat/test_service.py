@@ -29,6 +29,7 @@ from score_jax.chat.on_mesh import OnMesh
 from score_jax.chat.service import Service, server
 from score_jax.chat.template import Template
 from score_jax.chat.written import Written
+from score_jax.errors import UserError
 from score_jax.model import source
 from score_jax.sampler.sampler import Sampler
 from score_jax.sampler.slots import Decoding, Slots
@@ -178,6 +179,94 @@ def test_fields_that_change_nothing_are_passed_over(client: openai.OpenAI) -> No
   idle = {"user": "me", "n": 1, "presence_penalty": 0, "response_format": {"type": "text"}, "top_logprobs": 0}
   parts = [{**TALK[0], "content": [{"type": "text", "text": "You like "}, {"type": "text", "text": "figs."}]}, TALK[1]]
   assert complete(client, **idle).choices == complete(client, messages=parts).choices == complete(client).choices
+
+
+def test_what_a_client_hands_back_is_taken(client: openai.OpenAI) -> None:
+  """Five turns by the client's own objects, whose fields are mostly null; the prompt is that of bare messages."""
+  talk: list[Any] = [{"role": "developer", "content": "You like figs."}]
+  bare: list[Any] = [{"role": "system", "content": "You like figs."}]
+  for turn in range(5):
+    asked = {"role": "user", "content": f"{turn}?"}
+    talk.append(asked)
+    bare.append(asked)
+    found, expected = (complete(client, messages=messages, max_tokens=3) for messages in (talk, bare))
+    assert found.choices == expected.choices and found.usage == expected.usage
+    message = found.choices[0].message
+    talk.append(message.model_dump() if turn % 2 else message)
+    bare.append({"role": "assistant", "content": message.content})
+  dumped = talk[4]
+  assert dumped["tool_calls"] is None and dumped["audio"] is None and dumped["refusal"] is None
+
+
+def test_messages_without_content_and_of_tools_are_taken(client: openai.OpenAI) -> None:
+  silent = [TALK[1], {"role": "assistant", "content": None, "tool_calls": []}, TALK[1]]
+  empty = [TALK[1], {"role": "assistant", "content": ""}, TALK[1]]
+  assert complete(client, messages=silent).choices == complete(client, messages=empty).choices
+  tool = {"role": "tool", "content": "12"}
+  named = complete(client, messages=[TALK[1], {**tool, "tool_call_id": "call_1", "name": "python"}])
+  assert named.choices == complete(client, messages=[TALK[1], tool]).choices
+
+
+def test_defaults_that_libraries_send_are_passed_over(client: openai.OpenAI) -> None:
+  of_others = {"skip_special_tokens": False, "min_p": 0.0, "chat_template_kwargs": {}, "guided_json": None}
+  nothing = {"tool_choice": "none", "logit_bias": {}, "modalities": ["text"], "parallel_tool_calls": False}
+  assert complete(client, **nothing, extra_body=of_others).choices == complete(client).choices
+
+
+@pytest.mark.parametrize(
+  ("change", "field"),
+  [
+    ({"extra_body": {"skip_special_tokens": True}}, "skip_special_tokens"),
+    ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs"),
+    ({"extra_body": {"min_p": 0.1}}, "min_p"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"logit_bias": {"3": 1}}, "logit_bias"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages.0"),
+    ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]}, "messages.0.tool_calls"),
+  ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(client: openai.OpenAI, change: dict[str, Any], field: str) -> None:
+  with pytest.raises(openai.BadRequestError) as refused:
+    complete(client, **change)
+  assert refused.value.param == field
+
+
+def test_who_has_no_key_is_sent_away(on_mesh: OnMesh) -> None:
+  engine = Engine(Sampler(Slots(on_mesh.programs, on_mesh._weights, on_mesh._shapes)))
+  service = Service("tiny", on_mesh.template, engine, Decoding(1.0, 0, 1.0, 1.0))
+  listening = server(service, "127.0.0.1", 0, key="a key")
+  url = f"http://127.0.0.1:{listening.server_port}/v1"
+  with contextlib.closing(engine), serving(listening):
+    for key in ("none", "a ke", "a key ", "a key2", "é"):
+      status, data = post(
+        ("127.0.0.1", listening.server_port), b"{}", Authorization=f"Bearer {key}x".encode().decode("latin-1")
+      )
+      assert (
+        status == 401 and data["error"]["code"] == "invalid_api_key" and "key is missing" in data["error"]["message"]
+      )
+    assert post(("127.0.0.1", listening.server_port), b"{}")[0] == 401
+    with openai.OpenAI(base_url=url, api_key="wrong", max_retries=0) as wrong:
+      for call in (lambda: complete(wrong), wrong.models.list):
+        with pytest.raises(openai.AuthenticationError):
+          call()
+    with openai.OpenAI(base_url=url, api_key="a key", max_retries=0) as known:
+      assert complete(known).choices[0].message.content is not None
+      assert [one.id for one in known.models.list()] == ["tiny"]
+
+
+def test_the_servers_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setenv("MY_KEY", "abc\n")
+  assert (serve.key_of("MY_KEY"), serve.key_of("")) == ("abc", "")
+  for value in ("", " "):
+    monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(UserError, match="--key_env=MY_KEY: the environment has no such variable, or an empty one"):
+      serve.key_of("MY_KEY")
+  with pytest.raises(UserError, match=r"^--key_env is no name of an environment variable; give the name"):
+    serve.key_of("sk-secret")
+  assert [serve._loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", "example.org")] == [
+    *[True] * 3,
+    *[False] * 3,
+  ]
 
 
 def test_a_model_that_is_not_served_is_404(client: openai.OpenAI) -> None:
