@@ -18,6 +18,7 @@ from score_jax.reinforce import _Reinforce
 from score_jax.run import Run, passes
 from score_jax.sampler.slots import Decoding, Shapes
 from score_jax.teachers import open_teacher
+from score_jax.tools.python import PythonTool
 from score_jax.workdir import Workdir
 from tests.configs import smoke_config
 
@@ -40,6 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
   c.rl.temperature, c.rl.distill, c.rl.kl = 0.6, 0.5, 0.1
   c.rl.length, c.rl.micro_rows, c.train.length, c.train.micro_rows = 320, 3, 256, 5
   c.train.logit_chunk, c.mps.continuations = 64, 16
+  c.tools.isolation, c.tools.workers = "process", 1
+  c.tools.timeout_s, c.tools.memory_mb, c.tools.files_mb, c.tools.output_chars = 9.0, 400, 48, 3000
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Meshes, "of", lambda _: Meshes(train=on(1), sample=on(2), teacher=on(3)))
     with Run(c, Workdir(str(tmp_path_factory.mktemp("run")))) as found:
@@ -81,6 +84,13 @@ def test_each_agent_has_its_own_model_slots_and_decoding(run: Run) -> None:
     assert agent.journal is run.journal
 
 
+def test_the_tool_has_each_limit_in_its_place(run: Run) -> None:
+  assert isinstance(run.tool, PythonTool)
+  found = run.tool._settings
+  assert (found.isolation, found.timeout_s, found.memory_mb, found.files_mb) == ("process", 9.0, 400, 48)
+  assert (found.output_chars, run.tool._workers) == (3000, 1)
+
+
 def test_policy_gradient_trains_and_scores_the_student_on_its_mesh_and_the_teacher_on_the_teachers(run: Run) -> None:
   starts = [Start(q, at_question(q), None, 5) for q in run.tasks.train]
   rl = _Reinforce(run, "rl", starts, "untrained", None)
@@ -115,4 +125,6 @@ def test_the_teacher_on_the_mesh_judges_by_whom_the_config_names(
   agent, weights = teacher._judge
   assert (agent.author, weights is {"student": mentored, "teacher": run.teacher_model.weights}[by]) == (by, True)
   assert (teacher._agent.author, teacher._weights is run.teacher_model.weights) == ("teacher", True)
-  assert (teacher.delta, teacher._acts) == (run.config.mps.delta, run.config.agent.acts)
+  c = run.config
+  assert (teacher.rule.delta, teacher.rule.alpha) == (c.mps.delta, c.mps.alpha)
+  assert (teacher._continuations, teacher._acts) == (16, c.agent.acts)
