@@ -13,9 +13,9 @@ from score_jax.command import flat
 from score_jax.errors import UserError
 from score_jax.limits import COUNT, LIMITS, PORT, POSITIVE, check, flag, limit_of, numbers
 from score_jax.variation import config_from
-from tests.configs import FOLDER, module
+from tests.configs import ROOT, module
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
 def with_value(key: str, value: Any) -> ConfigDict:
