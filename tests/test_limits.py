@@ -39,7 +39,7 @@ def test_every_number_of_a_shipped_config_has_limits_and_keeps_them(name: str) -
 
 @pytest.mark.parametrize("name", ["quickstart", "evaluate", "quickstart_pretrain", "smollm2_gsm8k", "smollm2_prompted"])
 def test_the_smoke_configs_keep_the_limits(name: str) -> None:
-  check(config_from(str(FOLDER / f"{name}.py:smoke")))
+  check(config_from(str(ROOT / "configs" / f"{name}.py:smoke")))
 
 
 @pytest.mark.parametrize("key", sorted(LIMITS))
