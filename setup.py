@@ -6,7 +6,7 @@ import re
 from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
-INIT = (HERE / "score_jax" / "__init__.py").read_text()
+INIT = (HERE / "score_jax" / "__init__.py").read_text(encoding="utf-8")
 
 INSTALL = [
   "absl-py>=2.1",

@@ -11,7 +11,7 @@ def descendants(pid: int) -> list[int]:
   parents: dict[int, list[int]] = collections.defaultdict(list)
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
-      parents[int(path.read_text().rpartition(")")[2].split()[1])].append(int(path.parent.name))
+      parents[int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])].append(int(path.parent.name))
     except OSError:  # it has ended
       continue
   found, new = list[int](), [pid]

@@ -82,7 +82,7 @@ class Checkout:
     """`limit_s`: seconds that one run of tests may take."""
     self.folder, self.limit_s = folder, limit_s
     listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0"):
+    for name in subprocess.run(listed, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split("\0"):
       if name and (CHECKOUT / name).is_file():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(CHECKOUT / name, folder / name)

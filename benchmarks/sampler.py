@@ -151,16 +151,16 @@ def peers(args: argparse.Namespace, work: dict[str, Work]) -> Iterator[dict[str,
   script = pathlib.Path(__file__).parent / "sampler_peers.py"
   with tempfile.TemporaryDirectory() as folder:
     file = pathlib.Path(folder) / "work.json"
-    file.write_text(json.dumps(work))
+    file.write_text(json.dumps(work), encoding="utf-8")
     pythons = {"transformers": sys.executable, "tunix": args.tunix}
     for peer, python in ((peer, pythons[peer]) for peer in args.peers):
       for batch in args.batches if python else ():
         command = [python, str(script), f"--peer={peer}", f"--model={args.model}", f"--work={file}"]
         command += [f"--batch={batch}", f"--dtype={args.dtype}", f"--malloc={args.malloc}"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, encoding="utf-8")
         if done.returncode:
           print(f"{peer} at batch {batch}: failed with status {done.returncode}", file=sys.stderr)
-        yield from map(json.loads, done.stdout.splitlines())
+        yield from map(json.loads, filter(None, done.stdout.split("\n")))
 
 
 def side_by_side(model: Model, args: argparse.Namespace, say: Callable[..., None]) -> Iterator[dict[str, Any]]:

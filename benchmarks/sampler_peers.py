@@ -132,7 +132,7 @@ def tunix_model(folder: str, dtype: str) -> Any:
   """Its llama3 with the weights of a folder."""
   models: Any = importlib.import_module("tunix.models.llama3.model")
   params: Any = importlib.import_module("tunix.models.llama3.params")
-  data = json.loads((pathlib.Path(folder) / "config.json").read_text())
+  data = json.loads((pathlib.Path(folder) / "config.json").read_text(encoding="utf-8"))
   rope = {"rope_theta": data.get("rope_theta")} | (data.get("rope_scaling") or {}) | (data.get("rope_parameters") or {})
   if data["model_type"] != "llama" or rope.get("rope_type", "default") != "default":
     sys.exit(f"{folder}: Tunix's llama3 is a model of type llama without rope scaling")
@@ -253,10 +253,10 @@ def check(args: argparse.Namespace, requests: list[Any]) -> None:
   if args.peer == "transformers":
     prompts = [r["prompt"] for r in requests[:2]]
     answers = generate(prompts, [CHECKED] * len(prompts), None)
-    pathlib.Path(args.check).write_text(json.dumps({"prompts": prompts, "tokens": answers}))
+    pathlib.Path(args.check).write_text(json.dumps({"prompts": prompts, "tokens": answers}), encoding="utf-8")
     print(f"written: {args.check}")
     return
-  told = json.loads(pathlib.Path(args.check).read_text())
+  told = json.loads(pathlib.Path(args.check).read_text(encoding="utf-8"))
   for its, right in zip(generate(told["prompts"], [CHECKED] * len(told["prompts"]), None), told["tokens"], strict=True):
     if its != right:
       sys.exit(f"greedy tokens differ: {its} by {args.peer}, {right} in {args.check}")
@@ -298,7 +298,7 @@ def main() -> None:
   args = parser.parse_args()
   if args.malloc == "kept":
     keep_freed_memory()
-  work = json.loads(pathlib.Path(args.work).read_text())
+  work = json.loads(pathlib.Path(args.work).read_text(encoding="utf-8"))
   work = {name: work[name][: args.limit or None] for name in WORKLOADS if work.get(name)}
   if args.check:
     return check(args, work["a"])

@@ -93,8 +93,8 @@ def opened_a_second(isolation: str, seconds: float) -> float:
 
 def here() -> dict[str, int]:
   """What there is of this process and its descendants."""
-  listed = subprocess.run(["ps", "-eo", "pid"], capture_output=True, text=True, check=True)
-  resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+  listed = subprocess.run(["ps", "-eo", "pid"], capture_output=True, text=True, check=True, encoding="utf-8")
+  resident = int(pathlib.Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGESIZE")
   folder = pathlib.Path(tempfile.gettempdir())
   return {
     "processes": len(listed.stdout.splitlines()) - 1,

@@ -52,7 +52,7 @@ def recall(corpus: Corpus, questions: list[dict[str, Any]]) -> dict[str, dict[st
 
 
 def measure(folder: pathlib.Path) -> dict[str, Any]:
-  questions = [json.loads(line) for line in (folder / "questions.jsonl").read_bytes().splitlines()]
+  questions = [json.loads(line) for line in (folder / "questions.jsonl").open("rb")]
   with tempfile.TemporaryDirectory() as indexes:
     built, index_s = timed_open(folder / "corpus.jsonl", pathlib.Path(indexes))
     built.close()

@@ -52,7 +52,11 @@ class Seen:
 
 def rss_mb(process: int | str) -> float:
   try:
-    return int(pathlib.Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    return (
+      int(pathlib.Path(f"/proc/{process}/statm").read_text(encoding="utf-8").split()[1])
+      * resource.getpagesize()
+      / 2**20
+    )
   except OSError:  # it has ended
     return 0.0
 

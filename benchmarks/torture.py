@@ -51,7 +51,13 @@ class Process:
     line = [sys.executable, "-m", "score_jax.main", f"--config={CONFIG}:smoke", f"--workdir={root}"]
     self.start, self.lines = time.monotonic(), list[str]()
     self._popen = subprocess.Popen(
-      line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+      line,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      start_new_session=True,
+      encoding="utf-8",
     )
     self._reader = threading.Thread(target=self._read, daemon=True)
     self._reader.start()
@@ -99,7 +105,7 @@ class Process:
 def zombie(pid: int) -> bool:
   """Whether it has ended and nobody has buried it."""
   try:
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
   except OSError:
     return True
 
@@ -275,11 +281,15 @@ def require_every_question_once(root: pathlib.Path) -> None:
   """Nothing lost, nothing doubled: mentoring and evaluation have each question once, RL each rollout."""
   from score_jax.workdir import Workdir
 
-  split = json.loads((root / "split.json").read_text())
+  split = json.loads((root / "split.json").read_text(encoding="utf-8"))
   workdir = Workdir(str(root))
   require([t.question_id for t in workdir.read_parts("mps")] == split["mps"], "mps has not every question once")
-  for row in json.loads((root / "results.json").read_text())["rows"]:
-    lines = [json.loads(line) for p in sorted((root / "eval" / row["model"]).glob("*.jsonl")) for line in p.open()]
+  for row in json.loads((root / "results.json").read_text(encoding="utf-8"))["rows"]:
+    lines = [
+      json.loads(line)
+      for p in sorted((root / "eval" / row["model"]).glob("*.jsonl"))
+      for line in p.open(encoding="utf-8")
+    ]
     asked = [line["trajectory"]["question_id"] for line in lines]
     require(asked == split["test"], f"the evaluation of {row['model']} has not every question once")
   for stage in ("rl", "rl_from_question"):

@@ -81,7 +81,7 @@ def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights],
   found = source.open(name)
   config = dataclasses.replace(found.config, layers=layers or found.config.layers)
   text = (importlib.util.find_spec("argparse") or sys).origin  # type: ignore[union-attr]
-  with open(str(text)) as file:
+  with open(str(text), encoding="utf-8") as file:
     tokens = np.array(found.tokenizer(file.read(), verbose=False)["input_ids"], np.int32)
   at = 0
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from score_jax.command import set_environment
 from score_jax.errors import UserError
+from score_jax.text import print_anything, sound
 
 #: section -> how it looks on a terminal
 LOOKS = {"first_thought": "36", "thought": "0", "code": "32", "observation": "33", "": "31"}
@@ -102,13 +103,18 @@ def main() -> int:
   parser.add_argument("--json", action="store_true", help="print an event a line")
   parser.add_argument("question")
   args = parser.parse_args()
+  print_anything()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")
   set_environment()
   try:
     with tempfile.TemporaryDirectory() as scratch:
       config, root = _asked(args, scratch)
-      return 0 if ask(config, root, args.stage or "untrained", args.question, seed=args.seed, as_json=args.json) else 1
+      return (
+        0
+        if ask(config, root, args.stage or "untrained", sound(args.question), seed=args.seed, as_json=args.json)
+        else 1
+      )
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

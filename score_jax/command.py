@@ -19,6 +19,7 @@ from score_jax.errors import UsageError, UserError
 from score_jax.mesh.allocator import keep_freed_memory
 from score_jax.mesh.backend import skip_absent_tpu
 from score_jax.stopping import Stopped
+from score_jax.text import print_anything, sound
 from score_jax.variation import located
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
@@ -37,6 +38,7 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   """
 
   keep_freed_memory()
+  print_anything()
   set_environment()
 
   def main(argv: Sequence[str]) -> None:
@@ -79,6 +81,8 @@ def _parse(argv: list[str]) -> list[str]:
     UsageError: the command line cannot be understood.
   """
   argv = _joined(argv)
+  if unsound := next((sound(a) for a in argv if sound(a) != a), None):
+    raise UsageError(f"{unsound}: this argument is not in UTF-8; write it so, and rename files whose names are not")
   if any(a in ("--help", "-help", "-h") for a in argv):
     _help()
   if any(a.startswith("--help") for a in argv):

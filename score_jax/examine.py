@@ -156,7 +156,7 @@ def _read(workdir: Workdir, name: str, tries: int) -> list[list[Trajectory]]:
     UserError: the part is damaged.
   """
   path = workdir.root / name
-  text = hosts.from_first(f"read {name}", lambda: path.read_text() if path.exists() else "")
+  text = hosts.from_first(f"read {name}", lambda: path.read_text(encoding="utf-8") if path.exists() else "")
   if not text:
     return []
   try:

@@ -51,7 +51,7 @@ def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decodi
   hugging_face.save(draft, model.config, model.weights, dtype=dtype, shard_bytes=int(shard_gb * 1e9), **tokens)
   hugging_face.save_tokenizer(draft, model.config, tokenizer)
   known = {name: value for name, value in tokens.items() if value is not None}
-  (draft / "generation_config.json").write_text(json.dumps(known | decoding, indent=2) + "\n")
+  (draft / "generation_config.json").write_text(json.dumps(known | decoding, indent=2) + "\n", encoding="utf-8")
   draft.replace(out)
 
 

@@ -135,7 +135,7 @@ def write(path: str, made: Sequence[Record]) -> None:
     raise UserError(f"--out={path} is there already; give a new file")
   draft = file.parent / f".{file.name}.draft"
   try:
-    draft.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
+    draft.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made), encoding="utf-8")
     draft.replace(file)
   except OSError as error:
     raise UserError(f"--out={path} cannot be written ({error.strerror or error}); give another file") from error
@@ -165,13 +165,13 @@ def of_file(path: str, tokenizer: PreTrainedTokenizerFast) -> Iterator[Trajector
   file = epath.Path(path)
   if not file.is_file():
     raise UserError(f"--file={path} does not exist; give a part file or a *_mps_trajectories.jsonl of the release")
-  with file.open() as lines:
+  with file.open(encoding="utf-8") as lines:
     if '"original_task_info"' in next(lines, ""):
       protocol = Protocol(tokenizer)
       yield from (_with_tokens(protocol, trajectory) for _, trajectory in release.read(path))
       return
   try:
-    with file.open() as lines:
+    with file.open(encoding="utf-8") as lines:
       yield from read_lines(lines)
   except ValueError as error:
     raise UserError(f"--file={path} is no part file ({error}); give one that a run wrote") from error

@@ -56,11 +56,11 @@ def held(root: epath.Path, *, beat_s: float = BEAT_S) -> Iterator[None]:
 @contextlib.contextmanager
 def _by_kernel(path: epath.Path, ours: dict[str, Any]) -> Iterator[bool]:
   """Gives False where the file system knows no locks."""
-  with open(path, "a+") as file:
+  with open(path, "a+", encoding="utf-8") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-      raise _refusal(path, path.read_text()) from error
+      raise _refusal(path, path.read_text(encoding="utf-8")) from error
     except OSError:
       known = False
     else:
@@ -83,7 +83,7 @@ def _by_heartbeat(path: epath.Path, ours: dict[str, Any], beat_s: float) -> Iter
     time.sleep(beat_s / 4)
     if (now := _read(path)) != found:
       raise _refusal(path, now or found)
-  path.write_text(json.dumps(ours | {"beat": 0}))
+  path.write_text(json.dumps(ours | {"beat": 0}), encoding="utf-8")
   time.sleep(beat_s / 4)  # who came at the same moment has written too: the last one has it
   if (now := _read(path)) != json.dumps(ours | {"beat": 0}):
     raise _refusal(path, now)
@@ -103,7 +103,7 @@ def _beat(path: epath.Path, ours: dict[str, Any], beat_s: float, ended: threadin
   while not ended.wait(beat_s):
     beat += 1
     try:
-      path.write_text(json.dumps(ours | {"beat": beat}))
+      path.write_text(json.dumps(ours | {"beat": beat}), encoding="utf-8")
     except OSError as error:  # the store may be back by the next one
       log.warning("%s cannot be written (%s)", path, error)
 
@@ -111,7 +111,7 @@ def _beat(path: epath.Path, ours: dict[str, Any], beat_s: float, ended: threadin
 def _read(path: epath.Path) -> str:
   """What stands in the file; nothing where there is none."""
   try:
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
   except FileNotFoundError:
     return ""
 

@@ -110,7 +110,9 @@ def claim(workdir: Workdir, config: ConfigDict) -> None:
 def commit() -> str | None:
   """The commit of the checkout that this package lies in, if it lies in one."""
   here = pathlib.Path(__file__).parent
-  found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+  found = subprocess.run(
+    ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False, encoding="utf-8"
+  )
   return found.stdout.strip() or None
 
 

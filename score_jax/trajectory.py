@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from score_jax import text
+
 SCHEMA = 2
 
 Author = Literal["student", "teacher"]
@@ -246,7 +248,7 @@ def from_json(line: str) -> Trajectory:
   Raises:
     ValueError: the line is no JSON, of another schema, or has missing or unknown fields.
   """
-  data = json.loads(line)
+  data = text.from_json(line)
   schema = data.get("schema") if isinstance(data, dict) else None
   if schema not in (1, SCHEMA) or isinstance(schema, bool):
     raise ValueError(f"trajectory of schema {schema!r}; this version reads schemas 1 and {SCHEMA}")

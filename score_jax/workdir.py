@@ -59,7 +59,7 @@ class Workdir:
     try:
       self.root.mkdir(parents=True, exist_ok=True)
       probe = self.root / f".writable-{hosts.index()}-{os.getpid()}"
-      probe.write_text("")
+      probe.write_text("", encoding="utf-8")
       probe.unlink()
     except OSError as error:
       raise UserError(
@@ -176,7 +176,7 @@ class Workdir:
     if not path.exists():
       return None
     try:
-      return json.loads(path.read_text())
+      return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
       raise UserError(f"{path} is damaged ({error}); delete it and start again") from error
 
@@ -231,7 +231,7 @@ def config_of(root: str) -> ConfigDict:
 
 def _read(path: epath.Path, stage: str) -> Iterator[Trajectory]:
   try:
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
       yield from read_lines(lines)
   except ValueError as error:
     raise UserError(
@@ -250,7 +250,7 @@ def unwritable(path: epath.Path, reason: object) -> str:
 def metric_lines(text: str) -> list[dict[str, Any]]:
   """The lines of a metrics file by rising step; of a step done twice (a restart) the last one, cut lines left out."""
   found: dict[int, dict[str, Any]] = {}
-  for line in text.splitlines():
+  for line in text.split("\n"):
     try:
       data = json.loads(line)
     except ValueError:
@@ -271,7 +271,7 @@ class Metrics:
     self._workdir, self._stage, self._tell = workdir, stage, tell
     self._name = f"metrics/{stage}.jsonl"
     path = workdir.root / self._name
-    self._lines = path.read_text() if path.exists() else ""
+    self._lines = path.read_text(encoding="utf-8") if path.exists() else ""
     host, now = socket.gethostname(), time.time()
     self._events_name = f"metrics/tensorboard/{stage}/events.out.tfevents.{int(now)}.{host}.{os.getpid()}"
     self._events, self._written = bytearray(begin(now)), 0

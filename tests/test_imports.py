@@ -18,7 +18,9 @@ ROOT = PACKAGE.parent
 
 #: the floors of the house: what stands on one imports from those before it and from its own room
 FLOORS: tuple[tuple[str, ...], ...] = (
-  ("errors", "progress", "tensorboard", "trajectory"),
+  ("errors",),
+  ("text",),
+  ("progress", "tensorboard", "trajectory"),
   ("limits",),
   ("arms", "variation"),
   ("mesh",),

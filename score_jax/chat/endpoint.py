@@ -30,9 +30,10 @@ import openai
 
 from score_jax.chat.budget import Budget
 from score_jax.chat.completion import most, read
-from score_jax.chat.exchange import Ask, Backend, Message, Reply, sound
+from score_jax.chat.exchange import Ask, Backend, Message, Reply
 from score_jax.errors import UserError
 from score_jax.sampler.slots import request_key
+from score_jax.text import sound
 from score_jax.tools.pace import asked_pause
 
 Kind = Literal["connection", "time-out", "malformed", "unreadable", "busy", "server error", "refused", "forbidden"]

@@ -96,8 +96,3 @@ def in_order(found: Mapping[int, Reply]) -> list[Reply]:
   if hopeless := next((reply for reply in found.values() if reply.hopeless), None):
     raise UserError(hopeless.failed)
   return [found[i] for i in range(len(found))]
-
-
-def sound(text: str) -> str:
-  """The text with what no UTF-8 can hold (halves of surrogate pairs, which JSON lets through) replaced."""
-  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

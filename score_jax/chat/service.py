@@ -20,6 +20,7 @@ from score_jax.chat.requests import BadRequest, Body, checked
 from score_jax.chat.template import Refused, Template
 from score_jax.chat.written import Fresh, Written
 from score_jax.sampler.slots import Decoding, request_key
+from score_jax.text import sound_data
 
 _LONGEST_BODY = 16 << 20  # bytes
 
@@ -164,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
       self.close_connection = True
       raise BadRequest(f"Content-Length: {size or 'none'}; give that of a body of up to {_LONGEST_BODY} bytes")
     try:
-      return json.loads(self.rfile.read(int(size)))
+      return sound_data(json.loads(self.rfile.read(int(size))))
     except (ValueError, RecursionError) as error:
       raise BadRequest(f"the body is no JSON ({type(error).__name__})") from None
 

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from score_jax.chat.exchange import sound
 from score_jax.errors import UserError
+from score_jax.text import sound
 
 #: what templates that speak of today say: nothing depends on the clock
 TODAY = datetime.date(2024, 7, 26)

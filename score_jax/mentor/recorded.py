@@ -15,13 +15,13 @@ before it shows (leak.py), is not used. It asks nobody and costs no tokens.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
+from score_jax import text
 from score_jax.agent.protocol import Protocol, Turn
 from score_jax.agent.written import act
 from score_jax.errors import UserError
@@ -67,7 +67,7 @@ class RecordedTeacher:
     self._counts: Counter[str] = Counter()
     for where, line in _lines(path):
       try:
-        self._read(json.loads(line), line)
+        self._read(text.from_json(line), line)
       except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
           f"{where}: no recorded correction ({type(error).__name__}: {error}); "
@@ -186,6 +186,6 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
   if not path or not files or not files[0].exists():
     raise UserError(f"teacher.path = {path!r}: no file of recorded corrections, nor a folder with *.jsonl; give one")
   for file in files:
-    for number, line in enumerate(file.read_text().split("\n"), start=1):
+    for number, line in enumerate(text.read_utf8(file).split("\n"), start=1):
       if line.strip():
         yield f"{file}:{number}", line

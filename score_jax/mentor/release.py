@@ -13,7 +13,6 @@ Tokens are made from the text by `agent.written.tokenised`, once a tokenizer is 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.tasks.fields import blank
+from score_jax.text import from_json, read_utf8
 from score_jax.tools.outcome import Outcome, Ran, plain
 from score_jax.tools.tool import Tool
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
@@ -42,11 +42,11 @@ def read(path: str) -> Iterator[tuple[Question, Trajectory]]:
   file = epath.Path(path)
   if not file.exists():
     raise UserError(f"{path} does not exist; give a *_mps_trajectories.jsonl of the reference release")
-  for number, line in enumerate(file.read_text().splitlines(), start=1):
+  for number, line in enumerate(read_utf8(file).split("\n"), start=1):
     if not line.strip():
       continue
     try:
-      yield record(json.loads(line))
+      yield record(from_json(line))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
       raise UserError(
         f"{path}:{number}: no record of mentored problem solving ({type(error).__name__}: {error})"

@@ -43,7 +43,7 @@ def only_cpu(environ: Mapping[str, str], root: pathlib.Path = pathlib.Path("/"))
 
 
 def _may_be_a_tpu(device: pathlib.Path) -> bool:
-  vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+  vendor, kind = ((device / name).read_text(encoding="utf-8").strip() for name in ("vendor", "class"))
   return vendor == _GOOGLE and not kind.startswith((_DISK, _NETWORK))
 
 

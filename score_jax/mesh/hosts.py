@@ -76,7 +76,7 @@ def together(*, timeout_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+  with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
     yield
 
 

@@ -66,7 +66,7 @@ def read(folder: pathlib.Path) -> tuple[DecoderConfig, Safetensors]:
   """
   path = folder / "config.json"
   try:
-    data = json.loads(path.read_text())
+    data = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError as error:
     raise UserError(f"{path} does not exist; give a folder with config.json and model.safetensors") from error
   except ValueError as error:
@@ -103,7 +103,7 @@ def generation(folder: pathlib.Path) -> dict[str, Any]:
   """
   path = folder / "generation_config.json"
   try:
-    data = json.loads(path.read_text()) if path.exists() else {}
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
   except ValueError as error:
     raise UserError(f"{path} is no JSON ({error}); fetch it again, or delete it") from error
   if not isinstance(data, dict):
@@ -125,16 +125,16 @@ def save(
   folder.mkdir(parents=True, exist_ok=True)
   safetensors.save(folder, list(weights.named(config, params)), dtype=dtype, shard_bytes=shard_bytes)
   data = to_hugging_face(config) | {"dtype": dtype} | more
-  (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n")
+  (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(folder: pathlib.Path, config: DecoderConfig, tokenizer: PreTrainedTokenizerFast) -> None:
   """Writes a tokenizer in words that transformers 4 and 5 read alike, AutoTokenizer included."""
   tokenizer.save_pretrained(folder)
   path = folder / "tokenizer_config.json"
-  data = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+  data = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
   data["additional_special_tokens"] = data.pop("extra_special_tokens", [])
   if model_type(config) in OVERRULED:
     data["auto_map"] = {"AutoTokenizer": [None, "tokenizer.Tokenizer"]}
-    (folder / "tokenizer.py").write_text(CLASS)
-  path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    (folder / "tokenizer.py").write_text(CLASS, encoding="utf-8")
+  path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

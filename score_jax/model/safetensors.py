@@ -58,7 +58,7 @@ class Safetensors:
 
 def _weight_map(index: pathlib.Path) -> dict[str, str]:
   try:
-    return json.loads(index.read_text())["weight_map"]
+    return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
   except (ValueError, KeyError) as error:
     raise UserError(f"{index} cannot be read ({error!r}); fetch it again") from error
 
@@ -90,4 +90,6 @@ def save(folder: pathlib.Path, tensors: Sequence[Named], *, dtype: str, shard_by
   if count > 1:
     weight_map = {t.name: file for file, shard in zip(files, shards, strict=True) for t in shard}
     total = {"total_size": width * sum(t.size for t in tensors)}
-    (folder / INDEX).write_text(json.dumps({"metadata": total, "weight_map": weight_map}, indent=2) + "\n")
+    (folder / INDEX).write_text(
+      json.dumps({"metadata": total, "weight_map": weight_map}, indent=2) + "\n", encoding="utf-8"
+    )

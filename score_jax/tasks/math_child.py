@@ -60,7 +60,7 @@ def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
 
 def _limit(memory_mb: int) -> None:
   """No files, no core, and so much address space beyond what is used now."""
-  with open("/proc/self/statm") as statm:
+  with open("/proc/self/statm", encoding="utf-8") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()
   limits = {
     resource.RLIMIT_AS: used + (memory_mb << 20),

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from score_jax.text import sound_data
+
 OPEN, CLOSE = "<think>", "</think>"
 _FENCED = re.compile(r"```(?:json)?(.*)```", re.DOTALL | re.IGNORECASE)
 _SPACE = " \t\r\n\ufeff"  # a byte order mark is one of the things that may surround a reply
@@ -31,9 +33,8 @@ def one_object(reply: str) -> Any:
   for text in _candidates(reply.replace("\r\n", "\n").strip(_SPACE)):
     fenced = _FENCED.fullmatch(text)
     try:
-      return json.loads(
-        fenced[1].strip(_SPACE) if fenced else text, object_pairs_hook=_once, parse_constant=_no_number, strict=False
-      )
+      body = fenced[1].strip(_SPACE) if fenced else text
+      return sound_data(json.loads(body, object_pairs_hook=_once, parse_constant=_no_number, strict=False))
     except (ValueError, RecursionError) as error:
       why = error
   raise ValueError(str(why)) from why

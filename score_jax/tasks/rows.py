@@ -22,6 +22,7 @@ import numpy as np
 from etils import epath
 
 from score_jax.errors import UserError
+from score_jax.text import from_json, read_utf8
 
 Row = Mapping[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -85,28 +86,21 @@ def _file(file: epath.Path, knob: str) -> Rows:
 # JSON
 
 
-def _text(file: epath.Path) -> str:
-  try:
-    return file.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
-
-
 def _lines(file: epath.Path) -> Rows:
-  for number, line in enumerate(_text(file).split("\n"), start=1):
+  for number, line in enumerate(read_utf8(file).split("\n"), start=1):
     if line.strip():  # other marks than \n may stand within JSON text, so splitlines will not do
       yield _checked(f"{file}:{number}", _parsed(line, f"{file}:{number}"))
 
 
 def _parsed(text: str, where: str) -> Any:
   try:
-    return json.loads(text)
+    return from_json(text)
   except json.JSONDecodeError as error:
     raise UserError(f"{where}: {text[:40]!r} is no JSON ({error}); mend the file or fetch it again") from error
 
 
 def _listed(file: epath.Path) -> Rows:
-  data = _parsed(_text(file), str(file))
+  data = _parsed(read_utf8(file), str(file))
   rows = data.get("examples") if isinstance(data, dict) else data
   if not isinstance(rows, list):
     raise UserError(f'{file} holds neither a list nor {{"examples": [...]}}; give one of them, or a .jsonl file')

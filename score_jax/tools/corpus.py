@@ -129,7 +129,7 @@ class Corpus:
     bounds: list[tuple[int, int]] = []
     Index.build(indexed(document) for document in self._scan(bounds)).save(folder)
     np.save(folder / _BOUNDS, np.array(bounds, np.int64))
-    (folder / _MANIFEST).write_text(json.dumps(_hashes(folder), indent=1, sort_keys=True) + "\n")
+    (folder / _MANIFEST).write_text(json.dumps(_hashes(folder), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
   def _scan(self, bounds: list[tuple[int, int]]) -> Iterator[Document]:
     """All passages in order; `bounds` gets where each begins and ends. Blank lines are none."""
@@ -155,7 +155,7 @@ class Corpus:
 
 def _load(folder: pathlib.Path) -> tuple[Index, np.ndarray]:
   try:
-    if _hashes(folder) != json.loads((folder / _MANIFEST).read_text()):
+    if _hashes(folder) != json.loads((folder / _MANIFEST).read_text(encoding="utf-8")):
       raise ValueError("its files are not those that were written")
     return Index.load(folder), np.load(folder / _BOUNDS, mmap_mode="r")
   except (OSError, ValueError, KeyError) as error:

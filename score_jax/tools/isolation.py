@@ -183,6 +183,6 @@ _CAUSES: Sequence[tuple[str | None, Sequence[str], str, str]] = (
 
 def _read(file: str) -> str:
   if file == "/proc/self/seccomp":
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    lines = pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next((line.split()[1] for line in lines if line.startswith("Seccomp:")), "")
-  return pathlib.Path(file).read_text() if os.path.exists(file) else ""
+  return pathlib.Path(file).read_text(encoding="utf-8") if os.path.exists(file) else ""

@@ -93,7 +93,7 @@ def _furnish(jail: Jail) -> None:
   """Lays out the session's own file system: nothing but /tmp can be written, and /proc is empty."""
   if jail.user:
     for file, line in (("setgroups", "deny"), *zip(("uid_map", "gid_map"), _maps(jail.user), strict=True)):
-      with open(f"/proc/self/{file}", "w") as of:
+      with open(f"/proc/self/{file}", "w", encoding="utf-8") as of:
         of.write(line)
   _call("mount", b"none", b"/", None, _RECURSIVE | _SLAVE, None)
   bare = _NO_SUID | _NO_DEVICES | _NO_EXEC

@@ -143,7 +143,7 @@ class Zygote:
 
   def cause(self) -> str:
     """Why it did not get ready, once it was killed."""
-    lines = self._log.read_text(errors="replace").strip().splitlines()
+    lines = self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     return lines[-1] if lines else f"it ended with status {self._popen.returncode} while loading"
 
 
@@ -223,7 +223,7 @@ class Session:
   def weigh(self) -> None:
     """Notes what it holds, which at its start is what it shares with the zygote."""
     try:
-      resident = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+      resident = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text(encoding="utf-8").split()[1])
       files = os.statvfs(pathlib.Path("/proc", str(self.pid), "root", "tmp")) if self._own_files else None
     except OSError:  # it has ended
       return
@@ -247,7 +247,7 @@ class Session:
     if self.pidfd < 0:
       return 0
     try:
-      lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text().splitlines()
+      lines = pathlib.Path(f"/proc/self/fdinfo/{self.pidfd}").read_text(encoding="utf-8").splitlines()
     except OSError:  # another thread asks, and it was ended just now
       return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("Pid:")), 0)

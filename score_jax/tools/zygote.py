@@ -108,7 +108,7 @@ def _end_with_parent() -> None:
 
 def _address_space() -> int:
   """Bytes of it that are taken."""
-  with open("/proc/self/statm") as file:
+  with open("/proc/self/statm", encoding="utf-8") as file:
     return int(file.read().split()[0]) * resource.getpagesize()
 
 

@@ -1,0 +1,67 @@
+"""Text from outside, made sound where it enters: what UTF-8 cannot hold becomes U+FFFD, the replacement character.
+
+JSON lets halves of surrogate pairs through ("\\ud800"), and Python puts bytes of a command line that are no UTF-8 into
+such halves. Tokenizers, SQLite and files refuse them, far from where they came in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from score_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from etils import epath
+
+_HALF = re.compile("[\ud800-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def sound(text: str) -> str:
+  """The text with each half of a surrogate pair replaced; two halves that belong together become their character."""
+  if _HALF.search(text) is None:
+    return text
+  return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def sound_data(value: Any) -> Any:
+  """JSON data with every text in it sound, keys too."""
+  if isinstance(value, str):
+    return sound(value)
+  if isinstance(value, list):
+    return [sound_data(one) for one in value]
+  if isinstance(value, dict):
+    return {sound(name): sound_data(one) for name, one in value.items()}
+  return value
+
+
+def from_json(text: str) -> Any:
+  """`json.loads` with every text sound.
+
+  Raises:
+    ValueError: it is no JSON.
+  """
+  data = json.loads(text)
+  return sound_data(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
+
+
+def read_utf8(file: epath.Path) -> str:
+  """The text of a file, without a byte order mark.
+
+  Raises:
+    UserError: it is not in UTF-8.
+  """
+  try:
+    return file.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
+
+
+def print_anything() -> None:
+  """Lets `print` escape what the terminal's encoding lacks, as under LC_ALL=C, where it would raise."""
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
