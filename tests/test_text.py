@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,16 +121,20 @@ def test_no_json_lines_are_split_by_splitlines(path: pathlib.Path) -> None:
 
 
 def test_a_command_runs_under_the_posix_locale(tmp_path: pathlib.Path) -> None:
-  """It reads and writes UTF-8 there, and prints what ASCII lacks as escapes."""
-  code = (
-    "import locale, pathlib, sys; from score_jax.model import hugging_face; from score_jax.text import print_anything; "
-    "print_anything(); assert locale.getpreferredencoding(False) != 'UTF-8'; "
-    "print(hugging_face.json.loads(pathlib.Path(sys.argv[1]).read_text(encoding='utf-8'))[chr(0xe9)], chr(0x2026))"
-  )
-  (tmp_path / "config.json").write_text('{"é": "ü"}', encoding="utf-8")
-  done = subprocess.run(
-    [sys.executable, "-c", code, str(tmp_path / "config.json")], env=SHELL | POSIX, capture_output=True, check=False
-  )
+  """`export` reads the UTF-8 of a model folder and writes UTF-8 there."""
+  model, out = tmp_path / "model", tmp_path / "weights"
+  shutil.copytree(ROOT / "score_jax" / "shipped" / "student", model)
+  config = json.loads((model / "config.json").read_text(encoding="utf-8")) | {"_name_or_path": "Schüler"}
+  (model / "config.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
+  command = [sys.executable, "-m", "score_jax.export", f"--model={model}", f"--out={out}"]
+  done = subprocess.run(command, env=SHELL | POSIX, capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr.decode()
+  assert json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"].keys() >= {"Ġ", "Ċ"}
+
+
+def test_what_ascii_lacks_is_printed_as_escapes() -> None:
+  code = "from score_jax.text import print_anything; print_anything(); print(chr(0xfc), chr(0x2026))"
+  done = subprocess.run([sys.executable, "-c", code], env=SHELL | POSIX, capture_output=True, check=False)
   assert (done.returncode, done.stdout, done.stderr) == (0, b"\\xfc \\u2026\n", b"")
 
 
