@@ -105,7 +105,7 @@ def resident() -> int:
 
 
 def test_a_hang_is_ended_in_time_and_the_next_honest_answer_is_graded() -> None:
-  with MathGrader(cpu_s=1.0) as grader:
+  with MathGrader(cpu_s=1.0, memory_mb=4096) as grader:  # so much that no processor fills it within the time
     assert graded(grader, "x", "x+0")[0] == 1.0
     first = grader.pid
     start = time.process_time(), time.monotonic()
