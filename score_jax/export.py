@@ -146,8 +146,6 @@ def main() -> int:
     parser.error("--stage goes with --workdir")
   if bool(args.file) != bool(args.model and args.trajectories):
     parser.error("--file goes with --model and --trajectories")
-  if args.shard_gb <= 0:
-    parser.error(f"--shard_gb={args.shard_gb}: give more than 0")
   set_environment()
   try:
     if args.trajectories:

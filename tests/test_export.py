@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import re
@@ -76,7 +77,10 @@ def test_a_stage_of_a_run_becomes_a_model_of_transformers(
   out.mkdir()
   options = ("--dtype=float32", "--shard_gb=0.0002")
   assert command(monkeypatch, f"--workdir={folder}", "--stage=rl", f"--out={out}", *options) == 0
-  assert len(list(out.glob("model-*.safetensors"))) > 1 and not [*tmp_path.glob(".*"), *out.glob(".*")]
+  sizes = [path.stat().st_size for path in sorted(out.glob("model-*.safetensors"))]
+  # 0.0002 GB is 200,000 bytes: a file is closed when the next tensor would not fit, so two in a row hold more
+  assert len(sizes) > 1 and all(a + b > 200_000 for a, b in itertools.pairwise(sizes))
+  assert not [*tmp_path.glob(".*"), *out.glob(".*")]
   theirs = AutoModelForCausalLM.from_pretrained(out)
   tokens = list(Protocol(model.tokenizer).prompt("How many are 12 and 30?"))
   with torch.no_grad():
