@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import queue
-import resource
 import select
 import shutil
 import signal
@@ -223,12 +222,12 @@ class Session:
   def weigh(self) -> None:
     """Notes what it holds, which at its start is what it shares with the zygote."""
     try:
-      resident = int(pathlib.Path(f"/proc/{self.pid}/statm").read_text(encoding="utf-8").split()[1])
+      resident = _own_memory(pathlib.Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8"))
       files = os.statvfs(pathlib.Path("/proc", str(self.pid), "root", "tmp")) if self._own_files else None
     except OSError:  # it has ended
       return
     self._inherited = self._inherited or resident
-    self.holds = (resident - self._inherited) * resource.getpagesize()
+    self.holds = resident - self._inherited
     if files is not None:
       self.holds += (files.f_blocks - files.f_bfree) * files.f_frsize
 
@@ -274,6 +273,15 @@ class Session:
     self.socket.close()
     if self._folder.exists():
       remove(self._folder)
+
+
+def _own_memory(status: str) -> int:
+  """Bytes of a process's memory, from /proc/PID/status, without pages of files.
+
+  Those are shared, and how many of them a step maps hangs on the kernel, the file system and the Python.
+  """
+  fields = dict(line.split(":", 1) for line in status.splitlines())
+  return sum(int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem") if name in fields)
 
 
 def remove(folder: pathlib.Path) -> None:
