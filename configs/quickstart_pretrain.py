@@ -12,7 +12,7 @@ not learn from a hundred (benchmarks/LOG.md).
 The shipped ones were made with seed 7, each by a command of its own on one core of two
 (--config.roles="('student',)" and "('teacher',)"): student 6,052 updates in 15 minutes,
 teacher 5,753 updates in 23 minutes. Of the quickstart's test questions (500 of each of the seeds
-0 to 2) the student answers 34.3 % (31.9 to 36.7), the teacher 98.5 % (97.7 to 99.0); from the
+0 to 2) the student answers 34.2 % (31.8 to 36.6), the teacher 98.3 % (97.6 to 98.9); from the
 prefixes of right student trajectories the teacher succeeds on 99.3 to 100 %, whatever their depth.
 """
 
