@@ -181,7 +181,8 @@ def test_every_model_begins_where_its_entry_says_and_is_the_one_that_is_evaluate
     assert (first.number, first.weights) == (0, known[STAGES[stage].begin]), stage
     assert record.named(stage, "validation")[-1].weights == known[stage], stage
   for model in known:
-    assert {r.weights for r in record.rollouts if r.stage == f"eval_{model}"} == {known[model]}
+    who = "teacher" if model == "teacher" else "student"  # whose temperature, slots and ledger
+    assert {(r.model, r.weights) for r in record.rollouts if r.stage == f"eval_{model}"} == {(who, known[model])}
 
 
 def test_what_teaches_and_explores_has_the_weights_that_are_its(record: Record) -> None:
