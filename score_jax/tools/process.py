@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import select
 import shutil
 import signal
@@ -280,8 +281,7 @@ def _own_memory(status: str) -> int:
 
   Those are shared, and how many of them a step maps hangs on the kernel, the file system and the Python.
   """
-  fields = dict(line.split(":", 1) for line in status.splitlines())
-  return sum(int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem") if name in fields)
+  return sum(int(kib) << 10 for kib in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", status, re.MULTILINE))
 
 
 def remove(folder: pathlib.Path) -> None:
