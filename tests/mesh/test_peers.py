@@ -93,6 +93,13 @@ def test_slow_and_steady_is_not_stuck() -> None:
   assert statuses == [0, 0], errors
 
 
+def test_one_that_idles_where_another_as_far_works_is_not_stuck() -> None:
+  """It may wait for what the other computes, in a device program of both."""
+  long = "[(time.sleep(0.5), index == 2 and peers.at_work()) for _ in range(12 * (index > 0))]"
+  statuses, _, errors = run(3, f"import time; {long}; peers.gather('tool', index)", timeout_s=3.0)
+  assert statuses == [0, 0, 0], errors
+
+
 def test_the_first_may_be_long_at_what_it_does_for_all() -> None:
   """As when it asks an endpoint for thousands of replies."""
   code = "hosts.from_first('chat', lambda: [(time.sleep(0.5), hosts.at_work()) for _ in range(8)])"

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.tasks.hostile_answers import answers
 
 FILES = {"math_500": 500, "math_train_1000": 998, "olymmath_200": 200}  # two golds of MATH's train part are empty
 SLOW = "2^{99999999999}+x"  # SymPy works at it for ages
+STANDSTILL_S = 300.0  # for which a virtual machine's clock of processor time may stand still while others use it
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +87,13 @@ def test_two_hundred_hostile_answers_are_survived_and_wrong(tmp_path: pathlib.Pa
   hostile = answers(str(marker))
   assert len(set(hostile)) >= 200
   before = resident()
-  with MathGrader(cpu_s=0.3) as grader:
+  with MathGrader(cpu_s=0.3, wall_s=STANDSTILL_S) as grader:
     for answer in hostile:
-      start = time.monotonic()
       grade, reason = graded(grader, "7", answer)
       assert grade == 0.0, (answer[:80], reason)
       assert reason
       assert reason.isascii()
       assert "\n" not in reason
-      assert time.monotonic() - start < 20
     assert graded(grader, "7", "14/2")[0] == 1.0
   assert not marker.exists()
   assert resident() - before < 32 << 20
@@ -104,16 +104,23 @@ def resident() -> int:
   return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+def children_s() -> float:
+  """Seconds for which the children that have ended computed; the kernel's limit goes by the same clock."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
 def test_a_hang_is_ended_in_time_and_the_next_honest_answer_is_graded() -> None:
-  with MathGrader(cpu_s=1.0, memory_mb=4096) as grader:  # so much that no processor fills it within the time
+  # so much memory that no processor fills it within the time
+  with MathGrader(cpu_s=1.0, wall_s=STANDSTILL_S, memory_mb=4096) as grader:
     assert graded(grader, "x", "x+0")[0] == 1.0
     first = grader.pid
-    start = time.process_time(), time.monotonic()
+    start, began = time.process_time(), children_s()
     assert graded(grader, "x", SLOW) == (0.0, "the answer took too long to verify")
-    assert time.process_time() - start[0] < 0.2
-    assert time.monotonic() - start[1] < 2 + 3  # on a machine that is busy with other tests
+    assert time.process_time() - start < 0.2
     assert first is not None
     assert gone(first)
+    assert 0.9 < children_s() - began < 10  # one child's second, and what it took to load
     assert graded(grader, "x", "x+0")[0] == 1.0
     last = grader.pid
   assert last is not None
@@ -122,7 +129,7 @@ def test_a_hang_is_ended_in_time_and_the_next_honest_answer_is_graded() -> None:
 
 
 def test_a_gold_that_hangs_is_the_graders_failure() -> None:
-  with MathGrader(cpu_s=0.5) as grader:
+  with MathGrader(cpu_s=0.5, wall_s=STANDSTILL_S) as grader:
     grade, reason = graded(grader, SLOW, "5")
   assert grade is None
   assert "reference" in reason

@@ -115,14 +115,21 @@ class Judge:
     zygote = self.tool._supervisor._zygote
     assert zygote is not None
     self.ancestor = zygote._popen.pid
-    assert soon(lambda: len(self.others()) == 3)  # bwrap, the same as first of the process namespace, the zygote
-    self.started, self.starts = self.others(), self.tool._supervisor._starts
+    self.started, self.starts = self.at_rest(), self.tool._supervisor._starts
     self.had = resident()
     self.left = self.traces()
 
   def others(self) -> set[int]:
     """The tool's processes that are no sessions."""
     return descendants(self.ancestor) - set(self.tool.pids)
+
+  def at_rest(self) -> set[int]:
+    """The others while no session is starting or ending: bwrap, the same as first of its processes, the zygote."""
+    end = time.monotonic() + 30.0
+    while len(found := self.others()) != 3:
+      assert time.monotonic() < end, found
+      time.sleep(0.01)
+    return found
 
   def step(self, session: str, code: str, state: tuple[Ran, ...]) -> Outcome:
     """Runs a step and sees to it that it comes to its end in time."""
