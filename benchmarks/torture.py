@@ -35,11 +35,11 @@ from typing import Any
 
 import numpy as np
 from descendants import descendants
+from same_run import compare
 
 from score_jax.limits import COUNT, flag
 
 CONFIG = "configs/quickstart.py"
-CHECKED = ("*.json", "stages/*.json", "trajectories/**/*", "eval/**/*")
 
 
 class Process:
@@ -116,40 +116,12 @@ def require(holds: bool, what: str, lines: Sequence[str] = ()) -> None:
     sys.exit(1)
 
 
-def files(root: pathlib.Path) -> dict[str, bytes]:
-  """What has to be the same in every run, by name."""
-  found = {p for pattern in CHECKED for p in root.glob(pattern) if p.is_file()}
-  return {str(p.relative_to(root)): p.read_bytes() for p in sorted(found)}
-
-
-def arrays(root: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of the last checkpoint of each stage, by stage, step and name."""
-  import jax
-  import orbax.checkpoint as ocp
-
-  found: dict[str, np.ndarray] = {}
-  for stage in sorted((root / "checkpoints").iterdir()):
-    last = max(int(p.name) for p in stage.iterdir() if p.name.isdigit())
-    for item in ("weights", "optimizer"):
-      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.restore(stage / str(last) / item)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        found[f"{stage.name}/{last}/{item}{jax.tree_util.keystr(path)}"] = np.asarray(leaf)
-  return found
-
-
 def require_same(root: pathlib.Path, expected: pathlib.Path) -> None:
   """Ends this program unless two runs have left the same."""
-  ours, theirs = files(root), files(expected)
-  require(ours.keys() == theirs.keys(), f"{root} differs in files: {sorted(ours.keys() ^ theirs.keys())}")
-  for name, data in theirs.items():
-    require(ours[name] == data, f"{root / name} differs from {expected / name}")
-  saved, left = arrays(root), arrays(expected)
-  require(saved.keys() == left.keys(), f"{root} differs in arrays: {sorted(saved.keys() ^ left.keys())}")
-  for name, array in left.items():
-    require(np.array_equal(saved[name], array, equal_nan=True), f"{root}: array {name} differs")
+  count, differences = compare(root, expected)
+  require(not differences, f"{root} differs from {expected}: {'; '.join(differences[:3])}")
   require(not list((root / "journal").glob("*")), f"{root}: something is left in its journal")
-  print(f"  {root.name}: {len(theirs)} files and {len(left)} arrays as if nobody had been killed", flush=True)
+  print(f"  {root.name}: {count} files and arrays as if nobody had been killed", flush=True)
 
 
 def require_readable(root: pathlib.Path) -> None:
