@@ -12,7 +12,7 @@ files. For multi-hop questions and deep search name a corpus or a retriever (`to
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.config import load_sibling_config
 
 BENCHMARKS = "aime24 aime25 math500 olymmath hotpotqa 2wiki musique bamboogle gaia webwalkerqa hle xbench".split()
 
@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """`arg`: "" for the paper's settings, "smoke" for the shipped models on their own word problems, on two CPU cores."""
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/evaluate.py:{arg} is none; choose evaluate.py or evaluate.py:smoke")
-  c = config_beside(__file__, "paper")
+  c = load_sibling_config(__file__, "paper")
   word_problems = {name: c.tasks[name] for name in ("acts", "operations", "distractors")}
   for group in ("stages", "tasks", "train", "warm_start", "mps", "sft", "rl", "bc", "alarms", "trackers"):  # of recipes
     del c[group]

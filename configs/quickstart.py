@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.job = "recipe"  # or evaluate: configs/evaluate.py
   c.seed = 0
   c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
-  c.arms = ()  # more baselines and controls, each with the stages that it needs: score_jax/arms.py; ("all",): all
+  c.arms = ()  # more baselines and controls, each with the stages that it needs: score_jax/experiment/stages.py; ("all",): all
 
   c.mesh = ConfigDict()
   # (data, fsdp, tensor) of the same devices for each use; -1 takes what are left
@@ -82,8 +82,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.chat.usd_per_million = (0.0, 0.0)  # endpoint: price of a million tokens, (prompt, reply)
 
   c.tasks = ConfigDict()
-  c.tasks.kind = "word_problems"  # or gsm8k, questions (your own), a benchmark: score_jax/tasks/source.py
-  c.tasks.path = ""  # file, folder, ORG/NAME of the hub, tfds:NAME (score_jax/tasks/rows.py); "": the kind's own place
+  c.tasks.kind = "word_problems"  # or gsm8k, questions (your own), a benchmark: score_jax/tasks/questions.py
+  c.tasks.path = (
+    ""  # file, folder, ORG/NAME of the hub, tfds:NAME (score_jax/tasks/datasets.py); "": the kind's own place
+  )
   c.tasks.split = "train"  # of your own questions, where they have splits
   c.tasks.fields = ConfigDict({"question": "question", "answer": "answer", "id": "", "aliases": ""})  # of your own
   c.tasks.grader = ""  # the benchmark whose grader takes your own
@@ -98,14 +100,14 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tasks.distractors = 1  # sentences about somebody else, at most
 
   c.tools = ConfigDict()
-  c.tools.isolation = "bubblewrap"  # bubblewrap: by the kernel; process: WEAK, see score_jax/tools/isolation.py
+  c.tools.isolation = "bubblewrap"  # bubblewrap: by the kernel; process: WEAK, see score_jax/sandbox/bubblewrap.py
   c.tools.workers = 2  # pieces of code that run at once, on each host
   c.tools.sessions = 128  # whose processes are kept for their next steps
   c.tools.timeout_s = 10.0  # of one piece of code
   c.tools.memory_mb = 512  # of one session, MiB
   c.tools.files_mb = 64  # of one session's files, MiB
   c.tools.output_chars = 4096  # of one observation
-  c.tools.functions = ""  # Python file whose functions the code can call: score_jax/tools/functions.py
+  c.tools.functions = ""  # Python file whose functions the code can call: score_jax/sandbox/interface.py
   c.tools.search = ConfigDict()
   c.tools.search.kind = "tasks"  # tasks: passages that the tasks bring; bm25: a corpus; http: a retriever; none
   c.tools.search.top_k = 2  # passages of a result, at most
@@ -195,7 +197,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.truncate = 0.0  # bound of the weight between trainer and sampler; 0: no weight
   c.rl.kl = 0.0  # coefficient of the divergence from the weights that RL begins with; 0: none
   c.rl.distill = 0.0  # coefficient of the divergence from the teacher on the mesh, in the advantage; 0: none
-  c.rl.reward = "paper"  # by which rule tiers are earned: paper or release (score_jax/mentor/reward.py)
+  c.rl.reward = "paper"  # by which rule tiers are earned: paper or release (score_jax/rl/reward.py)
   c.rl.final = 1.0  # reward tiers
   c.rl.key = 0.5
   c.rl.avoid = 0.1
@@ -210,7 +212,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.bc.learning_rate = 2e-4
   c.bc.epochs = 1
 
-  c.alarms = ConfigDict()  # of RL: where each goes off, 0: never; score_jax/alarms/signs.py says what they mean
+  c.alarms = ConfigDict()  # of RL: where each goes off, 0: never; score_jax/rl/alarms.py says what they mean
   c.alarms.stop = ()  # names of those that end the run; none: they are told, and it goes on
   c.alarms.window = 5  # steps whose mean counts
   c.alarms.probe = 4  # validation questions, tried rl.group_size times at first and when a checkpoint is kept; 0: none
@@ -229,12 +231,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.alarms.stale_prefix = -1.0  # under so many nats a token, now minus when it was drawn
   c.alarms.unsupported = 0.5  # over this share of the right rollouts
 
-  c.profile = ConfigDict()  # traces for xprof: score_jax/profiling.py
+  c.profile = ConfigDict()  # traces for xprof: score_jax/runtime/profiler.py
   c.profile.steps = 0  # rounds of rollouts, and updates, of a stage that are traced; 0: none
   c.profile.skip = 3  # those before them, which compile
   c.profile.stages = ()  # names, such as "rl" or "eval_rl"; (): all
 
-  c.trackers = ConfigDict()  # who is told of the metrics, besides the workdir: score_jax/trackers.py
+  c.trackers = ConfigDict()  # who is told of the metrics, besides the workdir: score_jax/runtime/metrics.py
   c.trackers.to = ()  # names of wandb, trackio
   c.trackers.project = "score_jax"
 

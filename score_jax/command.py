@@ -15,31 +15,30 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from score_jax import limits
+from score_jax.config import find_config_file
 from score_jax.errors import UsageError, UserError
-from score_jax.mesh.allocator import keep_freed_memory
-from score_jax.mesh.backend import skip_absent_tpu
-from score_jax.stopping import Stopped
-from score_jax.text import print_anything, sound
-from score_jax.variation import located
+from score_jax.runtime.backend import keep_freed_memory, skip_absent_tpu
+from score_jax.runtime.interrupt import RunInterrupted
+from score_jax.text import escape_unencodable_output, replace_surrogates
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
 #: compiled programs are kept for later runs, unless the environment says otherwise
-COMPILED = {
+COMPILATION_CACHE_ENV = {
   "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path.home() / ".cache" / "score_jax" / "compiled"),
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
 }
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://; default runs/<name of the config>")
 
 
-def command(run: Callable[[ConfigDict, str], None]) -> None:
+def run_command(run: Callable[[ConfigDict, str], None]) -> None:
   """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage.
 
   Where a signal asked it to end: with the status that a shell gives it.
   """
 
   keep_freed_memory()
-  print_anything()
-  set_environment()
+  escape_unencodable_output()
+  set_jax_environment()
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
@@ -47,7 +46,7 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    limits.check(CONFIG.value)
+    limits.check_numbers(CONFIG.value)
     run(CONFIG.value, WORKDIR.value or f"runs/{name}")
 
   try:
@@ -55,23 +54,25 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UsageError) else 1)
-  except Stopped as stopped:
+  except RunInterrupted as stopped:
     print(f"stopped by {stopped.signal}: everything up to here is kept, the same command goes on", file=sys.stderr)
     raise
 
 
-def set_environment() -> None:
+def set_jax_environment() -> None:
   """Sets what JAX reads from the environment when it is imported; what the user has set stays."""
-  for name, value in COMPILED.items():
+  for name, value in COMPILATION_CACHE_ENV.items():
     os.environ.setdefault(name, value)
   skip_absent_tpu()
 
 
-def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_dict(data: Any, prefix: str = "") -> dict[str, Any]:
   """Nested dictionaries as one, with dotted keys."""
   if not isinstance(data, dict):
     return {prefix: data}
-  return {k: v for name, value in data.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()}
+  return {
+    k: v for name, value in data.items() for k, v in flatten_dict(value, f"{prefix}.{name}" if prefix else name).items()
+  }
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -81,7 +82,7 @@ def _parse(argv: list[str]) -> list[str]:
     UsageError: the command line cannot be understood.
   """
   argv = _joined(argv)
-  if unsound := next((sound(a) for a in argv if sound(a) != a), None):
+  if unsound := next((replace_surrogates(a) for a in argv if replace_surrogates(a) != a), None):
     raise UsageError(f"{unsound}: this argument is not in UTF-8; write it so, and rename files whose names are not")
   if any(a in ("--help", "-help", "-h") for a in argv):
     _help()
@@ -91,7 +92,7 @@ def _parse(argv: list[str]) -> list[str]:
   if not path:
     raise UsageError("--config=FILE is missing; try --config=configs/quickstart.py")
   try:
-    found = located(path)
+    found = find_config_file(path)
   except UserError as error:
     raise UsageError(f"--{error}") from error
   argv = [f"--config={found}" if a == f"--config={path}" else a for a in argv]
@@ -122,7 +123,7 @@ def _unknown_key(argv: Sequence[str], path: str) -> str:
   overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
   try:
     config: Any = flags.FLAGS["config"].parser.parse(path)
-    known = list(flat(json.loads(config.to_json_best_effort())))
+    known = list(flatten_dict(json.loads(config.to_json_best_effort())))
   except (TypeError, ValueError, OSError):  # the file itself is at fault
     return ""
   for key in overrides:

@@ -23,90 +23,98 @@ from typing import Any
 
 import numpy as np
 
-from score_jax import arms
-from score_jax.arms import STAGES, planned
-from score_jax.baselines import (
+from score_jax.errors import UserError
+from score_jax.evaluate import measure_validation_accuracy
+from score_jax.experiment import stages
+from score_jax.experiment.experiment import Experiment, make_forward_config
+from score_jax.experiment.results import (
+  is_stage_complete,
+  ledger_to_dict,
+  load_stage_weights,
+  make_stage_config,
+  require_same_identity,
+  write_stage_result,
+)
+from score_jax.experiment.stages import STAGES, resolve_stages
+from score_jax.experiment.teachers import open_teacher
+from score_jax.model import lora
+from score_jax.rl.loop import require_signal, train_policy_gradient
+from score_jax.tasks.splits import describe_dropped
+from score_jax.teaching.counterfactual import CounterfactualTeacher, count_success_by_depth
+from score_jax.teaching.mentoring import MentoredQuestion, MentoringRound, mentor_questions
+from score_jax.teaching.prompted import PromptedTeacher
+from score_jax.teaching.recorded import RecordedTeacher
+from score_jax.teaching.teacher import Teacher
+from score_jax.train.batch import every_step, make_example, teacher_steps
+from score_jax.train.sft import fine_tune
+from score_jax.training_data import (
+  TrainingData,
+  add_unaided,
   all_demonstrations,
   all_mentored_questions,
-  bought_demonstrations,
-  planned_demonstrations,
-  questions_for_rl,
+  all_rl_questions,
+  budgeted_demonstrations,
+  compute_token_budget,
+  first_thought_demonstrations,
+  keep_correct,
   questions_of_prefixes,
+  random_step_corrections,
+  redrawn_steps,
+  rejection_samples,
+  select_mentored_questions,
+  select_solved_trajectories,
+  select_verified_starts,
+  select_warm_start_questions,
+  sft_and_rl_halves,
+  teacher_completions,
 )
-from score_jax.controls import own_successes, random_corrections, redrawn, teacher_endings
-from score_jax.errors import UserError
-from score_jax.evaluate import validate
-from score_jax.lessons import (
-  Lesson,
-  budget,
-  halves,
-  mentored_questions,
-  right_of,
-  solved,
-  verified_starts,
-  warm_questions,
-  with_unaided,
-)
-from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
-from score_jax.mentor.mentoring import Mentored, Round, mentor
-from score_jax.mentor.prompted import PromptedTeacher
-from score_jax.mentor.recorded import RecordedTeacher
-from score_jax.mentor.teacher import Teacher
-from score_jax.model import adapters
-from score_jax.reinforce import reinforce, require_signal
-from score_jax.run import Run, passes
-from score_jax.stages import configured, encoded, finish, require_none_of_another, weights_of, whole
-from score_jax.tasks.overlap import reasons
-from score_jax.teachers import open_teacher
-from score_jax.train.batch import every_step, sample, teacher_steps
-from score_jax.train.supervised import fine_tune
-from score_jax.trajectory import Ledger, total
+from score_jax.trajectory import Ledger, sum_ledgers
 
-CHOOSERS = {"every_step": every_step, "teacher_steps": teacher_steps}
+STEP_FILTERS = {"every_step": every_step, "teacher_steps": teacher_steps}
 
 
-def walk(run: Run) -> None:
+def run_recipe(run: Experiment) -> None:
   """Runs the stages that the config lists, in order, then its arms; those that are done are skipped.
 
   Raises:
     UserError: a stage does not exist, or cannot be done with what there is.
   """
-  names = planned(run.config.stages, run.config.arms)
+  names = resolve_stages(run.config.stages, run.config.arms)
   for name in names:  # before any is done: hours would be lost
     if STAGES[name].starts and (note := require_signal(run.config, name)):
       run.say(note)
   _write_split(run)
   for name in names:
-    if whole(run, name):
+    if is_stage_complete(run, name):
       run.say(f"{name}: done already")
       run.journal.drop(name)  # the run may have ended between the two
       continue
-    require_none_of_another(run, name)
+    require_same_identity(run, name)
     _ = run.trackers  # one that cannot be had ends the run here, not after hours of demonstrations
     run.say(f"{name}: starts")
     with run.timed(name):
-      finish(run, name, _do(run, name))
+      write_stage_result(run, name, _do(run, name))
     run.say(f"{name}: done in {run.seconds[name]:.0f} s")
 
 
-def _do(run: Run, name: str) -> dict[str, Any]:
+def _do(run: Experiment, name: str) -> dict[str, Any]:
   """What a stage finds."""
   stage = STAGES[name]
   if stage.lessons:
-    return imitate(run, name, LESSONS[stage.lessons](run, name))
+    return sft_stage(run, name, SFT_DATA[stage.lessons](run, name))
   if stage.starts:
-    return explore(run, name, STARTS[stage.starts](run, name))
-  return mps(run)
+    return rl_stage(run, name, RL_STARTS[stage.starts](run, name))
+  return mentoring_stage(run)
 
 
-def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
+def sft_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any]:
   """Fine-tunes the weights that the stage starts from on trajectories; the new ones are in its checkpoints."""
   stage = STAGES[name]
-  settings = configured(run.config, name)[stage.group]
+  settings = make_stage_config(run.config, name)[stage.group]
   loss = settings.loss if stage.group == "sft" else "every_step"
-  if loss not in CHOOSERS:
-    raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
-  samples = [sample(t, carries_loss=CHOOSERS[loss]) for t in lesson.material]
+  if loss not in STEP_FILTERS:
+    raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(STEP_FILTERS)}")
+  samples = [make_example(t, carries_loss=STEP_FILTERS[loss]) for t in lesson.material]
   learnt = [one for one in samples if one.learnt.any()]
   if len(learnt) < len(samples):
     run.say(f"{name}: {len(samples) - len(learnt)} of {len(samples)} trajectories have no step that carries loss")
@@ -116,39 +124,39 @@ def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
     [learnt],
     config=run.student.config,
     graph=run.student.graph,
-    begin=lambda: adapters.parts(weights_of(run, stage.begin))[0],
-    frozen=adapters.parts(run.student.weights)[1],
+    begin=lambda: lora.split_trainable(load_stage_weights(run, stage.begin))[0],
+    frozen=lora.split_trainable(run.student.weights)[1],
     mesh=run.meshes.train,
     settings=run.settings(settings),
-    passes=passes(run.config, 1.0),
+    passes=make_forward_config(run.config, 1.0),
     seed=run.config.seed,
     workdir=run.workdir,
     metrics=run.metrics(name),
     say=run.say,
-    validate=lambda weights: validate(run, weights),
+    validate=lambda weights: measure_validation_accuracy(run, weights),
   )
   left_out = {"without_loss": len(samples) - len(learnt), **trained.left_out}
   found = {"updates": trained.updates, **lesson.findings, "left_out": left_out}
-  return {"ledger": encoded(lesson.cost + trained.cost), **found}
+  return {"ledger": ledger_to_dict(lesson.cost + trained.cost), **found}
 
 
-def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
+def rl_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any]:
   """Policy gradient on the weights that the stage starts from; for as many student tokens as what it goes by took."""
   stage = STAGES[name]
   if not lesson.material:
     raise UserError(f"{name}: mentoring left nothing to start from; give it more questions (tasks.train)")
   run.free_teacher()
-  tokens = budget(run, name, "student") if stage.goes_by else None
-  trained = reinforce(run, name, lesson.material, stage.begin, token_budget=tokens)
+  tokens = compute_token_budget(run, name, "student") if stage.goes_by else None
+  trained = train_policy_gradient(run, name, lesson.material, stage.begin, token_budget=tokens)
   found = {"updates": trained.updates, "starts": len(lesson.material), **lesson.findings}
-  return {"ledger": encoded(trained.cost)} | found | ({} if tokens is None else {"token_budget": tokens})
+  return {"ledger": ledger_to_dict(trained.cost)} | found | ({} if tokens is None else {"token_budget": tokens})
 
 
 # The questions and their parts
 
 
-def _write_split(run: Run) -> None:
-  warm, mentored = warm_questions(run), mentored_questions(run)
+def _write_split(run: Experiment) -> None:
+  warm, mentored = select_warm_start_questions(run), select_mentored_questions(run)
   parts = {"warm_start": warm, "mps": mentored, "validation": run.tasks.validation, "test": run.tasks.test}
   ids = {name: [q.id for q in part] for name, part in parts.items()}
   if (run.workdir.read_json("split.json") or ids) != ids:
@@ -160,11 +168,11 @@ def _write_split(run: Run) -> None:
   _write_overlap(run)
 
 
-def _write_overlap(run: Run) -> None:
+def _write_overlap(run: Experiment) -> None:
   """Lists the questions that are not used, and says how many they are."""
   dropped = [dataclasses.asdict(d) for d in run.tasks.dropped]
   run.workdir.write_json("overlap.json", {"schema": 1, "words": run.tasks.words, "dropped": dropped})
-  told = reasons(run.tasks.dropped)
+  told = describe_dropped(run.tasks.dropped)
   run.say(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
   for note in run.tasks.notes:
     run.say(f"tasks: {note}")
@@ -173,17 +181,19 @@ def _write_overlap(run: Run) -> None:
 # What the stages of the method learn from
 
 
-def few_demonstrations(run: Run, name: str) -> Lesson:
+def warm_start_demonstrations(run: Experiment, name: str) -> TrainingData:
   """Warm start: only trajectories that submit an answer and are graded right."""
-  return right_of(run, name, open_teacher(run, run.student.weights).demonstrate(warm_questions(run), name=name))
+  return keep_correct(
+    run, name, open_teacher(run, run.student.weights).demonstrate(select_warm_start_questions(run), name=name)
+  )
 
 
-def mps(run: Run) -> dict[str, Any]:
+def mentoring_stage(run: Experiment) -> dict[str, Any]:
   """Mentored problem solving with the warm-started student."""
-  c, weights = run.config, weights_of(run, "warm_start")
+  c, weights = run.config, load_stage_weights(run, "warm_start")
   teacher = open_teacher(run, weights)
-  cases = mentor(
-    mentored_questions(run),
+  cases = mentor_questions(
+    select_mentored_questions(run),
     student=run.student_agent,
     weights=weights,
     teacher=teacher,
@@ -193,17 +203,17 @@ def mps(run: Run) -> dict[str, Any]:
     draws=c.mps.draws,
     report=lambda line: run.say(f"mps: {line}"),
   )
-  ledger, measured = total(case.ledger for case in cases), total(case.measured for case in cases)
+  ledger, measured = sum_ledgers(case.ledger for case in cases), sum_ledgers(case.measured for case in cases)
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
   run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
   summary = _summary(cases) | _told(teacher)
   if isinstance(teacher, CounterfactualTeacher):
     right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
-    table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
+    table, cost = count_success_by_depth(teacher, right[: c.mps.depth_probe])
     summary["teacher_success_by_depth"], measured = table, measured + cost
   run.workdir.write_json("trajectories/mps/summary.json", summary)
-  return {"ledger": encoded(ledger), "measured": encoded(measured), "summary": summary}
+  return {"ledger": ledger_to_dict(ledger), "measured": ledger_to_dict(measured), "summary": summary}
 
 
 def _told(teacher: Teacher) -> dict[str, Any]:
@@ -211,7 +221,7 @@ def _told(teacher: Teacher) -> dict[str, Any]:
   return teacher.counts() if isinstance(teacher, PromptedTeacher | RecordedTeacher) else {}
 
 
-def _case(case: Mentored) -> dict[str, Any]:
+def _case(case: MentoredQuestion) -> dict[str, Any]:
   rounds = [_round(one) for one in case.rounds]
   return {
     "question": case.question.id,
@@ -221,7 +231,7 @@ def _case(case: Mentored) -> dict[str, Any]:
   }
 
 
-def _round(one: Round) -> dict[str, Any]:
+def _round(one: MentoringRound) -> dict[str, Any]:
   """What a round found, by what counts: `drawn` has (steps kept, right, tries) of each prefix gone on from."""
   found = one.finding
   return {
@@ -239,7 +249,7 @@ def _counts(values: Iterable[Any]) -> dict[str, int]:
   return {str(v): found.count(v) for v in sorted(set(found))}
 
 
-def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
+def _summary(cases: Sequence[MentoredQuestion]) -> dict[str, Any]:
   """The counts that the report shows."""
   outcomes = [case.outcome for case in cases]
   solved = [case for case in cases if case.outcome == "solved"]
@@ -255,34 +265,34 @@ def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
   }
 
 
-def corrected(run: Run, name: str) -> Lesson:
+def corrected_trajectories(run: Experiment, name: str) -> TrainingData:
   """SFT: the corrected trajectories, and some of those that needed no correction."""
-  cases, _ = halves(run)
-  return with_unaided(run, name, cases, solved(cases), Ledger())
+  cases, _ = sft_and_rl_halves(run)
+  return add_unaided(run, name, cases, select_solved_trajectories(cases), Ledger())
 
 
-def prefixes(run: Run, name: str) -> Lesson:
+def verified_prefixes(run: Experiment, name: str) -> TrainingData:
   """RL: the verified prefixes before the last surviving corrections."""
-  lesson = verified_starts(run, name)
+  lesson = select_verified_starts(run, name)
   corrected = sum(s.correction is not None for s in lesson.material)
   run.say(f"{name}: {len(lesson.material)} starts, {corrected} of them before a corrected step")
   return lesson
 
 
-LESSONS: Mapping[arms.Lessons, Callable[[Run, str], Lesson]] = {
-  "few_demonstrations": few_demonstrations,
-  "bought_demonstrations": bought_demonstrations,
-  "planned_demonstrations": planned_demonstrations,
+SFT_DATA: Mapping[stages.SftDataName, Callable[[Experiment, str], TrainingData]] = {
+  "few_demonstrations": warm_start_demonstrations,
+  "bought_demonstrations": budgeted_demonstrations,
+  "planned_demonstrations": first_thought_demonstrations,
   "all_demonstrations": all_demonstrations,
-  "corrected": corrected,
-  "own_successes": own_successes,
-  "redrawn": redrawn,
-  "random_corrections": random_corrections,
-  "teacher_endings": teacher_endings,
+  "corrected": corrected_trajectories,
+  "own_successes": rejection_samples,
+  "redrawn": redrawn_steps,
+  "random_corrections": random_step_corrections,
+  "teacher_endings": teacher_completions,
 }
-STARTS: Mapping[arms.Starts, Callable[[Run, str], Lesson]] = {
-  "prefixes": prefixes,
+RL_STARTS: Mapping[stages.RlStartsName, Callable[[Experiment, str], TrainingData]] = {
+  "prefixes": verified_prefixes,
   "questions_of_prefixes": questions_of_prefixes,
-  "questions_for_rl": questions_for_rl,
+  "questions_for_rl": all_rl_questions,
   "mentored_questions": all_mentored_questions,
 }

@@ -21,32 +21,32 @@ _HALF = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def sound(text: str) -> str:
+def replace_surrogates(text: str) -> str:
   """The text with each half of a surrogate pair replaced; two halves that belong together become their character."""
   if _HALF.search(text) is None:
     return text
   return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def sound_data(value: Any) -> Any:
+def replace_surrogates_in_json(value: Any) -> Any:
   """JSON data with every text in it sound, keys too."""
   if isinstance(value, str):
-    return sound(value)
+    return replace_surrogates(value)
   if isinstance(value, list):
-    return [sound_data(one) for one in value]
+    return [replace_surrogates_in_json(one) for one in value]
   if isinstance(value, dict):
-    return {sound(name): sound_data(one) for name, one in value.items()}
+    return {replace_surrogates(name): replace_surrogates_in_json(one) for name, one in value.items()}
   return value
 
 
-def from_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
   """`json.loads` with every text sound.
 
   Raises:
     ValueError: it is no JSON.
   """
   data = json.loads(text)
-  return sound_data(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
+  return replace_surrogates_in_json(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
 
 
 def read_utf8(file: epath.Path) -> str:
@@ -61,7 +61,7 @@ def read_utf8(file: epath.Path) -> str:
     raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
 
 
-def print_anything() -> None:
+def escape_unencodable_output() -> None:
   """Lets `print` escape what the terminal's encoding lacks, as under LC_ALL=C, where it would raise."""
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")

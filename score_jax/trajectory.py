@@ -108,7 +108,7 @@ class Ledger:
     return self.models.get(model, Usage())
 
 
-def total(ledgers: Iterable[Ledger]) -> Ledger:
+def sum_ledgers(ledgers: Iterable[Ledger]) -> Ledger:
   """The sum of some ledgers."""
   result = Ledger()
   for ledger in ledgers:
@@ -228,7 +228,7 @@ def _ledger(data: Mapping[str, Any]) -> Ledger:
   return _made(Ledger, data, models={k: _made(Usage, v) for k, v in data["models"].items()})
 
 
-def to_json(trajectory: Trajectory) -> str:
+def trajectory_to_json(trajectory: Trajectory) -> str:
   """One line of JSON; `from_json` gives an equal trajectory back."""
 
   def shorten(step: Step) -> Step:
@@ -242,13 +242,13 @@ def to_json(trajectory: Trajectory) -> str:
   return json.dumps(_encode(short), ensure_ascii=False, separators=(",", ":"))
 
 
-def from_json(line: str) -> Trajectory:
+def trajectory_from_json(line: str) -> Trajectory:
   """Reads what `to_json` wrote.
 
   Raises:
     ValueError: the line is no JSON, of another schema, or has missing or unknown fields.
   """
-  data = text.from_json(line)
+  data = text.parse_json(line)
   schema = data.get("schema") if isinstance(data, dict) else None
   if schema not in (1, SCHEMA) or isinstance(schema, bool):
     raise ValueError(f"trajectory of schema {schema!r}; this version reads schemas 1 and {SCHEMA}")
@@ -267,11 +267,11 @@ def from_json(line: str) -> Trajectory:
     raise ValueError(f"trajectory with missing or odd fields: {error}") from error
 
 
-def generated_tokens(steps: Iterable[Step]) -> int:
+def count_generated_tokens(steps: Iterable[Step]) -> int:
   """How many tokens the given steps' author wrote."""
   return sum(len(s.tokens) for s in steps)
 
 
-def read_lines(lines: Iterable[str]) -> Iterator[Trajectory]:
+def parse_trajectories(lines: Iterable[str]) -> Iterator[Trajectory]:
   """Trajectories from the lines of a part file."""
-  return (from_json(line) for line in lines if line.strip())
+  return (trajectory_from_json(line) for line in lines if line.strip())

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from score_jax.arms import STAGES, planned
+from score_jax.experiment.stages import STAGES, resolve_stages
 from tests.configs import module
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def test_an_arm_runs_to_its_table(workdir: pathlib.Path, arm: str) -> None:
   before = stages(workdir)
   said = run(workdir, f"--config.arms=('{arm}',)")
   after = stages(workdir)
-  assert after.keys() == before.keys() | set(planned(MAIN, (arm,)))
+  assert after.keys() == before.keys() | set(resolve_stages(MAIN, (arm,)))
   assert before.items() <= after.items(), "what it shares with others is not done again"
   rows = {row["model"]: row for row in json.loads((workdir / "results.json").read_text())["rows"]}
   assert list(rows) == [name for name in ("teacher", "untrained", *STAGES) if name in rows]

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from score_jax.agent.protocol import Turn
-from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
-from score_jax.mentor.groups import numbers, score
-from score_jax.mentor.reward import Tiers
-from score_jax.mentor.starts import Start
-from score_jax.reinforce import require_signal
-from score_jax.train.batch import pack
+from score_jax.rl.loop import require_signal
+from score_jax.rl.reward import TierRewards, measure_groups, score_groups
+from score_jax.teaching.mentoring import RolloutStart
+from score_jax.train.batch import pack_examples
 from score_jax.trajectory import Trajectory
 from tests.agent.scripted import Stage, act, plan, protocol, question, said, stage, submit, tokenizer, tool
 from tests.configs import module
@@ -31,7 +30,7 @@ def says(name: str, text: str) -> Turn:
 
 
 def rolled(stage: Stage, agent: Agent) -> list[Trajectory]:
-  request = Request("rl/0/q", question(), at_question(question()), 50, 2)
+  request = RolloutRequest("rl/0/q", question(), empty_trajectory(question()), 50, 2)
   [group] = agent.rollout(stage.weights(says), [request])
   return group
 
@@ -46,14 +45,14 @@ def test_a_rollout_ends_where_a_training_row_does(stage: Stage) -> None:
     answered, cut = rolled(stage, agent)
     assert answered.steps == short.steps, "one that fits is the same"
     assert (cut.status, cut.grade) == ("context_full", 0.0)
-    start = Start(question(), at_question(question()), None, 50)
-    groups = score([start], [[answered, cut]], Tiers(1.0, 0.5, 0.1), lambda _: unasked, scale="group_std")
+    start = RolloutStart(question(), empty_trajectory(question()), None, 50)
+    groups = score_groups([start], [[answered, cut]], TierRewards(1.0, 0.5, 0.1), lambda _: unasked, scale="group_std")
     samples = [s.sample() for s in groups[0]]
     assert max(len(s.tokens) for s in samples) <= length
     assert [float(s.advantage) for s in groups[0]] == [1.0, -1.0]
-    assert sum(len(row) for row in pack(samples, length=length)) == 2
+    assert sum(len(row) for row in pack_examples(samples, length=length)) == 2
     assert sum(s.learnt.sum() for s in samples) == sum(len(s.tokens) for t in (answered, cut) for s in t.steps)
-    found = numbers([[answered, cut]], groups)
+    found = measure_groups([[answered, cut]], groups)
     assert (found["rollouts"], found["context_full"]) == (2, 0.5)
   assert rolled(stage, dataclasses.replace(stage.agent(length=200), length=500))[1].context() == long.context()
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from score_jax.errors import UserError
-from score_jax.mesh.hosts import from_first
-from score_jax.trajectory import Trajectory, from_json, to_json
-from score_jax.workdir import Workdir
+from score_jax.runtime.processes import run_on_primary
+from score_jax.runtime.workdir import Workdir
+from score_jax.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Journal:
     """What an earlier process finished under that key."""
     line = self._found.pop(key, None)
     try:
-      return None if line is None else from_json(line)
+      return None if line is None else trajectory_from_json(line)
     except ValueError as error:
       log.warning("%s: a trajectory cannot be read (%s); it is drawn again", self._folder, error)
       return None
@@ -84,7 +84,7 @@ class Journal:
   def add(self, key: str, trajectory: Trajectory) -> None:
     """Keeps a finished trajectory; `tick` writes it."""
     if self._folder and trajectory.status not in ("tool_failure", "replay_mismatch"):
-      self._drawn.append(f'{{"key":"{key}","trajectory":{to_json(trajectory)}}}\n')
+      self._drawn.append(f'{{"key":"{key}","trajectory":{trajectory_to_json(trajectory)}}}\n')
 
   def tick(self) -> None:
     """Writes what is to be written, if it is time."""
@@ -102,7 +102,7 @@ class Journal:
 
   def _open(self) -> None:
     """Takes what earlier processes left of this stage; all processes of this run take what the first one finds."""
-    texts: dict[str, str] = from_first("journal", lambda: self._workdir.read_all(self._folder, "part-*.jsonl"))
+    texts: dict[str, str] = run_on_primary("journal", lambda: self._workdir.read_all(self._folder, "part-*.jsonl"))
     self._parts, self._settled, self._next = sorted(texts), 0, time.monotonic() + self._every_s
     self._number = 1 + max((int(name[-len("00000.jsonl") :][:5]) for name in texts), default=-1)
     for name in self._parts:

@@ -11,16 +11,19 @@ A trajectory in the words of the model's own chat template (ChatML here):
 The six tags are special tokens. Text that a person, a model or a tool wrote is
 encoded with special tokens switched off, and turns are parsed from token ids, so
 no text can become a tag, an end of turn or an observation.
+
+MERGED Tokenizers: a small one trained on given text, and the method's tags added to anyone's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
 from score_jax.trajectory import Kind
@@ -37,7 +40,7 @@ class Turn:
   code: str = ""
 
 
-class Protocol:
+class AgentProtocol:
   """Turns and observations to tokens and back, for one tokenizer.
 
   Attributes:
@@ -54,7 +57,7 @@ class Protocol:
     special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     missing = [t for t in TAGS if t not in special]
     if missing:
-      raise UserError(f"tokenizer: special tokens {missing} are missing; add them (score_jax.agent.tokenizer.add_tags)")
+      raise UserError(f"tokenizer: special tokens {missing} are missing; add them (score_jax.agent.protocol.add_tags)")
     self._tags = {t: special[t] for t in TAGS}
     self.tags = {i: t for t, i in self._tags.items()}
     self._special = frozenset(special.values())
@@ -165,3 +168,46 @@ class Protocol:
       texts.append(self.decode(rest[1:at]).strip())
       rest = rest[at + 1 :]
     return Turn(kind, *texts) if rest == (self.stop,) else None
+
+
+END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# A word, a digit or signs, each with the space before it: names of functions and numbers cost the fewest tokens.
+WORD_PATTERN = r" ?[A-Za-z_]+| ?[0-9]| ?[^\sA-Za-z0-9_]+|\s"
+CHATML_TEMPLATE = (
+  "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerFast:
+  """A byte-level BPE tokenizer of `vocab` tokens: digits single, ChatML's turn tokens, the method's tags."""
+  bpe = Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  bpe.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab,
+    special_tokens=[END_OF_TEXT, TURN_START, TURN_END, *TAGS],
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  bpe.train_from_iterator(texts, trainer)
+  tokenizer = PreTrainedTokenizerFast(
+    tokenizer_object=bpe, eos_token=TURN_END, pad_token=END_OF_TEXT, additional_special_tokens=[TURN_START, *TAGS]
+  )
+  tokenizer.chat_template = CHATML_TEMPLATE
+  return tokenizer
+
+
+def add_tags(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[int]]:
+  """Adds the tags that the tokenizer lacks, as special tokens; returns their ids, each with those that spelled it."""
+  known = tokenizer.get_vocab()
+  spelled = {t: tokenizer.backend_tokenizer.encode(t, add_special_tokens=False).ids for t in TAGS if t not in known}
+  tokens: list[str | AddedToken] = [AddedToken(t, special=True, normalized=False) for t in TAGS]
+  tokenizer.add_tokens(tokens, special_tokens=True)
+  ids = tokenizer.get_vocab()
+  return {ids[t]: pieces for t, pieces in spelled.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from score_jax.agent.protocol import Protocol
+from score_jax.agent.protocol import AgentProtocol
 
 
-class Sections:
+class SectionDecoder:
   """The text of one trajectory's turns, piece by piece."""
 
-  def __init__(self, protocol: Protocol):
+  def __init__(self, protocol: AgentProtocol):
     self._protocol = protocol
     self._section, self._tokens, self._told = "", [], ""
 

@@ -4,6 +4,8 @@ Legend of the dimensions used in names such as `x_BxTxD` all over the package:
   B rows of a batch or slots      T tokens of a chunk        S cache length
   D width of the residual stream  N query heads              K key/value heads
   H width of a head               F width of the MLP         V vocabulary     L layers
+
+MERGED Public models whose shape is needed before they can be reached: what their config.json says, as of November 2026.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class ModelFamily:
   """What sets the model types of Hugging Face apart."""
 
   architecture: str
@@ -96,11 +98,11 @@ class Family:
 
 #: model types whose forward pass is this decoder's; SmolLM2's is llama
 FAMILIES = {
-  "llama": Family("LlamaForCausalLM", False, False, ()),
-  "qwen2": Family("Qwen2ForCausalLM", True, False, ("num_key_value_heads",)),
-  "qwen3": Family("Qwen3ForCausalLM", False, True, ("num_key_value_heads", "head_dim")),
+  "llama": ModelFamily("LlamaForCausalLM", False, False, ()),
+  "qwen2": ModelFamily("Qwen2ForCausalLM", True, False, ("num_key_value_heads",)),
+  "qwen3": ModelFamily("Qwen3ForCausalLM", False, True, ("num_key_value_heads", "head_dim")),
 }
-REQUIRED = (
+REQUIRED_KEYS = (
   "vocab_size",
   "hidden_size",
   "num_hidden_layers",
@@ -111,7 +113,7 @@ REQUIRED = (
 )
 
 
-def from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
+def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
   """The configuration that a Hugging Face config.json describes, in the words of transformers 4 or 5.
 
   Raises:
@@ -121,7 +123,7 @@ def from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
   family = FAMILIES.get(str(kind))
   if family is None:
     raise UserError(f"config.json: model_type = {kind!r} is not supported; use a model of type {', '.join(FAMILIES)}")
-  for name in (*REQUIRED, *family.required):
+  for name in (*REQUIRED_KEYS, *family.required):
     if data.get(name) is None:
       raise UserError(f"config.json: {name} is missing; take the file that came with the weights")
   for name, value in _refused(data, family).items():
@@ -147,7 +149,7 @@ def from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
   )
 
 
-def _refused(data: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def _refused(data: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
   """What a config.json asks for that this decoder does not do: key -> its value, falsy where it does not ask."""
   rope, slides = _rope(data), [kind for kind in data.get("layer_types") or () if kind != "full_attention"]
   if "layer_types" not in data and data.get("use_sliding_window"):
@@ -186,7 +188,7 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
   return RopeScaling(kind, *(rope[name] for name in keys[kind])) if keys[kind] else None
 
 
-def model_type(config: DecoderConfig) -> str:
+def hugging_face_model_type(config: DecoderConfig) -> str:
   """The Hugging Face model type of such decoders.
 
   Raises:
@@ -200,13 +202,13 @@ def model_type(config: DecoderConfig) -> str:
   return kind
 
 
-def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
+def config_to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
   """The config.json with which transformers, 4 or 5, builds the same model.
 
   Raises:
     UserError: there is no such model type.
   """
-  kind = model_type(config)
+  kind = hugging_face_model_type(config)
   scaling = config.rope_scaling
   return {
     "architectures": [FAMILIES[kind].architecture],
@@ -227,3 +229,51 @@ def to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
     "hidden_act": "silu",
     "use_sliding_window": False,
   }
+
+
+QWEN_DEFAULTS = {"rope_theta": 1e6, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
+
+
+def _qwen2(width: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int, *, tied: bool) -> dict[str, Any]:
+  shape = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": mlp, "vocab_size": vocab}
+  attention = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
+  return {"model_type": "qwen2", **QWEN_DEFAULTS, **shape, **attention}
+
+
+#: hub id -> config.json
+MODEL_CONFIGS: dict[str, dict[str, Any]] = {
+  "Qwen/Qwen2.5-0.5B-Instruct": _qwen2(896, 24, 14, 2, 4864, 151936, tied=True),
+  "Qwen/Qwen2.5-1.5B-Instruct": _qwen2(1536, 28, 12, 2, 8960, 151936, tied=True),
+  "Qwen/Qwen2.5-3B-Instruct": _qwen2(2048, 36, 16, 2, 11008, 151936, tied=True),
+  "Qwen/Qwen2.5-7B-Instruct": _qwen2(3584, 28, 28, 4, 18944, 152064, tied=False),
+  "Qwen/Qwen2.5-72B-Instruct": _qwen2(8192, 80, 64, 8, 29568, 152064, tied=False),
+  "Qwen/Qwen3-8B": {
+    **_qwen2(4096, 36, 32, 8, 12288, 151936, tied=False),
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+  },
+  "meta-llama/Llama-3.1-8B-Instruct": {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "rope_scaling": {
+      "rope_type": "llama3",
+      "factor": 8.0,
+      "low_freq_factor": 1.0,
+      "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 8192,
+    },
+  },
+}
+
+#: model type -> tokens that its tokenizer has; rows of the embedding beyond them are spare
+TOKENIZER_SIZES = {"qwen2": 151665, "qwen3": 151669, "llama": 128256}

@@ -23,23 +23,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import constrain
-from score_jax.model.attention import Rows, attend, blocks
+from score_jax.model.attention import RowAttention, blockwise_attention, masked_attention
 from score_jax.model.config import DecoderConfig
+from score_jax.model.sharding import constrain_sharding
 
-Blocks = tuple[jax.Array, ...]  # of consecutive places, all but the last of one size
-Cache = tuple[tuple[Blocks, Blocks], ...]
+CacheBlocks = tuple[jax.Array, ...]  # of consecutive places, all but the last of one size
+KVCache = tuple[tuple[CacheBlocks, CacheBlocks], ...]
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines of each position's angles, float32 [B, T, 1, H/2]
 
 #: what the backward pass of a layer makes again: nothing; all but the linear layers' products; all but its input
-REMAT: dict[str, Callable[..., bool] | None] = {
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
   "none": jax.checkpoint_policies.everything_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
-def frequencies(config: DecoderConfig) -> jax.Array:
+def rope_frequencies(config: DecoderConfig) -> jax.Array:
   """How far rope turns each pair of a head's dimensions at each token, in radians; float32 [H/2]."""
   half = config.head_width // 2
   frequency_H = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -47,13 +47,13 @@ def frequencies(config: DecoderConfig) -> jax.Array:
   return frequency_H if scaling is None else frequency_H / scaling.divisors(frequency_H)
 
 
-def rotation(positions_BxT: jax.Array, frequency_H: jax.Array) -> Rotation:
+def compute_rotation(positions_BxT: jax.Array, frequency_H: jax.Array) -> Rotation:
   """How far rope turns at each position."""
   angle = positions_BxT[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None]
   return jnp.cos(angle), jnp.sin(angle)
 
 
-def rope(x_BxTxNxH: jax.Array, rotation: Rotation) -> jax.Array:
+def apply_rope(x_BxTxNxH: jax.Array, rotation: Rotation) -> jax.Array:
   """Turns the two halves of each head (Llama's convention)."""
   cos, sin = rotation
   a, b = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
@@ -74,7 +74,7 @@ class RMSNorm(nnx.Module):
     return (x32 * scale).astype(x.dtype)
 
 
-def flat_product(x: jax.Array, kernel: jax.Array, *how: Any, **more: Any) -> jax.Array:
+def flat_dot_general(x: jax.Array, kernel: jax.Array, *how: Any, **more: Any) -> jax.Array:
   """The last axis of x with the first of a kernel, as one product of two matrices.
 
   Its gradients are such products too; where the gradient of the kernel sums over two axes, XLA:CPU copies an operand
@@ -84,13 +84,13 @@ def flat_product(x: jax.Array, kernel: jax.Array, *how: Any, **more: Any) -> jax
   return found.reshape(*x.shape[:-1], -1)
 
 
-def linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
+def make_linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
   """A linear layer, with an adapter beside it where the config has them."""
   if config.lora_rank:
     return nnx.LoRALinear(
-      inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, dot_general=flat_product, rngs=rngs
+      inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, dot_general=flat_dot_general, rngs=rngs
     )
-  return nnx.Linear(inputs, outputs, use_bias=bias, dot_general=flat_product, rngs=rngs)
+  return nnx.Linear(inputs, outputs, use_bias=bias, dot_general=flat_dot_general, rngs=rngs)
 
 
 class Attention(nnx.Module):
@@ -99,10 +99,10 @@ class Attention(nnx.Module):
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     d, n, k, h = config.width, config.heads, config.kv_heads, config.head_width
     self.config = config
-    self.query = linear(config, d, n * h, bias=config.qkv_bias, rngs=rngs)
-    self.key = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
-    self.value = linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
-    self.out = linear(config, n * h, d, rngs=rngs)
+    self.query = make_linear(config, d, n * h, bias=config.qkv_bias, rngs=rngs)
+    self.key = make_linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
+    self.value = make_linear(config, d, k * h, bias=config.qkv_bias, rngs=rngs)
+    self.out = make_linear(config, n * h, d, rngs=rngs)
     if config.qk_norm:
       self.query_norm = RMSNorm(h, epsilon=config.norm_epsilon)
       self.key_norm = RMSNorm(h, epsilon=config.norm_epsilon)
@@ -114,7 +114,7 @@ class Attention(nnx.Module):
     q, k = (project(x_BxTxD).reshape(b, t, -1, h) for project in (self.query, self.key))
     if self.config.qk_norm:
       q, k = self.query_norm(q), self.key_norm(k)
-    q, k = rope(q, rotation), rope(k, rotation)
+    q, k = apply_rope(q, rotation), apply_rope(k, rotation)
     v = self.value(x_BxTxD).reshape(b, t, -1, h)
     return q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
@@ -127,9 +127,9 @@ class MLP(nnx.Module):
   """SwiGLU."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-    self.gate = linear(config, config.width, config.mlp, rngs=rngs)
-    self.up = linear(config, config.width, config.mlp, rngs=rngs)
-    self.down = linear(config, config.mlp, config.width, rngs=rngs)
+    self.gate = make_linear(config, config.width, config.mlp, rngs=rngs)
+    self.up = make_linear(config, config.width, config.mlp, rngs=rngs)
+    self.down = make_linear(config, config.mlp, config.width, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -144,22 +144,22 @@ class Block(nnx.Module):
     self.mlp_norm = RMSNorm(config.width, epsilon=config.norm_epsilon)
     self.mlp = MLP(config, rngs=rngs)
 
-  def __call__(self, x: jax.Array, rotation: Rotation, segments: jax.Array, mix: Rows) -> jax.Array:
+  def __call__(self, x: jax.Array, rotation: Rotation, segments: jax.Array, mix: RowAttention) -> jax.Array:
     q, k, v = self.attention.project(self.attention_norm(x), rotation)
     x = x + self.attention.merge(mix(q, k, v, segments))
-    return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None)
+    return constrain_sharding(x + self.mlp(self.mlp_norm(x)), "rows", None, None)
 
   def step(
     self,
     x: jax.Array,
     positions: jax.Array,
     rotation: Rotation,
-    pair: tuple[Blocks, Blocks],
+    pair: tuple[CacheBlocks, CacheBlocks],
     layer: tuple[jax.Array, ...],
     slots: jax.Array | None,
     *,
     blocks: int,
-  ) -> tuple[jax.Array, tuple[Blocks, Blocks]]:
+  ) -> tuple[jax.Array, tuple[CacheBlocks, CacheBlocks]]:
     """A chunk whose keys and values go into the cache at `positions`; it sees the first `blocks` blocks.
 
     `layer` holds its place in the pair where layers are stacked, and nothing where the pair is its own.
@@ -168,7 +168,7 @@ class Block(nnx.Module):
     to = jnp.arange(x.shape[0]) if slots is None else slots
     size = pair[1][0].shape[-2]
 
-    def write(whole: Blocks, new: jax.Array, *heads: slice) -> Blocks:
+    def write(whole: CacheBlocks, new: jax.Array, *heads: slice) -> CacheBlocks:
       return (*(put(block, i * size, new, heads) for i, block in enumerate(whole[:blocks])), *whole[blocks:])
 
     def put(block: jax.Array, begin: int, new: jax.Array, before: tuple[slice, ...]) -> jax.Array:
@@ -179,8 +179,8 @@ class Block(nnx.Module):
     look = (*layer, slice(None) if slots is None else slots)
     seen_keys, seen_values = ([block[look] for block in whole[:blocks]] for whole in (keys, values))
     visible = jnp.arange(sum(block.shape[2] for block in seen_values))[None, None] <= positions[..., None]
-    x = x + self.attention.merge(attend(q, seen_keys, seen_values, visible))
-    return constrain(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
+    x = x + self.attention.merge(masked_attention(q, seen_keys, seen_values, visible))
+    return constrain_sharding(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
 
 
 class Decoder(nnx.Module):
@@ -203,7 +203,7 @@ class Decoder(nnx.Module):
     positions_BxT: jax.Array,
     segments_BxT: jax.Array,
     *,
-    mix: Rows = blocks,
+    mix: RowAttention = blockwise_attention,
     remat: str = "none",
   ) -> jax.Array:
     """The normed residual stream [B, T, D] of whole rows.
@@ -218,17 +218,19 @@ class Decoder(nnx.Module):
     Raises:
       UserError: there is no such `remat`.
     """
-    if remat not in REMAT:
-      raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT)}")
-    turn = rotation(positions_BxT, frequencies(self.config))
-    x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
+    if remat not in REMAT_POLICIES:
+      raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT_POLICIES)}")
+    turn = compute_rotation(positions_BxT, rope_frequencies(self.config))
+    x = constrain_sharding(self.embedding[...][tokens_BxT], "rows", None, None)
 
     def through(graph: nnx.GraphDef[Block]) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
       def layer(x: jax.Array, weights: Any) -> tuple[jax.Array, None]:
         return nnx.merge(graph, weights)(x, turn, segments_BxT, mix), None
 
       return (
-        layer if remat == "none" else jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=not self.config.stacked)
+        layer
+        if remat == "none"
+        else jax.checkpoint(layer, policy=REMAT_POLICIES[remat], prevent_cse=not self.config.stacked)
       )
 
     if self.config.stacked:
@@ -244,11 +246,11 @@ class Decoder(nnx.Module):
     self,
     tokens_BxT: jax.Array,
     positions_BxT: jax.Array,
-    cache: Cache,
+    cache: KVCache,
     slots_B: jax.Array | None,
     *,
     blocks: int,
-  ) -> tuple[jax.Array, Cache]:
+  ) -> tuple[jax.Array, KVCache]:
     """A chunk of tokens after what the cache holds: the normed residual stream [B, T, D] and the new cache.
 
     Row i belongs to slot `slots_B[i]` of the cache, or to slot i where that is
@@ -257,8 +259,8 @@ class Decoder(nnx.Module):
     nothing (padding), nor does a slot beyond the last. `blocks` (static) says how
     many of the cache's are looked at, and must reach beyond every position that counts.
     """
-    turn = rotation(positions_BxT, frequencies(self.config))
-    x = constrain(self.embedding[...][tokens_BxT], "rows", None, None)
+    turn = compute_rotation(positions_BxT, rope_frequencies(self.config))
+    x = constrain_sharding(self.embedding[...][tokens_BxT], "rows", None, None)
     if not self.config.stacked:
       pairs = []
       for block, pair in zip(self.blocks, cache, strict=True):
@@ -284,13 +286,13 @@ class Decoder(nnx.Module):
     """Float32 logits [..., V]."""
     return jnp.einsum("...d,vd->...v", x, self.table, preferred_element_type=jnp.float32)
 
-  def empty_cache(self, slots: int, length: int, *, block: int) -> Cache:
+  def empty_cache(self, slots: int, length: int, *, block: int) -> KVCache:
     """A cache of `length` places for each of `slots`, `block` of them in an array, of the weights' dtype."""
     c, dtype = self.config, self.embedding.dtype
     sizes = [min(block, length - begin) for begin in range(0, length, block)]
     layers = (c.layers,) if c.stacked else ()
 
-    def pair() -> tuple[Blocks, Blocks]:
+    def pair() -> tuple[CacheBlocks, CacheBlocks]:
       axes = (*layers, slots, c.kv_heads)
       keys = tuple(jnp.zeros((*axes, c.head_width, size), dtype) for size in sizes)
       return keys, tuple(jnp.zeros((*axes, size, c.head_width), dtype) for size in sizes)
@@ -308,11 +310,11 @@ def _stack(config: DecoderConfig, rngs: nnx.Rngs) -> Block:
 Weights = nnx.State  # the pytree of a decoder's parameters
 
 
-def create(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef[Decoder], Weights]:
+def init_decoder(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef[Decoder], Weights]:
   """A freshly initialised decoder, split into its structure and its weights."""
   return nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
 
 
-def structure(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], Weights]:
+def abstract_decoder(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], Weights]:
   """The same with shapes in the place of the weights; nothing is computed."""
   return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))

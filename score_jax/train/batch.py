@@ -38,7 +38,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Example:
   """One trajectory as arrays of equal length, before packing."""
 
   tokens: np.ndarray  # int32 [n]
@@ -49,7 +49,7 @@ class Sample:
   reference: np.ndarray | None = None  # float32 [n]; None: there is none
 
 
-Chooser = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
+StepFilter = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
 
 
 def every_step(index: int, step: Step) -> bool:
@@ -64,7 +64,7 @@ def teacher_steps(index: int, step: Step) -> bool:
   return step.author == "teacher"
 
 
-def sample(trajectory: Trajectory, *, carries_loss: Chooser = every_step, advantage: float = 0.0) -> Sample:
+def make_example(trajectory: Trajectory, *, carries_loss: StepFilter = every_step, advantage: float = 0.0) -> Example:
   """A trajectory's whole context as one sequence; only the turns' own tokens can carry loss."""
   prompt = len(trajectory.prompt_tokens)
   learnt: list[float] = [0.0] * prompt
@@ -78,21 +78,21 @@ def sample(trajectory: Trajectory, *, carries_loss: Chooser = every_step, advant
     learnt += [float(chosen)] * len(step.tokens) + [0.0] * len(after)
     drawn = step.logprobs if chosen and step.logprobs else (0.0,) * len(step.tokens)
     sampled += [*drawn] + [0.0] * len(after)
-  return Sample(np.array(tokens, np.int32), np.array(learnt, np.float32), np.array(sampled, np.float32), advantage)
+  return Example(np.array(tokens, np.int32), np.array(learnt, np.float32), np.array(sampled, np.float32), advantage)
 
 
-def fitting(samples: Sequence[Sample], *, length: int) -> tuple[list[Sample], list[Sample]]:
+def split_by_length(samples: Sequence[Example], *, length: int) -> tuple[list[Example], list[Example]]:
   """The samples that fit a row of `length`, and those that do not."""
   return [s for s in samples if len(s.tokens) <= length], [s for s in samples if len(s.tokens) > length]
 
 
-def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
+def pack_examples(samples: Sequence[Example], *, length: int) -> list[list[Example]]:
   """First-fit in the given order: rows of samples that together have at most `length` tokens.
 
   Raises:
     ValueError: a sample is longer than a row. Callers leave it out, and count it (`fitting`), or never make it.
   """
-  rows: list[list[Sample]] = []
+  rows: list[list[Example]] = []
   room: list[int] = []
   for one in samples:
     size = len(one.tokens)
@@ -108,11 +108,11 @@ def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
   return rows
 
 
-Share = Callable[[int], float]  # learnt tokens of a sample -> how much each counts in the loss of its update
+LossWeightFn = Callable[[int], float]  # learnt tokens of a sample -> how much each counts in the loss of its update
 
 
-def fill(
-  rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float, share: Share | None = None
+def fill_batch(
+  rows: Sequence[Sequence[Example]], *, length: int, count: int, denominator: float, share: LossWeightFn | None = None
 ) -> Batch:
   """`count` rows of `length`, those beyond the given ones empty; without `share` the loss is the mean over tokens."""
   grids = (np.zeros((count, length), t) for t in (np.int32,) * 3 + (np.float32,) * 6)
@@ -134,8 +134,8 @@ def fill(
   return batch
 
 
-def update_of(
-  rows: Sequence[Sequence[Sample]], *, length: int, micro: int, most: int, share: Share | None = None
+def make_update(
+  rows: Sequence[Sequence[Example]], *, length: int, micro: int, most: int, share: LossWeightFn | None = None
 ) -> Batch:
   """The rows of one update in micro-batches of `micro`, whose losses and gradients add up to the update's.
 
@@ -144,28 +144,30 @@ def update_of(
   """
   learnt = sum(float(one.learnt.sum()) for row in rows for one in row)
   parts = -(-most // micro)
-  whole = fill(rows, length=length, count=parts * micro, denominator=max(learnt, 1.0), share=share)
+  whole = fill_batch(rows, length=length, count=parts * micro, denominator=max(learnt, 1.0), share=share)
   return jax.tree.map(lambda x: x.reshape(parts, micro, length) if x.ndim else x, whole)
 
 
-def micro_batch(update: Batch, index: Any) -> Batch:
+def take_micro_batch(update: Batch, index: Any) -> Batch:
   """One micro-batch of an update."""
   return jax.tree.map(lambda x: x[index] if x.ndim else x, update)
 
 
-def epochs(samples: Sequence[Sample], *, rows: int, micro: int, length: int, epochs: int, seed: int) -> Iterator[Batch]:
+def iter_updates(
+  samples: Sequence[Example], *, rows: int, micro: int, length: int, epochs: int, seed: int
+) -> Iterator[Batch]:
   """The updates of a training stage: each epoch shuffled anew, packed, and cut into updates of `rows` rows.
 
   The seed alone decides the order, so that a run can go on at any update.
   """
   for epoch in range(epochs):
     order = np.random.default_rng((seed, epoch)).permutation(len(samples))
-    packed = pack([samples[i] for i in order], length=length)
+    packed = pack_examples([samples[i] for i in order], length=length)
     for i in range(0, len(packed), rows):
-      yield update_of(packed[i : i + rows], length=length, micro=micro, most=rows)
+      yield make_update(packed[i : i + rows], length=length, micro=micro, most=rows)
 
 
-def updates(samples: Sequence[Sample], *, rows: int, length: int, epochs: int, seed: int) -> int:
+def count_updates(samples: Sequence[Example], *, rows: int, length: int, epochs: int, seed: int) -> int:
   """How many updates `epochs` gives."""
   orders = (np.random.default_rng((seed, epoch)).permutation(len(samples)) for epoch in range(epochs))
-  return sum(-(-len(pack([samples[i] for i in order], length=length)) // rows) for order in orders)
+  return sum(-(-len(pack_examples([samples[i] for i in order], length=length)) // rows) for order in orders)

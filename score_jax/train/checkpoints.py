@@ -20,13 +20,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
-from score_jax import stopping
 from score_jax.errors import UserError
-from score_jax.mesh import hosts
-from score_jax.mesh.sharding import put
 from score_jax.model.decoder import Weights
-from score_jax.train.steps import TrainState
-from score_jax.workdir import unwritable
+from score_jax.model.sharding import put_on_mesh
+from score_jax.runtime import interrupt, processes
+from score_jax.runtime.workdir import cannot_write_message
+from score_jax.train.step import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +76,12 @@ class Checkpoints:
       UserError: it, or the one before it, cannot be written.
       Stopped: the run was asked to end.
     """
-    asked = stopping.asked()
-    save = keep or asked or hosts.agree(time.monotonic() - self._since >= 60 * self._minutes)
+    asked = interrupt.interrupt_requested()
+    save = keep or asked or processes.broadcast(time.monotonic() - self._since >= 60 * self._minutes)
     if save:
       self.save(state, accuracy=accuracy)
     if asked:
-      stopping.stop()
+      interrupt.raise_interrupted()
     return save
 
   @contextlib.contextmanager
@@ -90,7 +89,7 @@ class Checkpoints:
     """Saves the state if the run ends within, where nothing may change it."""
     try:
       yield
-    except stopping.Stopped:
+    except interrupt.RunInterrupted:
       if int(state.step) not in self._manager.all_steps():
         self.save(state)
       raise
@@ -118,7 +117,7 @@ class Checkpoints:
     def read(step: int) -> TrainState:
       weights, moments = (ocp.args.StandardRestore(x) for x in (abstract.weights, abstract.optimizer))
       found = self._manager.restore(step, args=ocp.args.Composite(weights=weights, optimizer=moments))
-      count = put(np.int32(step), abstract.step.sharding)
+      count = put_on_mesh(np.int32(step), abstract.step.sharding)
       return TrainState(count, found["weights"], found["optimizer"])
 
     found = self._newest(read)
@@ -144,7 +143,7 @@ class Checkpoints:
         found = jax.block_until_ready(read(step))
       except Exception as error:  # orbax and tensorstore raise whatever the damage leads to
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-      reason = next(filter(None, hosts.gather(f"checkpoint {step}", reason)), "")
+      reason = next(filter(None, processes.all_gather(f"checkpoint {step}", reason)), "")
       if not reason:
         return step, found
       log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
@@ -169,4 +168,4 @@ class Checkpoints:
       yield
     except (OSError, ValueError) as error:
       reason = str(error).strip().splitlines()[0].rpartition(": ")[2] if isinstance(error, ValueError) else error
-      raise UserError(unwritable(self._folder, reason)) from error
+      raise UserError(cannot_write_message(self._folder, reason)) from error

@@ -14,17 +14,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from score_jax.model.attention import Rows, blocks
+from score_jax.model.attention import RowAttention, blockwise_attention
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch
 
 
-def learnt_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+def masked_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """The batch's part of the mean of x over the learnt tokens of its update."""
   return jnp.sum(jnp.where(batch.learnt > 0, x_BxT, 0.0)) / batch.denominator
 
 
-def shared_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+def weighted_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """The batch's part of the sum of x over the learnt tokens of its update, each by its share."""
   return jnp.sum(jnp.where(batch.learnt > 0, x_BxT * batch.share, 0.0))
 
@@ -73,7 +73,7 @@ def token_logprobs(
   *,
   temperature: float,
   chunk: int,
-  mix: Rows = blocks,
+  mix: RowAttention = blockwise_attention,
   remat: str = "none",
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each token and entropy of what it was drawn from, both float32 [B, T].
@@ -93,7 +93,9 @@ def token_logprobs(
 
   def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, ...]]:
     x_BxCxD, target_BxC = one
-    found: Any = predict(x_BxCxD.reshape(-1, width), model.table, target_BxC.reshape(-1), temperature, count == 1)
+    found: Any = logprob_and_entropy(
+      x_BxCxD.reshape(-1, width), model.table, target_BxC.reshape(-1), temperature, count == 1
+    )
     return None, tuple(part_M.reshape(rows, chunk) for part_M in found)
 
   _, found = jax.lax.scan(piece, None, (x_PxBxCxD, target_PxBxC))
@@ -107,7 +109,7 @@ Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def predict(
+def logprob_and_entropy(
   x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each target, and entropy, at the logits x table' / temperature; float32 [M].
@@ -157,9 +159,9 @@ def _predict_gradient(
   return dx_MxD, jnp.einsum("mv,md->vd", dz_MxV, x_MxD), None
 
 
-predict.defvjp(_predict, _predict_gradient)
+logprob_and_entropy.defvjp(_predict, _predict_gradient)
 
 
 def sft_loss(logp_BxT: jax.Array, batch: Batch) -> jax.Array:
   """Mean negative log-likelihood of the learnt tokens (paper, SFT)."""
-  return -shared_sum(logp_BxT, batch)
+  return -weighted_sum(logp_BxT, batch)

@@ -12,13 +12,13 @@ import jax
 import optax
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import parameter_axes
+from score_jax.model.sharding import parameter_axes
 
 #: decay of AdamW's mean of squared gradients; less than the usual 0.999, since a stage has tens to hundreds of updates
-B2 = 0.95
+ADAM_B2 = 0.95
 
 
-def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
+def make_schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
   """Learning rate by step: linear warm-up over `warmup` (a share of `steps`), then "cosine" to 0 or "constant".
 
   The first step's rate is not 0: a stage of one step must learn too.
@@ -31,7 +31,7 @@ def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Sche
   raise ValueError(f"schedule {kind!r}; choose cosine or constant")
 
 
-def optimizer(
+def make_optimizer(
   name: str, learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float
 ) -> optax.GradientTransformation:
   """The optimiser of that name on gradients clipped to a global norm of `max_norm`.
@@ -46,7 +46,7 @@ def optimizer(
 
 def _adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
   """AdamW (b1 0.9, b2 B2)."""
-  return optax.adamw(learning_rate, b1=0.9, b2=B2, weight_decay=weight_decay)
+  return optax.adamw(learning_rate, b1=0.9, b2=ADAM_B2, weight_decay=weight_decay)
 
 
 def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
@@ -57,12 +57,12 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientT
   """
 
   def matrices(weights: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: MATRIX if _is_matrix(path) else None, weights)
+    return jax.tree_util.tree_map_with_path(lambda path, _: MUON_MATRIX_DIMS if _is_matrix(path) else None, weights)
 
   return optax.contrib.muon(
     learning_rate,
     weight_decay=weight_decay,
-    adam_b2=B2,
+    adam_b2=ADAM_B2,
     adam_weight_decay=weight_decay,
     adam_learning_rate=learning_rate,
     muon_weight_dimension_numbers=matrices,
@@ -71,7 +71,7 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientT
 
 
 #: a matrix [in, out]; axes before these two, that of stacked layers, are looped over
-MATRIX = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+MUON_MATRIX_DIMS = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
 
 def _is_matrix(path: Sequence[Any]) -> bool:

@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
 from score_jax.train.batch import Batch
-from score_jax.train.losses import learnt_mean, sequence_mean, shared_sum
+from score_jax.train.losses import masked_mean, sequence_mean, weighted_sum
 
-CHOICES = {
+KNOB_CHOICES = {
   "ratio": ("token", "sequence"),
   "scale": ("group_std", "batch_std", "none"),
   "normaliser": ("token", "sequence", "constant"),
@@ -32,7 +32,7 @@ CHOICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradientConfig:
   """The knobs, which stand in the group `rl` of a config under these names.
 
   Raises:
@@ -50,7 +50,7 @@ class PolicyGradient:
   distill: float  # coefficient of the token's log p drawn - log p teacher in its advantage, negated; 0: none
 
   def __post_init__(self) -> None:
-    for name, choices in CHOICES.items():
+    for name, choices in KNOB_CHOICES.items():
       if (value := getattr(self, name)) not in choices:
         raise UserError(f"rl.{name} = {value!r}; choose from {', '.join(choices)}")
     for name in ("clip_low", "clip_high", "dual_clip", "truncate", "kl", "distill"):
@@ -62,7 +62,7 @@ class PolicyGradient:
       )
 
   @classmethod
-  def of(cls, config: ConfigDict) -> PolicyGradient:
+  def of(cls, config: ConfigDict) -> PolicyGradientConfig:
     """The knobs that the group `rl` of a config sets."""
     return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
 
@@ -77,7 +77,7 @@ class PolicyGradient:
     return (self.truncate > 0.0) + (self.kl > 0.0)
 
 
-def advantages(groups: Sequence[Sequence[float]], *, scale: str) -> list[np.ndarray]:
+def compute_advantages(groups: Sequence[Sequence[float]], *, scale: str) -> list[np.ndarray]:
   """(r - mean of the group) / what `scale` says, float32, for the rewards of each group of a step (GRPO).
 
   Where all of a group are equal they are exactly 0. One 1.0 among fifteen 0 gives 3.87 by the group's standard
@@ -95,7 +95,7 @@ def _centred(rewards: np.ndarray) -> np.ndarray:
   return rewards - rewards.mean() if len(rewards) and np.any(rewards != rewards[0]) else np.zeros(len(rewards))
 
 
-def distilled(
+def add_distillation(
   advantage: float | np.ndarray, *, sampled: np.ndarray, teacher: np.ndarray, coefficient: float
 ) -> np.ndarray:
   """An advantage with minus the coefficient times log p drawn - log p teacher added at each token, float32 [n].
@@ -108,7 +108,7 @@ def distilled(
   return (advantage - coefficient * (sampled - teacher)).astype(np.float32)
 
 
-def shares(normaliser: str, counts: Sequence[int], *, length: int) -> Callable[[int], float]:
+def make_loss_weight_fn(normaliser: str, counts: Sequence[int], *, length: int) -> Callable[[int], float]:
   """How much one drawn token of a rollout with so many counts in the loss of its update.
 
   Args:
@@ -124,7 +124,7 @@ def shares(normaliser: str, counts: Sequence[int], *, length: int) -> Callable[[
 
 
 def policy_gradient_loss(
-  logp_BxT: jax.Array, batch: Batch, *, knobs: PolicyGradient
+  logp_BxT: jax.Array, batch: Batch, *, knobs: PolicyGradientConfig
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The clipped surrogate that the module's docstring writes down, by each token's share.
 
@@ -150,37 +150,37 @@ def policy_gradient_loss(
     weight = jnp.exp((batch.old - batch.sampled) * learnt)
     loss = loss * jnp.minimum(weight, knobs.truncate)
     stopped["truncated_share"] = weight > knobs.truncate
-  numbers = {name: learnt_mean(where.astype(jnp.float32), batch) for name, where in stopped.items()}
+  numbers = {name: masked_mean(where.astype(jnp.float32), batch) for name, where in stopped.items()}
   if knobs.kl:
     away = (batch.reference - logp_BxT) * learnt
     k3 = jnp.exp(away) - away - 1.0  # Schulman 2020
     loss = loss + knobs.kl * k3
-    numbers["kl_reference"] = learnt_mean(k3, batch)
-  return shared_sum(loss, batch), numbers | drift_from_sampler(logp_BxT, batch)
+    numbers["kl_reference"] = masked_mean(k3, batch)
+  return weighted_sum(loss, batch), numbers | sampler_drift_metrics(logp_BxT, batch)
 
 
-def drift_from_sampler(logp_BxT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+def sampler_drift_metrics(logp_BxT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """How far the policy has gone from the one that drew the tokens."""
   difference = (logp_BxT - batch.sampled) * batch.learnt
   weight = jnp.exp(difference)
   return {
-    "kl_sampler": learnt_mean(weight - 1.0 - difference, batch),
-    "weight": learnt_mean(weight, batch),
-    "weight_square": learnt_mean(jnp.square(weight), batch),
+    "kl_sampler": masked_mean(weight - 1.0 - difference, batch),
+    "weight": masked_mean(weight, batch),
+    "weight_square": masked_mean(jnp.square(weight), batch),
     "logprob_gap_max": jnp.max(jnp.abs(difference)),
   }
 
 
-def effective_share(weight: float, weight_square: float) -> float:
+def effective_sample_fraction(weight: float, weight_square: float) -> float:
   """Effective sample size of importance weights by their number, (sum w)² / (n sum w²), from the means of w and w²."""
   return weight * weight / weight_square
 
 
 #: numbers of an update that a step shows for each of its updates, under NAME/0, NAME/1, …
-SERIES = ("ess", "clip_share_low", "clip_share_high", "kl_sampler")
+PER_UPDATE_METRICS = ("ess", "clip_share_low", "clip_share_high", "kl_sampler")
 
 
-def summary(updates: Sequence[tuple[bool, dict[str, float]]], gap: float | None) -> dict[str, float]:
+def summarize_updates(updates: Sequence[tuple[bool, dict[str, float]]], gap: float | None) -> dict[str, float]:
   """The numbers of a step from those of its updates, each with whether it had anything to learn from.
 
   Means over the updates that had; where none had, there is nothing to tell but a loss and a gradient of 0.
@@ -196,10 +196,10 @@ def summary(updates: Sequence[tuple[bool, dict[str, float]]], gap: float | None)
     return {"loss": 0.0, "grad_norm": 0.0} | found
   names = next(iter(told.values())).keys() - {"logprob_gap_max"}
   means = {name: float(np.mean([numbers[name] for numbers in told.values()])) for name in sorted(names)}
-  return means | found | {f"{name}/{i}": numbers[name] for name in SERIES for i, numbers in told.items()}
+  return means | found | {f"{name}/{i}": numbers[name] for name in PER_UPDATE_METRICS for i, numbers in told.items()}
 
 
 def _with_ess(numbers: dict[str, float]) -> dict[str, float]:
   """An update's numbers with the effective share of its samples in the place of the moments that give it."""
   rest = {name: value for name, value in numbers.items() if name not in ("weight", "weight_square")}
-  return rest | {"ess": effective_share(numbers["weight"], numbers["weight_square"])}
+  return rest | {"ess": effective_sample_fraction(numbers["weight"], numbers["weight_square"])}

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import make_mesh, weight_shardings
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Programs
+from score_jax.model.sharding import make_mesh, weight_shardings
+from score_jax.sampler.programs import SamplerPrograms
 from score_jax.sampler.stops import Stops
 from tests.conftest import Tiny
 
 
-def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> Programs:
-  return Programs(tiny.graph, tiny.config, mesh, slots=8, length=64, block=32, stops=Stops((7,)), dtype=dtype)
+def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> SamplerPrograms:
+  return SamplerPrograms(tiny.graph, tiny.config, mesh, slots=8, length=64, block=32, stops=Stops((7,)), dtype=dtype)
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ import pytest
 from etils import epath
 from jax.sharding import Mesh
 
-from score_jax import stopping
-from score_jax.mesh.sharding import weight_shardings
-from score_jax.train.batch import Batch, epochs, sample
+from score_jax.model.sharding import weight_shardings
+from score_jax.runtime import interrupt
+from score_jax.train.batch import Batch, iter_updates, make_example
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.optimizer import optimizer, schedule
-from score_jax.train.steps import Trainer, TrainState, likelihood
+from score_jax.train.optimizer import make_optimizer, make_schedule
+from score_jax.train.step import Trainer, TrainState, make_sft_loss
 from score_jax.trajectory import Step, Trajectory
 from tests import small_disk
 from tests.conftest import PASSES, Tiny
@@ -34,9 +34,9 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 
 
 def make_trainer(tiny: Tiny, mesh: Mesh) -> Trainer:
-  rate = schedule(peak=1e-3, steps=10, warmup=0.0, kind="constant")
-  rule = optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
-  return Trainer(tiny.graph, rule, likelihood(), mesh, PASSES)
+  rate = make_schedule(peak=1e-3, steps=10, warmup=0.0, kind="constant")
+  rule = make_optimizer("adamw", rate, weight_decay=0.1, max_norm=1.0)
+  return Trainer(tiny.graph, rule, make_sft_loss(), mesh, PASSES)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def batches_of(tiny: Tiny, *, epochs_: int) -> Iterator[Batch]:
     )
     for _ in range(8)
   ]
-  return epochs([sample(t) for t in trajectories], rows=8, micro=8, length=32, epochs=epochs_, seed=0)
+  return iter_updates([make_example(t) for t in trajectories], rows=8, micro=8, length=32, epochs=epochs_, seed=0)
 
 
 def test_on_another_mesh_the_next_step_is_the_same(
@@ -189,15 +189,24 @@ def test_there_is_one_every_few_minutes_whatever_the_time_of_day(
 
 def test_asked_to_end_it_saves_first(trainer: Trainer, tiny: Tiny, tmp_path: Path) -> None:
   folder = epath.Path(tmp_path / "sft")
-  with pytest.raises(stopping.Stopped), stopping.heeded(1e6), Checkpoints(folder, keep=2) as checkpoints:
+  with (
+    pytest.raises(interrupt.RunInterrupted),
+    interrupt.handle_signals(1e6),
+    Checkpoints(folder, keep=2) as checkpoints,
+  ):
     assert not checkpoints.offer(at(1, trainer, tiny), keep=False)
     signal.raise_signal(signal.SIGTERM)
     checkpoints.offer(at(2, trainer, tiny), keep=False)
   assert names(tmp_path / "sft") == {"2"}
   rollouts = Checkpoints(folder, keep=2)
-  with pytest.raises(stopping.Stopped), stopping.heeded(1e6), rollouts, rollouts.kept(at(3, trainer, tiny)):
+  with (
+    pytest.raises(interrupt.RunInterrupted),
+    interrupt.handle_signals(1e6),
+    rollouts,
+    rollouts.kept(at(3, trainer, tiny)),
+  ):
     signal.raise_signal(signal.SIGTERM)
-    stopping.obey()
+    interrupt.raise_if_interrupted()
   assert names(tmp_path / "sft") == {"2", "3"}
 
 
@@ -222,7 +231,7 @@ import pathlib, jax, numpy as np
 from etils import epath
 from score_jax.errors import UserError
 from score_jax.train.checkpoints import Checkpoints
-from score_jax.train.steps import TrainState
+from score_jax.train.step import TrainState
 folder = pathlib.Path({str(tmp_path)!r}) / "sft"
 def at(step):
   noise = np.random.default_rng(step).normal(size=(200, 1000)).astype("float32")

@@ -1,0 +1,1 @@
+"""Graders: is an answer right?"""

@@ -1,0 +1,81 @@
+"""The process that compares mathematical answers; what an answer does to it ends with it.
+
+Started by math_answers.py, as `python -m score_jax.grading.math_worker FD CPU_S MEMORY_MB`; talks over the socket FD in
+JSON frames: {"gold", "answer"} comes in, {"read": true} goes out once the gold is understood, then {"right": bool} or
+{"failed": why}. Each of the two gets CPU_S seconds of processor time, after which the kernel ends the process, in the
+midst of a multiplication of huge numbers too. It ends by itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from score_jax.grading import math_compare
+from score_jax.sandbox.channel import FrameDecoder, pack_message
+
+MAX_REQUEST_BYTES = 1 << 20  # bytes of a request
+MAX_OPEN_FILES = 32  # for the modules that SymPy imports late
+WARM_UP_PAIRS = (
+  ("2x+2", "2(1+x)"),
+  (r"\frac{\pi}{6}", "0.52359877559829"),
+  (r"\sqrt{2}", "sqrt(8)/2"),
+  ("x=1+y", "y=x-1"),
+)
+
+
+def main() -> None:
+  channel, cpu_s, memory_mb = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])
+  logging.disable(logging.CRITICAL)
+  for gold, answer in WARM_UP_PAIRS:
+    math_compare.matches_gold(gold, answer)
+  _limit(memory_mb)
+  channel.sendall(pack_message({"ready": True}))
+  for request in _requests(channel):
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    failure = _tried(lambda: math_compare.prepare_gold(request["gold"]))  # noqa: B023
+    if isinstance(failure, dict):
+      channel.sendall(pack_message(failure))
+      continue
+    channel.sendall(pack_message({"read": True}))
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    found = _tried(lambda: math_compare.matches_gold(request["gold"], request["answer"]))  # noqa: B023
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    channel.sendall(pack_message(found if isinstance(found, dict) else {"right": found}))
+
+
+def _tried(work: Any) -> Any:
+  """What it returns, or why it could not: whatever SymPy may raise over an expression."""
+  try:
+    return work()
+  except Exception as error:
+    return {"failed": type(error).__name__}
+
+
+def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
+  frames = FrameDecoder(longest=MAX_REQUEST_BYTES)
+  while data := channel.recv(1 << 16):
+    yield from frames.feed(data)
+
+
+def _limit(memory_mb: int) -> None:
+  """No files, no core, and so much address space beyond what is used now."""
+  with open("/proc/self/statm", encoding="utf-8") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+  limits = {
+    resource.RLIMIT_AS: used + (memory_mb << 20),
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
+  }
+  for limit, value in limits.items():
+    resource.setrlimit(limit, (value, value))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,232 @@
+"""What each alarm goes off at, what it means and what to do: pure functions over the metrics of a stage.
+
+A sign is read off one number of the metrics. Most numbers come once a step and count as their mean over the last
+`window` steps; those that are measured when a checkpoint is kept count as they are. Where a sign is `relative`, what is
+held against the threshold is that mean divided by the first one of the stage. Whether an alarm goes off thus hangs on
+metrics and thresholds alone, and a run that goes on after a restart says what it would have said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from score_jax.errors import UserError
+
+StepMetrics = Mapping[str, float]  # the numbers of one step
+
+
+@dataclasses.dataclass(frozen=True)
+class AlarmRule:
+  """One kind of alarm; `name` is that of its threshold in the config group `alarms`."""
+
+  name: str
+  metric: str
+  above: bool  # it goes off above its threshold; else below
+  means: str
+  remedy: str
+  relative: bool = False
+  least: float = 0.0  # a first mean not over this has nowhere to fall to: nothing is told
+  seldom: bool = False  # measured when a checkpoint is kept
+
+  @property
+  def reads(self) -> str:
+    """What is held against the threshold."""
+    return f"{self.metric} / what it was at first" if self.relative else self.metric
+
+
+ALARM_RULES = (
+  AlarmRule(
+    "no_signal",
+    "no_signal_groups",
+    True,
+    "nearly all groups earn the same throughout, so nothing is learnt from them",
+    "no_signal_right: take harder starts; no_signal_wrong: easier ones (more SFT, rl.keep_hard = 0), or a greater "
+    "rl.group_size",
+  ),
+  AlarmRule(
+    "length_bias",
+    "length_ratio",
+    True,
+    "wrong rollouts grow longer against right ones: the loss may pay for length",
+    "rl.normaliser = 'constant' with rl.scale = 'none' (Dr. GRPO)",
+    relative=True,
+  ),
+  AlarmRule(
+    "cut_off",
+    "cut_off",
+    True,
+    "rollouts end at a limit of acts, tokens or context, and earn nothing whatever they were about to do",
+    "raise agent.acts, agent.turn_tokens or sampler.length (with rl.length)",
+  ),
+  AlarmRule(
+    "thought_entropy",
+    "entropy_thought",
+    False,
+    "thoughts are nearly always the same: the policy is collapsing",
+    "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
+    relative=True,
+    least=0.02,
+  ),
+  AlarmRule(
+    "code_entropy",
+    "entropy_code",
+    False,
+    "code is nearly always the same: the policy is collapsing",
+    "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
+    relative=True,
+    least=0.02,
+  ),
+  AlarmRule(
+    "first_steps",
+    "distinct_first_steps",
+    False,
+    "a group's rollouts begin with the same step, so that they explore nothing",
+    "raise rl.temperature, set rl.kl, or go back to an earlier checkpoint",
+    relative=True,
+    least=0.1,
+  ),
+  AlarmRule(
+    "pass_at_g",
+    "probe_pass",
+    False,
+    "fewer of the probe's questions are solved in any of G tries: the policy narrows down",
+    "go back to an earlier checkpoint; set rl.kl or lower rl.learning_rate",
+    relative=True,
+    seldom=True,
+  ),
+  AlarmRule(
+    "bad_format",
+    "bad_format",
+    True,
+    "turns are malformed",
+    "more warm start or SFT (epochs), or a lower rl.learning_rate",
+  ),
+  AlarmRule(
+    "code_free",
+    "code_free",
+    True,
+    "acts hold no code: the policy talks instead of computing",
+    "look at the trajectories; more SFT, or grade on what code shows",
+  ),
+  AlarmRule(
+    "kl",
+    "kl_from_start",
+    True,
+    "the policy is far from the weights that RL began with",
+    "set rl.kl, lower rl.learning_rate, or take fewer steps",
+    seldom=True,
+  ),
+  AlarmRule(
+    "ess",
+    "ess_least",
+    False,
+    "the later updates of a step learn from rollouts that are no longer the policy's",
+    "fewer updates a step (raise rl.minibatch) or a lower rl.learning_rate",
+  ),
+  AlarmRule(
+    "clipped",
+    "clip_share_greatest",
+    True,
+    "clipping stops much of the gradient in the later updates of a step",
+    "fewer updates a step (raise rl.minibatch) or a lower rl.learning_rate",
+  ),
+  AlarmRule(
+    "stale_prefix",
+    "prefix_logprob_change",
+    False,
+    "the policy would not write the prefixes that it starts from any more",
+    "mentor once more with the weights as they are, or take fewer steps",
+    seldom=True,
+  ),
+  AlarmRule(
+    "unsupported",
+    "unsupported_right",
+    True,
+    "right answers are submitted that nothing computed, found or given supports: guesses, or a grader that is fooled",
+    "read such rollouts in the report; mend the grader, or leave out questions that can be guessed",
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+  """A sign at the step where it was first seen."""
+
+  sign: AlarmRule
+  step: int
+  value: float
+  threshold: float
+
+  def __str__(self) -> str:
+    side = "over" if self.sign.above else "under"
+    return (
+      f"alarm {self.sign.name} at step {self.step}: {self.sign.reads} is {self.value:.3g}, {side} "
+      f"{self.threshold:g}. {_sentence(self.sign.means)} Remedy: {self.sign.remedy}"
+    )
+
+
+def _sentence(text: str) -> str:
+  return f"{text[0].upper()}{text[1:]}."
+
+
+def measure_worst_update(numbers: StepMetrics) -> dict[str, float]:
+  """Of the numbers of a step's updates, which stand under NAME/0, NAME/1, …, those of its worst update."""
+
+  def of_updates(name: str) -> list[float]:
+    return [value for key, value in numbers.items() if key.startswith(f"{name}/")]
+
+  ess, low, high = (of_updates(name) for name in ("ess", "clip_share_low", "clip_share_high"))
+  return {"ess_least": min(ess), "clip_share_greatest": max(map(sum, zip(low, high, strict=True)))} if ess else {}
+
+
+def compute_rule_value(sign: AlarmRule, lines: Sequence[StepMetrics], window: int) -> float | None:
+  """What is held against the threshold after these lines; None: the last has no such number, or it is too early."""
+  size = 1 if sign.seldom else window
+  if not lines or sign.metric not in lines[-1]:
+    return None
+  values = [line[sign.metric] for line in lines if sign.metric in line]
+  if len(values) < size:
+    return None
+  # fmean rounds once: the built-in sum adds floats in another way from Python 3.12 on
+  now, first = statistics.fmean(values[-size:]), statistics.fmean(values[:size])
+  if not sign.relative:
+    return now
+  return now / first if first > sign.least else None
+
+
+def evaluate_rules(lines: Sequence[StepMetrics], step: int, settings: Mapping[str, Any]) -> dict[str, Alarm | None]:
+  """Each sign that can be told after these lines, the last of which is of this step; None: all is well."""
+  found: dict[str, Alarm | None] = {}
+  for sign in ALARM_RULES:
+    threshold = settings[sign.name]
+    now = compute_rule_value(sign, lines, settings["window"]) if threshold else None
+    if now is not None:
+      off = now > threshold if sign.above else now < threshold
+      found[sign.name] = Alarm(sign, step, now, threshold) if off else None
+  return found
+
+
+def find_fired_alarms(lines: Sequence[StepMetrics], settings: Mapping[str, Any]) -> Iterator[Alarm]:
+  """The alarms that a stage's lines say went off, each where it first did; lines name their `step`."""
+  for sign in ALARM_RULES:
+    first = next((i for i, line in enumerate(lines) if line.get(f"alarm/{sign.name}") == 1.0), None)
+    if first is not None and (now := compute_rule_value(sign, lines[: first + 1], settings["window"])) is not None:
+      yield Alarm(sign, int(lines[first]["step"]), now, settings[sign.name])
+
+
+def check_alarm_config(settings: Mapping[str, Any]) -> None:
+  """
+  Raises:
+    UserError: the group `alarms` asks for what there is not.
+  """
+  names = [sign.name for sign in ALARM_RULES]
+  for name in settings["stop"]:
+    if name not in names:
+      raise UserError(f"alarms.stop: there is no alarm {name!r}; choose from {', '.join(names)}")
+  if settings["window"] < 1:
+    raise UserError(f"alarms.window = {settings['window']}; give 1 step or more")
+  if settings["probe"] < 0:
+    raise UserError(f"alarms.probe = {settings['probe']}; give a number of questions, or 0 for none")

@@ -1,0 +1,1 @@
+"""The teacher: demonstrate, locate the earliest error, correct it."""

@@ -1,0 +1,284 @@
+"""The forms of a reference answer, and whether one of them stands in a text.
+
+Equal are numbers with and without separators, as decimals (rounded ones from three places on), fractions and percent;
+symbolic answers spelled as LaTeX or as Python; names without regard to case, articles and punctuation; dates in either
+order. Each box of an answer with several is an answer.
+
+MERGED The leak guard: a teacher that knows the reference answer must not write it into the student's step.
+
+A corrected step leaks when the reference answer, or an equal form of it, stands in it although nothing before it
+produced it: neither the question nor an earlier step's thought, code, observation. What the step's own code prints
+excuses nothing that is written in it: a thought that states a number before it is computed leaks, and so does a
+comment, or a literal that is submitted. Computing the answer is no leak.
+
+  - Answers under three characters (12, C), and answers that stand in the question, are in too many texts by accident:
+    they count only where a literal is submitted with final_answer_print. An answer that stands in the question must
+    then have been observed; that an earlier thought repeats the question is no evidence. A letter to choose is
+    observed when a line of an observation is that letter, or when its option's text is observed.
+  - yes, no, true and false say too little for a text to be their source: they are not guarded.
+
+Which forms of an answer are known stands in answer_forms.py. Not seen: an expression rearranged, a number in words, a
+paraphrase, and a step that names the answer's option in prose where the options stand in the question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import Literal
+
+from score_jax.grading.math_text import BOX_PATTERN, find_closing, normalise_math_text, remove_redundant_spaces
+from score_jax.grading.math_units import split_unit
+from score_jax.grading.numbers import parse_number
+from score_jax.grading.short_answers import normalise_answer, parse_choice_letter
+from score_jax.teaching.literals import extract_code_texts, find_literals_passed_to, find_submitted_literals
+from score_jax.trajectory import Question, Step
+
+MIN_GUARDED_CHARS = 3  # characters; an answer with fewer may stand in any text by accident
+UNGUARDED_ANSWERS = ("yes", "no", "true", "false")  # say too little to be looked for
+MAX_NUMBER_CHARS = 400  # characters of a number that is looked at
+PRINTED_FLOAT_NOISE = Fraction(1, 10**9)  # relative difference that is rounding of a printed float
+
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_NAMED = re.compile(r"^[A-Za-z](?:_\{?\w+\}?|\^\{?\d\}?|\([A-Za-z]\))?\s*=\s*(?=\S)")
+_FRACTION = re.compile(r"\\frac\s*(?:\{\s*([+-]?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
+_NUMBER = re.compile(
+  r"(?<![\w.])([+-]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+|(?=\.\d))(?:\.(\d+))?(?:[eE][+-]?\d{1,2}(?!\w))?)"
+  r"(?:\s?/\s?(\d{1,30})(?![\d.]))?(\s*(?:%|percent))?"
+)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = rf"(?P<m>{'|'.join(_MONTHS)})[a-z]*\.?"
+_DATES = [
+  re.compile(pattern, re.IGNORECASE)
+  for pattern in (
+    rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s+of)?\s+{_MONTH},?\s+(?P<y>\d{{4}})\b",
+    rf"\b{_MONTH}\s+(?P<d>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<y>\d{{4}})\b",
+    r"\b(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})\b",
+  )
+]
+_OPTION = re.compile(r"(?:^|\s)\(?([A-Z])[.)]\s*(.+?)(?=\s+\(?[A-Z][.)]\s|\s*$)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerForms:
+  """One answer to be looked for, in all the forms in which it is known."""
+
+  text: str
+  numbers: tuple[Fraction, ...]
+  symbols: str  # without brackets and spaces; "": it is a number or words
+  words: str
+  dates: frozenset[tuple[int, int, int]]
+  letter: str = ""  # of an option to choose
+  option: AnswerForms | None = None  # what that option says
+
+  @property
+  def short(self) -> bool:
+    """Whether it may stand in any text by accident."""
+    letters = re.sub(r"\W", "", self.text)
+    return len(self.text) < MIN_GUARDED_CHARS or (letters.isalpha() and len(letters) < MIN_GUARDED_CHARS)
+
+  def stands_in(self, text: str) -> bool:
+    """Whether some form of it does."""
+    if self.dates:
+      return not self.dates.isdisjoint(find_dates(text))
+    if self.numbers:
+      return any(_same(wanted, given, places) for given, places in find_exact_numbers(text) for wanted in self.numbers)
+    if self.symbols:
+      return self._bounded.search(normalise_symbols(text)) is not None
+    if not self.words:
+      return False
+    found = normalise_answer(text)
+    return f" {self.words} " in f" {found} " if self.words.isascii() else self.words in found
+
+  @functools.cached_property
+  def _bounded(self) -> re.Pattern[str]:
+    """Its symbols, alone: not as a part of a longer expression."""
+    before = r"(?<![\w+\-*/^.])" if self.symbols[0].isalnum() else ""
+    after = r"(?![\w+\-*/^]|[.,]\d)" if self.symbols[-1].isalnum() else ""
+    return re.compile(before + re.escape(self.symbols) + after)
+
+  def submitted_as(self, text: str) -> bool:
+    """Whether who submits this text submits it."""
+    if self.letter:
+      return parse_choice_letter(text) == self.letter or (self.option is not None and self.option.stands_in(text))
+    return self.stands_in(text)
+
+
+def find_guarded_answers(question: Question) -> list[AnswerForms]:
+  """What a leak would be: each box of the reference answer, or the whole of it; and of each alias."""
+  found = [parse_answer_forms(part) for gold in (question.answer, *question.aliases) for part in _parts(gold)]
+  found = [one for one in found if one.text and one.text.lower() not in UNGUARDED_ANSWERS]
+  options = {name: parse_answer_forms(text) for name, text in _OPTION.findall(question.text)}
+  if len(options) < 2:
+    return found
+  return [
+    dataclasses.replace(one, letter=one.text, option=options.get(one.text)) if re.fullmatch("[A-Z]", one.text) else one
+    for one in found
+  ]
+
+
+def parse_answer_forms(gold: str) -> AnswerForms:
+  """An answer's forms."""
+  tidied = _NAMED.sub("", normalise_math_text(gold))
+  text = _TEXT.sub(r"\1", tidied).strip()
+  when = frozenset(find_dates(text))
+  value = None if when else parse_number(tidied)
+  if value is not None:
+    bare, unit = split_unit(tidied)  # 10 apples is as short as 10
+    if unit is not None and unit.dimension == "percent":
+      return AnswerForms(f"{bare}%", (value, value / 100), "", "", when)
+    return AnswerForms(bare, (value,), "", "", when)
+  mathematical = not when and re.search(r"[\\^=+*/|<>\[\]]|\d", text) is not None
+  return AnswerForms(
+    text, (), normalise_symbols(text) if mathematical else "", "" if mathematical else normalise_answer(text), when
+  )
+
+
+def _parts(gold: str) -> list[str]:
+  """What stands in the boxes of an answer; all of it where there are none."""
+  found: list[str] = []
+  for box in BOX_PATTERN.finditer(gold):
+    end = find_closing(gold, box.end() - 1)
+    found.append(gold[box.end() : end if end > 0 else len(gold)])
+  return found or [gold]
+
+
+def find_exact_numbers(text: str) -> Iterator[tuple[Fraction, int]]:
+  """The numbers that stand in a text, each with how many decimals it is written with (0: it is exact)."""
+  text = normalise_math_text(text)
+
+  def plain(found: re.Match[str]) -> str:
+    return f" {found[1] or found[2]}/{found[3] or found[4]} "
+
+  for found in _NUMBER.finditer(_FRACTION.sub(plain, text)):
+    if len(found[1]) > MAX_NUMBER_CHARS:
+      continue
+    value = Fraction(found[1].replace(",", ""))
+    places = len(found[2] or "")
+    if found[3]:
+      if int(found[3]) == 0:
+        continue
+      value, places = value / int(found[3]), 0
+      if value.denominator == 1:  # something to be worked out, rather than a form of the number
+        continue
+    yield value, places
+    if found[4]:
+      yield value / 100, places + 2 if places else 0
+
+
+def _same(wanted: Fraction, given: Fraction, places: int) -> bool:
+  """Equal, but for the noise of a float, or what rounding to three places or more leaves out."""
+  error = abs(wanted - given)
+  return error <= abs(wanted) * PRINTED_FLOAT_NOISE or (
+    places >= 3 and given != 0 and error <= Fraction(1, 2 * 10**places)
+  )
+
+
+def normalise_symbols(text: str) -> str:
+  r"""An expression, or a text with expressions, in one spelling: \frac{a}{b} and a/(b) are a/b, brackets are gone."""
+  text = _TEXT.sub(r"\1", normalise_math_text(text)).replace("\\cdot", "*")
+  text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
+  for _ in range(20):
+    before = text
+    text = re.sub(r"(\\sqrt|\^|_)\s*\{([^{}]*)\}", r"\1(\2)", text)
+    text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"(\1)/(\2)", text)
+    if text == before:
+      break
+  plain = remove_redundant_spaces(re.sub(r"[\\{}()*]", "", text))
+  return re.sub(r"(?<=\d) (?=[A-Za-z](?![A-Za-z]))", "", plain)
+
+
+def find_dates(text: str) -> set[tuple[int, int, int]]:
+  """The days that stand in a text, as (year, month, day)."""
+  found: set[tuple[int, int, int]] = set()
+  for pattern in _DATES:
+    for date in pattern.finditer(text):
+      month = str(date["m"]).lower()
+      found.add((int(date["y"]), int(month) if month.isdigit() else _MONTHS.index(month) + 1, int(date["d"])))
+  return found
+
+
+LeakPlace = Literal["thought", "code", "submission"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leak:
+  """A form of the answer, and where it stands."""
+
+  where: LeakPlace
+  form: str
+
+
+def find_step_leak(question: Question, before: Sequence[Step], thought: str, code: str) -> Leak | None:
+  """The first leak of a step that is to follow `before`; None: there is none."""
+  for one in find_guarded_answers(question):
+    standing = one.stands_in(question.text)
+    if not standing and _seen(one, before):
+      continue
+    if not one.short and not standing:
+      if one.stands_in(thought):
+        return Leak("thought", one.text)
+      if any(map(one.stands_in, extract_code_texts(code))):
+        return Leak("code", one.text)
+    if any(map(one.submitted_as, find_submitted_literals(code))) and not _observed(one, before):
+      return Leak("submission", one.text)
+  return None
+
+
+def text_leaks_answer(question: Question, before: Sequence[Step], text: str) -> bool:
+  """Whether a text about the step after `before`, such as a diagnosis, states the answer."""
+  return any(
+    not one.short and one.stands_in(text) and not one.stands_in(question.text) and not _seen(one, before)
+    for one in find_guarded_answers(question)
+  )
+
+
+def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | None:
+  """Whether a right answer, submitted by the last of `steps`, was computed, observed or given; None: it cannot be told.
+
+  A literal is supported where the question says it, or an observation before it that code did not just print as a
+  literal. A letter to choose, which the question says of necessity, has to be observed. An answer that code computes
+  is supported; a name that one step gave a literal, and no other step anything, is that literal. yes, no, true and
+  false, and a literal in no form that is known, tell nothing.
+  """
+  *before, last = steps
+  wanted = find_guarded_answers(question)
+  literals = find_submitted_literals(last.code) or find_submitted_literals(
+    "\n".join(step.code for step in steps if step.reason == "ok")
+  )
+  if not literals:
+    return True if wanted else None
+  found = [one for one in wanted if any(map(one.submitted_as, literals))]
+  if not found:
+    return None
+  shown = [step for step in before if step.observation]
+  return any(
+    (not one.letter and one.stands_in(question.text))
+    or _observed(one, [s for s in shown if not any(map(one.submitted_as, find_literals_passed_to(s.code, "print")))])
+    for one in found
+  )
+
+
+def _seen(one: AnswerForms, before: Iterable[Step]) -> bool:
+  """Whether the path has produced it: said, written or observed."""
+  return any(
+    one.stands_in(text)
+    for step in before
+    for text in (step.thought, *extract_code_texts(step.code), step.observation, step.answer or "")
+  )
+
+
+def _observed(one: AnswerForms, before: Sequence[Step]) -> bool:
+  """Whether running the path's code has shown it."""
+  for step in before:
+    if one.letter:
+      lines = step.observation.splitlines()
+      shown = any(parse_choice_letter(line) == one.letter for line in lines)
+      if shown or (one.option is not None and one.option.stands_in(step.observation)):
+        return True
+    elif one.stands_in(step.observation):
+      return True
+  return False

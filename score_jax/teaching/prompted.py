@@ -1,0 +1,383 @@
+"""The teacher solves a question itself, in words: what it demonstrates in the warm start and to behaviour cloning.
+
+First a plan, then one step at a time, each really run, until it submits or H acts are spent. All questions go through
+a round together. Where a reply fails for good the trajectory ends, malformed; where nobody replied it is nobody's
+fault.
+
+MERGED The paper's teacher: a chat model that is asked in words (prompts/), over whatever backend answers.
+
+  demonstrate   a first thought, then one step at a time (solving.py)
+  locate        one call: the question, the reference answer, the numbered steps, how it ended -> step and diagnosis
+  correct       a second call: the question, the steps before, the wrong step, the diagnosis -> that one step
+
+The second call shows neither the reference answer nor what came after the wrong step, and what could carry the answer
+into it, the diagnosis, has passed the leak guard (leak.py); so has the step itself. A step is run in the state before
+it; one that does not run is asked for again, as is one that repeats the mistake or is longer than a turn of the
+student may be. Everything that is asked, refused replies too, is paid for in the ledger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from score_jax.agent.protocol import AgentProtocol, Turn
+from score_jax.agent.rollout import empty_trajectory
+from score_jax.agent.scripted import run_turns, tokenize_step
+from score_jax.chat.interface import ChatModel
+from score_jax.grading.graders import Grader
+from score_jax.sandbox.interface import Tool
+from score_jax.teaching.asking import (
+  Act,
+  AskResult,
+  FirstThought,
+  InvalidReply,
+  Location,
+  PromptTemplates,
+  StructuredChat,
+  catch_invalid_reply,
+  repeats_a_mistake,
+  turn_from_reply,
+)
+from score_jax.teaching.counterfactual import CounterfactualTeacher, verify_located
+from score_jax.teaching.leak import find_step_leak, text_leaks_answer
+from score_jax.teaching.teacher import Finding, Proposal
+from score_jax.teaching.worked_solution import TOOL_FAILURE_STATUS
+from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
+
+#: the name under which the ledger books what teaching costs, whichever model answers
+TEACHER_LEDGER_KEY = "teacher"
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedTeacherConfig:
+  """How a prompted teacher is asked.
+
+  Attributes:
+    acts: H, of a demonstration.
+    turn_tokens: the most tokens of one step, as the student's tokenizer counts them.
+    reply_tokens: the most tokens of one reply.
+  """
+
+  acts: int
+  turn_tokens: int
+  reply_tokens: int
+  first_thought_temperature: float
+  step_temperature: float
+  locate_temperature: float
+  correct_temperature: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptedSolver:
+  """Demonstrates by asking.
+
+  Attributes:
+    protocol: of the student, who is to learn from the steps: their text becomes its tokens, once.
+  """
+
+  asking: StructuredChat
+  wording: PromptTemplates
+  protocol: AgentProtocol
+  tool: Tool
+  grader: Grader
+  settings: PromptedTeacherConfig
+
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """Goes on from each prefix to the end, by H acts at most, and grades it; from the empty one, it demonstrates."""
+    episodes = [_Episode(q, f"{name}/{q.id}", start, [*start.steps]) for q, start in begun]
+    self._plan([e for e in episodes if not e.steps])
+    for index in range(self.settings.acts):
+      if open_ := [e for e in episodes if not e.status]:
+        self._act(open_, index)
+    for episode in episodes:
+      self.tool.close(episode.name)
+    return [self._ended(episode) for episode in episodes]
+
+  def turn(self, kind: Literal["first_thought", "act"], reply: FirstThought | Act) -> Turn:
+    """The turn that a reply writes.
+
+    Raises:
+      Refused: it is none, or one that the student could not write.
+    """
+    made = turn_from_reply(kind, reply)
+    size = len(self.protocol.turn(made))
+    if size > self.settings.turn_tokens:
+      raise InvalidReply(
+        "long", f"it has {size} tokens, and a step may have {self.settings.turn_tokens}; do less in it"
+      )
+    return made
+
+  def run(self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None) -> list[Step]:
+    """Turns as steps, each run in the state that some steps leave; sessions: see agent.written.act."""
+    wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
+    return [step for step, _ in run_turns(self.protocol, self.tool, wanted, sessions=sessions)]
+
+  def _plan(self, episodes: Sequence[_Episode]) -> None:
+    """The first thought of each."""
+    answers = self.asking.all(
+      "solve_first_thought",
+      [
+        (f"{e.name}/first_thought", self.wording.prompt("solve_first_thought", question=e.question.text))
+        for e in episodes
+      ],
+      FirstThought,
+      temperature=self.settings.first_thought_temperature,
+      take=lambda read: [catch_invalid_reply(self.turn, "first_thought", reply) for _, reply in read],
+    )
+    for episode, answer in zip(episodes, answers, strict=True):
+      if (plan := episode.take(answer)) is not None:
+        episode.steps.append(tokenize_step(self.protocol, Step("first_thought", plan.thought, author="teacher")))
+
+  def _act(self, episodes: Sequence[_Episode], index: int) -> None:
+    """The next act of each, run in its session."""
+    answers = self.asking.all(
+      "solve_step",
+      [(f"{e.name}/step/{index + 1}", self._next(e, self.settings.acts - index)) for e in episodes],
+      Act,
+      temperature=self.settings.step_temperature,
+      take=lambda read: [catch_invalid_reply(self.turn, "act", reply) for _, reply in read],
+    )
+    taken = [(episode, episode.take(answer)) for episode, answer in zip(episodes, answers, strict=True)]
+    acting = [(episode, made) for episode, made in taken if made is not None]
+    ran = self.run([(e.steps, made) for e, made in acting], sessions=[e.name for e, _ in acting])
+    for (episode, _), step in zip(acting, ran, strict=True):
+      episode.add(step)
+
+  def _next(self, episode: _Episode, left: int) -> str:
+    return self.wording.prompt(
+      "solve_step", question=episode.question.text, steps=steps_to_prompt_data(episode.steps), acts_left=left
+    )
+
+  def _ended(self, episode: _Episode) -> Trajectory:
+    status = episode.status or "step_limit"
+    answer = episode.steps[-1].answer if episode.steps else None
+    grade, reason, calls = None if status in TOOL_FAILURE_STATUS.values() else 0.0, episode.failed or status, 0
+    if status == "answered":
+      (grade, reason), calls = self.grader(episode.question, answer or ""), 1
+    return dataclasses.replace(
+      episode.start,
+      prompt_tokens=self.protocol.prompt(episode.question.text),
+      steps=tuple(episode.steps),
+      status=status,
+      answer=answer,
+      grade=grade,
+      grade_reason=reason,
+      name=episode.name,
+      prefix_steps=len(episode.start.steps),
+      ledger=Ledger({TEACHER_LEDGER_KEY: episode.usage}, calls, episode.tool_calls),
+    )
+
+
+@dataclasses.dataclass
+class _Episode:
+  """A demonstration at work."""
+
+  question: Question
+  name: str
+  start: Trajectory
+  steps: list[Step]
+  status: Status | Literal[""] = ""
+  failed: str = ""
+  usage: Usage = Usage()
+  tool_calls: int = 0
+
+  def take(self, answer: AskResult[Turn]) -> Turn | None:
+    """Books an answer; ends the episode where it has no value."""
+    self.usage = self.usage + answer.usage
+    if answer.value is None:
+      self.status = "tool_failure" if answer.failed == "no_reply" else "bad_format"
+      self.failed = f"the teacher's reply failed ({answer.failed})"
+    return answer.value
+
+  def add(self, step: Step) -> None:
+    """An act that ran; an answer ends the episode, and so does a failure of the tool."""
+    self.tool_calls += 1
+    if step.reason in TOOL_FAILURE_STATUS:
+      self.status = TOOL_FAILURE_STATUS[step.reason]
+      return
+    self.steps.append(step)
+    if step.answer is not None:
+      self.status = "answered"
+
+
+def steps_to_prompt_data(steps: Sequence[Step]) -> list[dict[str, Any]]:
+  """Steps as a prompt shows them, numbered; step 0 is the plan."""
+  return [{"step": index, **_fields(step)} for index, step in enumerate(steps)]
+
+
+def _fields(step: Step) -> dict[str, str]:
+  if step.kind == "first_thought":
+    return {"plan": step.thought}
+  if step.kind == "malformed":
+    return {"malformed": step.thought}
+  fields = {"thought": step.thought, "code": step.code, "printed": step.observation}
+  if step.reason not in ("ok", "exception"):  # what was raised stands at the end of what was printed
+    fields["ended"] = step.reason
+  return fields if step.answer is None else {**fields, "submitted": step.answer}
+
+
+LocateMethod = Literal["prompted", "counterfactual", "both"]
+LocatedCase = tuple[Question, Trajectory, Finding]
+
+STATUS_DESCRIPTIONS: dict[Status, str] = {
+  "answered": "it submitted an answer, which is wrong",
+  "step_limit": "it used all its steps without submitting an answer",
+  "context_full": "the text grew too long before an answer was submitted",
+  "bad_format": "the last step broke off, or is not of the form that a step must have; no answer was submitted",
+}
+LEAK_FEEDBACK = "it states a result that neither the question nor an earlier step shows"
+
+
+class PromptedTeacher:
+  """Demonstrates, locates and corrects by asking."""
+
+  def __init__(
+    self,
+    chat: ChatModel,
+    wording: PromptTemplates,
+    protocol: AgentProtocol,
+    tool: Tool,
+    grader: Grader,
+    settings: PromptedTeacherConfig,
+    *,
+    locate_by: LocateMethod = "prompted",
+    judge: CounterfactualTeacher | None = None,
+  ):
+    """
+    Args:
+      protocol: of the student, who is to learn from the steps: their text becomes its tokens, once.
+      locate_by: who names the wrong step: the model; the judge's continuations; or the model, with the judge asked
+        whether it is so (confirmed.py).
+      judge: whose continuations are looked at; needed unless `locate_by` is "prompted".
+    """
+    self._wording, self._settings, self._locate_by, self._judge = wording, settings, locate_by, judge
+    self._asking = StructuredChat(chat, tokens=settings.reply_tokens)
+    self._solver = PromptedSolver(self._asking, wording, protocol, tool, grader, settings)
+    self._named: Counter[str] = Counter()
+
+  def counts(self) -> dict[str, Any]:
+    """What became of what was asked, and of the steps that were named."""
+    replies = {kind: dict(sorted(counts.items())) for kind, counts in sorted(self._asking.counts.items())}
+    return {"teacher_replies": replies, "located": dict(sorted(self._named.items()))}
+
+  def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    return self.finish([(q, empty_trajectory(q)) for q in questions], name=name)
+
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """Goes on from each prefix as it would by itself."""
+    return self._solver.finish(begun, name=name)
+
+  def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    if self._locate_by == "prompted" or self._judge is None:
+      findings = self._ask_where(failed, name)
+    elif self._locate_by == "counterfactual":
+      findings = self._judge.locate(failed, name=name)
+    else:
+      findings = verify_located(self._ask_where(failed, name), failed, self._judge, name=name)
+    self._named.update(finding.located or finding.verdict for finding in findings)
+    return findings
+
+  def _ask_where(self, failed: Sequence[tuple[Question, Trajectory]], name: str) -> list[Finding]:
+    """What the model names; unlocated where it names nothing that can be taken, or there is no step at all."""
+    places = [i for i, (_, t) in enumerate(failed) if t.steps]
+    answers = self._asking.all(
+      "locate",
+      [(f"{name}/locate/{failed[i][0].id}", self._where(*failed[i])) for i in places],
+      Location,
+      temperature=self._settings.locate_temperature,
+      take=lambda read: [catch_invalid_reply(_located, *failed[places[i]], reply) for i, reply in read],
+    )
+    findings = [Finding("unlocated")] * len(failed)
+    for i, answer in zip(places, answers, strict=True):
+      found = answer.value or Finding("unlocated")
+      findings[i] = dataclasses.replace(found, ledger=Ledger({TEACHER_LEDGER_KEY: answer.usage}))
+    return findings
+
+  def _where(self, question: Question, trajectory: Trajectory) -> str:
+    return self._wording.prompt(
+      "locate",
+      question=question.text,
+      reference=question.answer,
+      steps=steps_to_prompt_data(trajectory.steps),
+      status=STATUS_DESCRIPTIONS.get(trajectory.status, trajectory.status),
+    )
+
+  def correct(self, located: Sequence[LocatedCase]) -> list[Proposal]:
+    proposals: dict[int, Proposal] = {}
+    for first in (True, False):
+      places = [i for i, (_, _, finding) in enumerate(located) if (finding.step == 0) is first]
+      proposals |= dict(zip(places, self._replaced([located[i] for i in places], first), strict=True))
+    return [proposals[i] for i in range(len(located))]
+
+  def _replaced(self, located: Sequence[LocatedCase], first: bool) -> list[Proposal]:
+    """Replacements of first thoughts, or of acts."""
+    kind = "correct_first_thought" if first else "correct"
+    runs: Counter[int] = Counter()
+    answers = self._asking.all(
+      kind,
+      [(f"correct/{q.id}/{t.name}/{f.step}", self._instead(kind, q, t, f)) for q, t, f in located],
+      FirstThought if first else Act,
+      temperature=self._settings.correct_temperature,
+      take=lambda read: self._run(located, read, runs),
+    )
+    return [Proposal(a.value, Ledger({TEACHER_LEDGER_KEY: a.usage}, tool_calls=runs[i])) for i, a in enumerate(answers)]
+
+  def _instead(self, kind: str, question: Question, trajectory: Trajectory, finding: Finding) -> str:
+    *before, wrong = steps_to_prompt_data(trajectory.steps[: finding.step + 1])
+    steps = {"steps": before} if kind == "correct" else {}
+    return self._wording.prompt(kind, question=question.text, wrong=wrong, diagnosis=finding.diagnosis, **steps)
+
+  def _run(
+    self, located: Sequence[LocatedCase], read: Sequence[tuple[int, FirstThought | Act]], runs: Counter[int]
+  ) -> list[Step | InvalidReply]:
+    """The replies as steps, run where they are acts; those that cannot stand are refused."""
+    made = [(i, catch_invalid_reply(self._fitting, located[i], reply)) for i, reply in read]
+    fit = [(i, one) for i, one in made if isinstance(one, Turn)]
+    steps = iter(self._solver.run([(located[i][1].steps[: located[i][2].step], one) for i, one in fit]))
+    runs.update(i for i, one in fit if one.kind == "act")
+    return [one if isinstance(one, InvalidReply) else _that_ran(next(steps)) for _, one in made]
+
+  def _fitting(self, case: LocatedCase, reply: FirstThought | Act) -> Turn:
+    """The turn that a reply writes in the place of the error.
+
+    Raises:
+      Refused: it is none, repeats a mistake, or states the answer.
+    """
+    question, trajectory, k = case[0], case[1], case[2].step
+    made = self._solver.turn("act" if k else "first_thought", reply)
+    if repeats_a_mistake(made, trajectory, case[2]):
+      raise InvalidReply("same", "it does the same as the step that went wrong")
+    if find_step_leak(question, trajectory.steps[:k], made.thought, made.code):
+      raise InvalidReply("leak", f"{LEAK_FEEDBACK}; do not state it, let code compute or look it up and print it")
+    return made
+
+
+def _located(question: Question, trajectory: Trajectory, reply: Location) -> Finding:
+  """
+  Raises:
+    Refused: there is no such step, the diagnosis is empty, or it states the answer: then, in the end, the step is
+      taken without it.
+  """
+  count, diagnosis = len(trajectory.steps), reply.diagnosis.strip()
+  if reply.step is None:
+    return Finding("unlocated", diagnosis=diagnosis)
+  if not 0 <= reply.step < count:
+    raise InvalidReply("range", f"there is no step {reply.step}; they are numbered 0 to {count - 1}")
+  if not diagnosis:
+    raise InvalidReply("empty", '"diagnosis" is empty')
+  if text_leaks_answer(question, trajectory.steps[: reply.step + 1], diagnosis):
+    told = f"its diagnosis cannot be shown to who rewrites the step: {LEAK_FEEDBACK}; say what to do without any result"
+    raise InvalidReply("leak", told, instead=Finding("located", reply.step, located="prompted"))
+  return Finding("located", reply.step, diagnosis, located="prompted")
+
+
+def _that_ran(step: Step) -> Step | InvalidReply:
+  """The step, or why it cannot stand: it raised, or the tool's host failed, which asking again does not mend."""
+  if step.reason in TOOL_FAILURE_STATUS:
+    return InvalidReply("tool", "")
+  if step.kind == "act" and step.reason != "ok":
+    return InvalidReply("raised", f"its code did not run: {step.reason}, {step.observation[-300:]!r}")
+  return step

@@ -1,0 +1,186 @@
+"""A teacher that is no model: it knows a worked solution of the question and compares the student's values with it.
+
+It serves questions whose `solution` is worked (GSM8K, generated word problems),
+costs no tokens, and is exact where the worked way is the only one. What "in
+line with the worked solution" means is in teaching/solution_steps.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from score_jax.agent.protocol import AgentProtocol, Turn
+from score_jax.agent.scripted import run_scripts, run_turns, tokenize_trajectory
+from score_jax.grading.graders import Grader
+from score_jax.sandbox.interface import Outcome, Tool
+from score_jax.teaching.demonstrations import build_worked_script
+from score_jax.teaching.solution_steps import SolutionProgress, inline_worked_code, last_printed_number, numbers_agree
+from score_jax.teaching.teacher import Finding, Proposal
+from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory
+
+#: the tool's failures, which are nobody's mistake -> status of the trajectory
+TOOL_FAILURE_STATUS: dict[str, Status] = {"host_failure": "tool_failure", "replay_mismatch": "replay_mismatch"}
+
+DIAGNOSES = {
+  "raised": "The code of this step ends in an error instead of a result.",
+  "off": "This step computes a value that does not lie on the way to the answer.",
+  "early": "This step submits an answer although something is still to be worked out.",
+  "wrong": "All is worked out by now, but this step submits something else.",
+  "format": "What comes here is not a turn of the required form.",
+  "idle": "This step adds nothing to what is known already.",
+}
+
+
+class ReferenceTeacher:
+  """Demonstrates, locates and corrects by the worked solutions of the questions."""
+
+  def __init__(self, protocol: AgentProtocol, tool: Tool, grader: Grader):
+    self._protocol, self._tool, self._grader = protocol, tool, grader
+
+  def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    """The worked solutions, really run; a question without one gets a trajectory without steps, graded 0."""
+    played = self._graded(questions)
+    return [
+      dataclasses.replace(tokenize_trajectory(self._protocol, t), name=f"{name}/{q.id}")
+      for q, t in zip(questions, played, strict=True)
+    ]
+
+  def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """Plays what is left of the worked solution, each act rewritten for the state that it finds and run in it.
+
+    One that does not compute there what it should is the last: "step_limit", as for a question without a solution.
+    """
+    solutions = self._played([question for question, _ in begun])
+    steps = [list(prefix.steps) for _, prefix in begun]
+    going = [i for i, solution in enumerate(solutions) if solution.steps]
+    for _ in range(max((len(solution.steps) for solution in solutions), default=0)):
+      taken = self._follow([(begun[i][0], steps[i], solutions[i]) for i in going])
+      for i, (step, _) in zip(going, taken, strict=True):
+        steps[i].append(step)
+      going = [i for i, (step, holds) in zip(going, taken, strict=True) if holds and step.answer is None]
+    return [
+      self._finished(question, prefix, tuple(done), name, solution.ledger)
+      for (question, prefix), done, solution in zip(begun, steps, solutions, strict=True)
+    ]
+
+  def _finished(
+    self, question: Question, prefix: Trajectory, steps: tuple[Step, ...], name: str, cost: Ledger
+  ) -> Trajectory:
+    """The graded trajectory of a prefix and what came after it."""
+    answer = steps[-1].answer if steps else None
+    calls = sum(s.kind == "act" for s in steps[len(prefix.steps) :])
+    ended = dataclasses.replace(
+      prefix,
+      prompt_tokens=self._protocol.prompt(question.text),
+      steps=steps,
+      status="step_limit" if answer is None else "answered",
+      answer=answer,
+      name=f"{name}/{question.id}",
+      prefix_steps=len(prefix.steps),
+      ledger=cost + Ledger(tool_calls=calls),
+    )
+    return self._grade(question, ended)
+
+  def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """The earliest error of each failed trajectory: the first act that raised, computed a value off the worked
+    solution's path, or submitted the wrong answer.
+
+    Where there is none: the malformed step that ends it, or the first act that was idle when the budget of acts
+    is spent or the context full. A first thought is never an error. "hard": there is no worked solution, or it
+    does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses state no
+    numbers, so no answer.
+    """
+    solutions = self._graded([question for question, _ in failed])
+    return [
+      dataclasses.replace(_find(question, trajectory, solution), ledger=solution.ledger)
+      for (question, trajectory), solution in zip(failed, solutions, strict=True)
+    ]
+
+  def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """The worked act that follows what the student had reached, rewritten for the student's state and run in it.
+
+    It stands in the place of step `finding.step`. When nothing but the answer is
+    left it submits what the student's own code computed. None where it does not compute there what it should,
+    or there is no worked solution.
+    """
+    solutions = self._played([question for question, _, _ in located])
+    taken = iter(
+      self._follow([(q, t.steps[: f.step], s) for (q, t, f), s in zip(located, solutions, strict=True) if s.steps])
+    )
+    proposals = []
+    for solution in solutions:
+      step, holds = next(taken) if solution.steps else (None, False)
+      ledger = solution.ledger + Ledger(tool_calls=int(step is not None and step.kind == "act"))
+      proposals.append(Proposal(step if holds else None, ledger))
+    return proposals
+
+  def _follow(self, wanted: Sequence[tuple[Question, Sequence[Step], Trajectory]]) -> list[tuple[Step, bool]]:
+    """After each of some steps takes what follows in the worked solution; with whether it came to what it should."""
+    following = [_following(*one) for one in wanted]
+    pairs = zip(wanted, following, strict=True)
+    taken = run_turns(self._protocol, self._tool, [(steps, turn, "teacher") for (_, steps, _), (turn, _) in pairs])
+    return [(step, _holds(step, outcome, n)) for (step, outcome), (_, n) in zip(taken, following, strict=True)]
+
+  def _played(self, questions: Sequence[Question]) -> list[Trajectory]:
+    """What the worked solutions come to, not graded; no steps for a question without one."""
+    played = iter(run_scripts([(q, build_worked_script(q)) for q in questions if q.solution], self._tool))
+    trajectories = [next(played) if q.solution else Trajectory(q.id, q.text, ()) for q in questions]
+    return [dataclasses.replace(t, ledger=Ledger(tool_calls=t.acts)) for t in trajectories]
+
+  def _graded(self, questions: Sequence[Question]) -> list[Trajectory]:
+    return [self._grade(q, t) for q, t in zip(questions, self._played(questions), strict=True)]
+
+  def _grade(self, question: Question, played: Trajectory) -> Trajectory:
+    failure = next((TOOL_FAILURE_STATUS[s.reason] for s in played.steps if s.reason in TOOL_FAILURE_STATUS), None)
+    if failure is not None:
+      return dataclasses.replace(played, status=failure)
+    if played.answer is None:
+      return dataclasses.replace(played, grade=0.0, grade_reason="no worked solution that submits an answer")
+    grade, reason = self._grader(question, played.answer)
+    return dataclasses.replace(played, grade=grade, grade_reason=reason, ledger=played.ledger + Ledger(grader_calls=1))
+
+
+def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> Finding:
+  """The verdict on one trajectory."""
+  if solution.grade is None or trajectory.grade is None:
+    return Finding("unlocated")
+  if not solution.right:
+    return Finding("hard")
+  walk = SolutionProgress(solution.steps[1:], question.text)
+  idle: int | None = None
+  for index, step in enumerate(trajectory.steps):
+    done = walk.next == len(solution.steps) - 2
+    move = walk.take(step)
+    if move in ("raised", "off"):
+      return _at(index, move)
+    if trajectory.status == "answered" and index == len(trajectory.steps) - 1:
+      return _at(index, "wrong" if done else "early")
+    if move == "idle" and step.kind == "act" and idle is None:
+      idle = index
+  if trajectory.status == "bad_format":
+    return _at(len(trajectory.steps) - 1, "format")
+  if idle is not None:
+    return _at(idle, "idle")
+  return Finding("unlocated")
+
+
+def _at(step: int, diagnosis: str) -> Finding:
+  return Finding("located", step, DIAGNOSES[diagnosis], located="reference")
+
+
+def _following(question: Question, steps: Sequence[Step], solution: Trajectory) -> tuple[Turn, float | None]:
+  """The turn that the student needs after `steps`, and the number that it should print."""
+  if not steps:
+    return Turn("first_thought", solution.steps[0].thought), None
+  acts = solution.steps[1:]
+  walk = SolutionProgress(acts, question.text)
+  for step in steps:
+    walk.take(step)
+  following = acts[walk.next]
+  return Turn("act", following.thought, inline_worked_code(acts, walk.next, steps)), last_printed_number(following)
+
+
+def _holds(step: Step, outcome: Outcome | None, number: float | None) -> bool:
+  """Whether the replacement came to what it should: a first thought always does."""
+  return outcome is None or (outcome.reason == "ok" and numbers_agree(last_printed_number(step), number))

@@ -1,0 +1,178 @@
+"""Fine-tuning on trajectories: what warm start, SFT, BC and pretraining have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from score_jax.errors import UserError
+from score_jax.model.config import DecoderConfig
+from score_jax.model.decoder import Decoder, Weights
+from score_jax.runtime import profiler
+from score_jax.runtime.metrics import Progress
+from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.train.batch import Batch, Example, count_updates, iter_updates, split_by_length
+from score_jax.train.checkpoints import Checkpoints
+from score_jax.train.optimizer import make_optimizer, make_schedule
+from score_jax.train.step import ForwardConfig, Trainer, make_sft_loss
+from score_jax.trajectory import Ledger, Usage, sum_ledgers
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+  """Settings of a supervised stage; see configs/ for what each means."""
+
+  optimizer: str
+  learning_rate: float
+  epochs: int
+  warmup: float
+  weight_decay: float
+  max_norm: float
+  rows: int
+  micro_rows: int
+  length: int
+  checkpoint_every: int
+  checkpoint_minutes: float
+  keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+  """What a training stage came to; the weights are in its newest checkpoint too."""
+
+  weights: Weights
+  updates: int
+  cost: Ledger
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # what it did not learn from, counted
+
+
+def fine_tune(
+  stage: str,
+  lessons: Sequence[Sequence[Example]],
+  *,
+  config: DecoderConfig,
+  graph: nnx.GraphDef[Decoder],
+  begin: Callable[[], Weights],
+  frozen: Weights,
+  mesh: Mesh,
+  settings: SftConfig,
+  passes: ForwardConfig,
+  seed: int,
+  workdir: Workdir,
+  metrics: MetricsWriter,
+  say: Callable[[str], None],
+  validate: Callable[[Weights], dict[str, float]] | None,
+) -> TrainResult:
+  """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
+
+  Without any sample, as a teacher that never succeeds leaves it, the weights stay as they begin.
+
+  Args:
+    begin: gives the weights to start from, those that are trained; they are not kept.
+    frozen: all others.
+    metrics: of the stage; they are closed.
+    validate: gives `val_accuracy` for the last line of metrics, or nothing where it cannot be told.
+
+  Raises:
+    UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
+    Stopped: the run was asked to end.
+  """
+  require_known_tokens(itertools.chain.from_iterable(lessons), config.vocab, stage)
+  parts = [split_by_length(lesson, length=settings.length) for lesson in lessons]
+  kept, long = [lesson for lesson, _ in parts], [one for _, lesson in parts for one in lesson]
+  samples, tokens = sum(map(len, lessons)), sum(len(one.tokens) for lesson in lessons for one in lesson)
+  left_out = {"too_long": len(long), "too_long_tokens": sum(len(one.tokens) for one in long)}
+  if not samples:
+    say(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
+  elif not all(kept):
+    raise UserError(f"{stage}: none of {samples} trajectories fits {settings.length} tokens; nothing to train on")
+  if long:
+    say(
+      f"{stage}: {len(long)} of {samples} trajectories ({left_out['too_long_tokens']} of {tokens} tokens) are longer "
+      f"than {settings.length} tokens and left out; raise train.length to learn from them"
+    )
+  order = {"rows": settings.rows, "length": settings.length, "epochs": settings.epochs, "seed": seed}
+  steps = sum(count_updates(lesson, **order) for lesson in kept)
+  batches_of = (iter_updates(lesson, micro=settings.micro_rows, **order) for lesson in kept)
+  rate = make_schedule(peak=settings.learning_rate, steps=steps, warmup=settings.warmup, kind="cosine")
+  rule = make_optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
+  trainer = Trainer(graph, rule, make_sft_loss(), mesh, passes, frozen)
+  checkpoints = Checkpoints(
+    workdir.checkpoints(stage),
+    keep=settings.keep_checkpoints,
+    minutes=settings.checkpoint_minutes,
+    before=metrics.flush,
+  )
+  with contextlib.closing(metrics), checkpoints, Progress(stage, steps, "steps") as progress:
+    state = checkpoints.newest(trainer.abstract(config)) or trainer.start(begin())
+    done = int(state.step)
+    progress(done)
+    for number, batch in enumerate(itertools.chain.from_iterable(batches_of), start=1):
+      if number <= done:
+        continue
+      start = time.perf_counter()
+      with profiler.profile_step("updates"):
+        state, numbers = trainer(state, batch)
+        values = check_finite(jax.device_get(numbers), stage, number, batch, workdir)
+      values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
+      values["learning_rate"] = float(jax.device_get(rate(number - 1)))
+      if validate is not None and number == steps:
+        values |= validate(trainer.whole(state))
+      metrics.write(number, values | left_out)
+      progress(1, f"loss {values['loss']:.3f}")
+      keep = number % settings.checkpoint_every == 0 or number == steps
+      checkpoints.offer(state, keep=keep, accuracy=values.get("val_accuracy"))
+    if not steps:
+      checkpoints.save(state)
+  cost = sum_ledgers(training_cost(config, lesson, settings.epochs) for lesson in kept)
+  return TrainResult(trainer.whole(state), steps, cost, left_out)
+
+
+def require_known_tokens(samples: Iterable[Example], vocab: int, stage: str) -> None:
+  """
+  Raises:
+    UserError: a token has no row in the embedding, where a lookup would give another token's.
+  """
+  for one in samples:
+    if len(one.tokens) and not 0 <= one.tokens.min() <= one.tokens.max() < vocab:
+      wrong = next(int(token) for token in one.tokens if not 0 <= token < vocab)
+      raise UserError(
+        f"{stage}: a trajectory has token {wrong}, and the student's tokens are 0 to {vocab - 1}; it was made with "
+        "another model: run in a new --workdir"
+      )
+
+
+def check_finite(numbers: dict[str, float], stage: str, step: int, batch: Batch, workdir: Workdir) -> dict[str, float]:
+  """The numbers of an update on `batch` as floats.
+
+  Raises:
+    UserError: one is not finite; the batch is in the workdir.
+  """
+  values = {k: float(v) for k, v in numbers.items()}
+  for name, value in values.items():
+    if not abs(value) < float("inf"):
+      path = f"failed/{stage}-{step}.npz"
+      arrays = io.BytesIO()
+      np.savez_compressed(arrays, **dataclasses.asdict(batch))
+      workdir.write_bytes(path, arrays.getvalue())
+      raise UserError(
+        f"{stage}: {name} is {value} at step {step}; lower {stage}.learning_rate or look at its data: "
+        f"numpy.load({str(workdir.root / path)!r}) has the arrays of train/batch.py's Batch"
+      )
+  return values
+
+
+def training_cost(config: DecoderConfig, samples: Sequence[Example], passes: float) -> Ledger:
+  """Tokens that the student scored in some passes, and their FLOPs, forward and backward (three times forward)."""
+  tokens = sum(len(s.tokens) for s in samples)
+  flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in samples)
+  return Ledger({"student": Usage(scored=int(tokens * passes), flops=3.0 * flops * passes)})
