@@ -1,6 +1,7 @@
-"""Config files by path; for those that vary another one, and those that take no argument.
+"""Config files: how they are found and loaded, and which of their keys identify a run.
 
-MERGED What of a configuration decides what a run computes, and what only how it comes about.
+`load_config` and `load_sibling_config` open a config file from Python; the second is for configs that change another.
+`identity_config` leaves out the keys that do not change what a run computes: they may differ between its starts.
 """
 
 from __future__ import annotations
@@ -14,9 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from score_jax import limits
-from score_jax.chat import record
 from score_jax.errors import UserError
-from score_jax.search import backends
 
 
 def load_sibling_config(file: str, name: str) -> ConfigDict:
@@ -71,15 +70,20 @@ def reject_argument(file: str, arg: str) -> None:
     raise ValueError(f"configs/{pathlib.Path(file).name}:{arg} is none; it takes no argument")
 
 
-#: keys that change how something is had and not what it is: they may differ between the starts of a run
-IDENTITY_EXEMPT_KEYS = frozenset(
+#: settings of tools.search and of chat that do not change results and replies, only how they are fetched
+SEARCH_TRANSPORT = ("index", "timeout_s", "retries", "per_second", "cache", "offline")
+CHAT_TRANSPORT = (
+  *("url", "key_env", "tokens_field", "concurrency", "timeout_s", "patience_s"),
+  *("budget_s", "budget_usd", "usd_per_million", "record", "offline"),
+)
+#: keys and groups that may differ between the starts of a run: those, survival, what is watched, which arms are run
+IDENTITY_EXEMPT = frozenset(
   (
-    *(f"tools.search.{name}" for name in backends.TRANSPORT_SETTINGS),
-    *(f"chat.{name}" for name in record.TRANSPORT_SETTINGS),
+    *("survival", "hosts", "alarms", "profile", "trackers", "stages", "arms"),
+    *(f"tools.search.{name}" for name in SEARCH_TRANSPORT),
+    *(f"chat.{name}" for name in CHAT_TRANSPORT),
   )
 )
-#: groups and keys of the same kind, what is only watched, and which stages and arms are asked for
-IDENTITY_EXEMPT_GROUPS = frozenset(("survival", "hosts", "alarms", "profile", "trackers", "stages", "arms"))
 
 
 def config_to_dict(config: ConfigDict) -> dict[str, Any]:
@@ -88,10 +92,8 @@ def config_to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def identity_config(data: Any, prefix: str = "") -> Any:
-  """A configuration as JSON data without what is only means."""
+  """A configuration as JSON data without the exempt keys."""
   if not isinstance(data, dict):
     return data
-  kept = {
-    name: value for name, value in data.items() if prefix + name not in IDENTITY_EXEMPT_KEYS | IDENTITY_EXEMPT_GROUPS
-  }
+  kept = {name: value for name, value in data.items() if prefix + name not in IDENTITY_EXEMPT}
   return {name: identity_config(value, f"{prefix}{name}.") for name, value in kept.items()}

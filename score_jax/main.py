@@ -53,10 +53,11 @@ def run_job(config: ConfigDict, root: str) -> None:
 
 
 def run_evaluation_job(config: ConfigDict, workdir: Workdir) -> None:
-  """Examines the models that `config` names, and reports."""
+  """Evaluates the models that `config` names, and reports."""
+  from score_jax.evaluate import evaluate_models
   from score_jax.report import page, table
 
-  rows = evaluate_stages(config, workdir)
+  rows = evaluate_models(config, workdir)
   path = processes.run_on_primary("report", lambda: str(page.write_report(workdir.root)))
   print(table.format_table(rows))
   print(f"finished: {path}")

@@ -354,7 +354,7 @@ def _spy_on_training(patch: pytest.MonkeyPatch, record: Record) -> None:
       record.rules[record.stage] = settings | {"name": name, "rate": float(rate(0))}
       return rule(name, rate, **settings)
 
-    patch.setattr(f"{where}.optimizer", spied)
+    patch.setattr(f"{where}.make_optimizer", spied)
 
   patch.setattr(Trainer, "__call__", spied_update)
   patch.setattr(Scorer, "__init__", spied_make)

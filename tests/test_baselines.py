@@ -59,7 +59,7 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def budget(monkeypatch: pytest.MonkeyPatch) -> Any:
   def set_to(tokens: int) -> None:
-    monkeypatch.setattr(training_data, "budget", lambda *_: tokens)
+    monkeypatch.setattr(training_data, "compute_token_budget", lambda *_: tokens)
 
   return set_to
 

@@ -18,7 +18,7 @@ from tests.documents import ROOT
 
 COMMANDS = (
   *("main", "plan", "pretrain", "export", "serve", "ask", "report"),
-  *("tools.python", "tools.retriever_server", "tasks.grade"),
+  *("sandbox", "search.server", "grading"),
 )
 #: prints {command: [exit status, standard output]}
 HELP = f"""

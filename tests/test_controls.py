@@ -71,7 +71,7 @@ def setting(stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
   cases += [MentoredQuestion(q, t, "not_kept", 1, Ledger(), t) for q, t in zip(questions[1:3], wrong[1:3], strict=True)]
   cases.append(MentoredQuestion(questions[3], right[3], "solved", 1, Ledger(), wrong[3]))
   found = Setting(run, cases)
-  monkeypatch.setattr(training_data, "halves", lambda run: (found.cases, []))
+  monkeypatch.setattr(training_data, "sft_and_rl_halves", lambda run: (found.cases, []))
   return found
 
 

@@ -67,7 +67,7 @@ RUN = {
   "python -m score_jax.main --config=configs/mine.py": (
     "tests/test_your_own.py::test_a_teacher_uses_it_and_the_student_learns_from_that"
   ),
-  "python -m score_jax.sandbox.sandbox --functions=": "tests/test_your_own.py::test_the_function_is_there_for_code",
+  "python -m score_jax.sandbox --functions=": "tests/test_your_own.py::test_the_function_is_there_for_code",
   "python -m score_jax.ask": "tests/test_ask.py::test_events_are_the_trajectory",
   "python -m score_jax.serve --model=smollm2": (
     "tests/test_prompted_run.py::test_it_survives_its_server_and_replays_offline"
@@ -86,9 +86,9 @@ RUN = {
   "python -m score_jax.plan --config=configs/score_qwen2_5_0_5b.py --topology=h100:1": (
     "tests/plan/test_plan.py::test_a_gpu_is_estimated_from_shapes"
   ),
-  "python -m score_jax.sandbox.sandbox": "tests/sandbox/test_command.py::test_the_command_answers_each_line_as_it_comes",
+  "python -m score_jax.sandbox": "tests/sandbox/test_command.py::test_the_command_answers_each_line_as_it_comes",
   "python -m score_jax.search.server": "tests/search/test_retriever.py::test_our_server_is_a_command",
-  "python -m score_jax.grading.graders": "tests/tasks/test_door.py::test_each_line_has_its_reply_whatever_it_is",
+  "python -m score_jax.grading": "tests/tasks/test_door.py::test_each_line_has_its_reply_whatever_it_is",
   "python benchmarks/torture.py": "tests/test_survival.py::test_killed_runs_survive",
 }
 TPUS, SLURM, MINUTES = "a slice of TPUs", "a SLURM cluster", "minutes"

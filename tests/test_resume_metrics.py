@@ -90,7 +90,7 @@ def test_killed_in_a_step_that_no_checkpoint_holds_it_does_it_again_and_counts_i
       raise Killed
     return rollout(self, weights, asked, **more)
 
-  monkeypatch.setattr(loop, "Watch", Kept)
+  monkeypatch.setattr(loop, "RLMonitor", Kept)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
     patch.setattr(Agent, "rollout", deadly)
     trained(settings, tmp_path)

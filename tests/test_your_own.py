@@ -43,7 +43,7 @@ def test_they_are_of_thirty_lines(files: dict[str, str]) -> None:
 
 def test_the_function_is_there_for_code(files: dict[str, str]) -> None:
   (asked,) = re.findall(r"^echo '(.*)' \| python", (ROOT / "docs/your_own.md").read_text(), re.MULTILINE)
-  command = [sys.executable, "-m", "score_jax.sandbox.sandbox", "--functions=mine_tools.py"]
+  command = [sys.executable, "-m", "score_jax.sandbox", "--functions=mine_tools.py"]
   done = subprocess.run(command, input=asked + "\n", capture_output=True, text=True, check=True, timeout=120)
   assert json.loads(done.stdout)["observation"] == "XLIII"
 

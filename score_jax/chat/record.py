@@ -156,11 +156,6 @@ def _decoded(text: str) -> ChatReply:
 
 #: kind -> the settings without which it cannot be
 REQUIRED_SETTINGS = {"": (), "mesh": ("path",), "endpoint": ("url", "model")}
-#: settings that change how a reply is had and not what it is
-TRANSPORT_SETTINGS = (
-  *("url", "key_env", "tokens_field", "concurrency", "timeout_s", "patience_s"),
-  *("budget_s", "budget_usd", "usd_per_million", "record", "offline"),
-)
 #: kind -> settings that bear on the replies, beside the model
 REPLY_SETTINGS = {
   "mesh": ("top_p", "dtype", "slots", "length", "template_kwargs"),

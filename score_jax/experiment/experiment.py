@@ -27,6 +27,7 @@ from score_jax.chat.record import RecordedChat, open_chat, parse_template_kwargs
 from score_jax.chat.template import ChatTemplate
 from score_jax.config import config_to_dict, identity_config
 from score_jax.errors import UserError
+from score_jax.experiment.stages import STAGES
 from score_jax.grading.graders import Grader
 from score_jax.grading.judge import Judge
 from score_jax.model import lora, pretrained
@@ -105,7 +106,7 @@ class Experiment:
     What it draws is kept, it is traced if the config says so, and how long it took is booked.
     """
     processes.report_progress(stage)
-    traced = profiler.profile_stage(self.config.profile, self.workdir.root, stage, self.say)
+    traced = profiler.profile_stage(self.config.profile, self.workdir.root, stage, self.say, stages=STAGES)
     start, devices = time.monotonic(), jax.device_count()
     try:
       with traced, self.journal.stage(stage):  # in its grace time a run keeps what it has drawn before a trace

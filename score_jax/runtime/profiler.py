@@ -15,7 +15,7 @@ import contextlib
 import logging
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 import jax
@@ -23,7 +23,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
-from score_jax.experiment.stages import STAGES
 from score_jax.runtime import processes
 from score_jax.runtime.workdir import cannot_write_message
 
@@ -89,16 +88,18 @@ _profile: _Profile | None = None
 
 
 @contextlib.contextmanager
-def profile_stage(config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[[str], None]) -> Iterator[None]:
-  """Within it the steps of a stage are traced, if `config`, the group `profile`, wants it.
+def profile_stage(
+  config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[[str], None], *, stages: Collection[str]
+) -> Iterator[None]:
+  """Traces steps of a stage within it, if `config`, the group `profile`, names it; `stages` are all that there are.
 
   Raises:
     UserError: the number of steps or a stage makes no sense, or the trace cannot be written.
   """
   global _profile
-  if unknown := [name for name in config.stages if name not in STAGES and not name.startswith(EVAL_PREFIX)]:
+  if unknown := [name for name in config.stages if name not in stages and not name.startswith(EVAL_PREFIX)]:
     raise UserError(
-      f"profile.stages: {unknown[0]!r} is no stage; choose from {', '.join(STAGES)}, {EVAL_PREFIX} and a model's name"
+      f"profile.stages: {unknown[0]!r} is no stage; choose from {', '.join(stages)}, {EVAL_PREFIX} and a model's name"
     )
   if config.steps < 0 or config.skip < 0:
     raise UserError(f"profile.steps = {config.steps}, profile.skip = {config.skip}; neither can be less than 0")

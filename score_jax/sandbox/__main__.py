@@ -1,15 +1,27 @@
-"""Code from lines of JSON, as `python -m score_jax.sandbox.sandbox` reads them."""
+"""Runs code from standard input in the sandbox, one JSON object a line.
+
+    echo '{"session": "a", "code": "print(6 * 7)"}' | python -m score_jax.sandbox --isolation=bubblewrap
+    {"session": "a", "reason": "ok", "observation": "42", "answer": null}
+
+Exit status: 0 when standard input ends, 1 failed (one line says why), 2 wrong usage.
+"""
 
 from __future__ import annotations
 
+import argparse
 import collections
 import json
+import os
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 
 from score_jax.errors import UserError
-from score_jax.sandbox.interface import ExecutedStep, Tool
+from score_jax.limits import POSITIVE, POSITIVE_INT, make_argparse_type
+from score_jax.sandbox import bubblewrap
+from score_jax.sandbox.interface import ExecutedStep, Tool, load_functions
+from score_jax.sandbox.sandbox import Sandbox
 
 _GLANCE_S = 0.005  # between two looks for lines while code runs
 
@@ -66,3 +78,32 @@ def _asked(line: str) -> tuple[str, str]:
   if not isinstance(session, str) or not isinstance(code, str):
     raise UserError(f"{line[:80]!r}: session and code have to be text")
   return session, code
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m score_jax.sandbox", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  count, positive = make_argparse_type(POSITIVE_INT), make_argparse_type(POSITIVE)
+  parser.add_argument("--isolation", default="bubblewrap", choices=bubblewrap.ISOLATIONS)
+  parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, help="pieces of code that run at once")
+  parser.add_argument("--sessions", type=count, default=64, help="sessions whose processes are kept")
+  parser.add_argument("--timeout_s", type=positive, default=10.0, help="of one piece of code")
+  parser.add_argument("--memory_mb", type=count, default=512, help="of a session, MiB")
+  parser.add_argument("--files_mb", type=count, default=64, help="of a session's files, MiB")
+  parser.add_argument("--output_chars", type=count, default=4096, help="of an observation")
+  parser.add_argument("--functions", default="", metavar="FILE", help="what else code can call: functions.py")
+  options = vars(parser.parse_args())
+  file = options.pop("functions")
+  try:
+    with Sandbox(**options, search=None, functions=load_functions(file)) as tool:
+      print(tool.describe(), file=sys.stderr)
+      for answer in run_json_lines(tool, sys.stdin):
+        print(json.dumps(answer), flush=True)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  main()

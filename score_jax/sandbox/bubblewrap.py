@@ -64,7 +64,7 @@ def build_command(isolation: str, folder: pathlib.Path) -> list[str]:
   line += _kept_by_root() if os.geteuid() == 0 else ["--unshare-user", "--uid", str(NOBODY_ID), "--gid", str(NOBODY_ID)]
   package = pathlib.Path(score_jax.__file__).parent
   bound = _readable()
-  bound |= {str(package / part): f"{_INSIDE}/score_jax/{part}" for part in ("__init__.py", "errors.py", "tools")}
+  bound |= {str(package / part): f"{_INSIDE}/score_jax/{part}" for part in ("__init__.py", "errors.py", "sandbox")}
   for parent in sorted({str(p) for path in bound.values() for p in pathlib.Path(path).parents} - {"/"}):
     line += ["--perms", "0755", "--dir", parent]
   for path, inside in bound.items():

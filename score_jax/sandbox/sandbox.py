@@ -1,31 +1,22 @@
 """The Python that an agent's code runs in: sessions in processes of their own, beside the main program.
 
-    with PythonTool(isolation="bubblewrap", workers=2, sessions=64, timeout_s=9, memory_mb=512, files_mb=64,
-                    output_chars=4096, search=None) as tool:
+    with Sandbox(isolation="bubblewrap", workers=2, sessions=64, timeout_s=9, memory_mb=512, files_mb=64,
+                 output_chars=4096, search=None) as tool:
       tool.submit("a", "x = 6 * 7", ())
       [(session, outcome)] = tool.wait(20.0)
-      state = (Ran("x = 6 * 7", outcome.observation, outcome.reason),)
+      state = (ExecutedStep("x = 6 * 7", outcome.observation, outcome.reason),)
       tool.submit("a", "print(x)", state)
 
 Every submit brings the whole history of its session, so nothing depends on what a process still holds: where a
 session's process holds just what that history leaves it is used, otherwise the state is built anew by re-running
 the history, each step of which must give what it gave before.
 
-As a command it runs code from standard input, for anyone's tests:
-
-    echo '{"session": "a", "code": "print(6 * 7)"}' | python -m score_jax.sandbox.sandbox --isolation=bubblewrap
-    {"session": "a", "reason": "ok", "observation": "42", "answer": null}
-
-Exit status: 0 when standard input ends, 1 failed (one line says why), 2 wrong usage.
-
-What keeps the code in stands in isolation.py, and tests/sandbox/test_hostile.py tries to get out.
+bubblewrap.py and jail.py keep the code in; tests/sandbox/test_hostile.py tries to get out.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
 import pathlib
 import queue
@@ -36,7 +27,6 @@ from collections.abc import Callable
 from typing import Self
 
 from score_jax.errors import UserError
-from score_jax.limits import POSITIVE, POSITIVE_INT, make_argparse_type
 from score_jax.sandbox import bubblewrap
 from score_jax.sandbox.interface import (
   NO_FUNCTIONS,
@@ -45,7 +35,6 @@ from score_jax.sandbox.interface import (
   Outcome,
   UserFunctions,
   keep_effective,
-  load_functions,
 )
 from score_jax.sandbox.process import CodeTask, SandboxConfig, remove_folder
 from score_jax.sandbox.supervisor import Supervisor
@@ -233,42 +222,3 @@ def _check(settings: SandboxConfig, workers: int, sessions: int) -> None:
   for name, value in (values | {"memory_mb": settings.memory_mb, "files_mb": settings.files_mb}).items():
     if value <= 0:
       raise UserError(f"tools.{name}={value} must be more than 0")
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    prog="python -m score_jax.sandbox.sandbox",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--isolation", default="bubblewrap", choices=bubblewrap.ISOLATIONS)
-  parser.add_argument(
-    "--workers",
-    type=make_argparse_type(POSITIVE_INT),
-    default=os.cpu_count() or 1,
-    help="pieces of code that run at once",
-  )
-  parser.add_argument(
-    "--sessions", type=make_argparse_type(POSITIVE_INT), default=64, help="sessions whose processes are kept"
-  )
-  parser.add_argument("--timeout_s", type=make_argparse_type(POSITIVE), default=10.0, help="of one piece of code")
-  parser.add_argument("--memory_mb", type=make_argparse_type(POSITIVE_INT), default=512, help="of a session, MiB")
-  parser.add_argument("--files_mb", type=make_argparse_type(POSITIVE_INT), default=64, help="of a session's files, MiB")
-  parser.add_argument("--output_chars", type=make_argparse_type(POSITIVE_INT), default=4096, help="of an observation")
-  parser.add_argument("--functions", default="", metavar="FILE", help="what else code can call: functions.py")
-  options = vars(parser.parse_args())
-  file = options.pop("functions")
-  from score_jax.sandbox.__main__ import run_json_lines
-
-  try:
-    with Sandbox(**options, search=None, functions=load_functions(file)) as tool:
-      print(tool.describe(), file=sys.stderr)
-      for answer in run_json_lines(tool, sys.stdin):
-        print(json.dumps(answer), flush=True)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(1)
-
-
-if __name__ == "__main__":
-  main()

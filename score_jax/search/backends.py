@@ -108,8 +108,6 @@ class SearchCache:
 
 #: kind -> the setting without which it cannot be, and which belongs to no other
 REQUIRED_SETTINGS = {"tasks": "", "bm25": "path", "http": "url", "none": ""}
-#: settings that change how a result is had and not what it is
-TRANSPORT_SETTINGS = ("index", "timeout_s", "retries", "per_second", "cache", "offline")
 DEFAULT_INDEX_DIR = pathlib.Path.home() / ".cache" / "score_jax" / "search"
 
 

@@ -151,9 +151,9 @@ class Location(ReplySchema):
   diagnosis: str
 
 
-SchemaT = TypeVar("F", bound=ReplySchema)
+SchemaT = TypeVar("SchemaT", bound=ReplySchema)
 P = ParamSpec("P")
-ResultT = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 _TOKEN = re.compile(r"<\|[^|>\s]*\|>")
 _LABEL = re.compile(r"^[ \t]*(?:Observation|(?:First )?Thought|Code|Action)[ \t]*:", re.MULTILINE)

@@ -16,7 +16,7 @@ import jax
 from score_jax.agent.protocol import AgentProtocol, train_tokenizer
 from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.agent.shared_tool import ReplicatedTool
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.model.sharding import make_mesh, weight_shardings
 from score_jax.runtime import processes
 from score_jax.sampler.programs import SamplerPrograms
@@ -45,7 +45,7 @@ def main() -> None:
       shapes=ProgramShapes(piece=48, rows=(4,), decode=8),
       protocol=protocol,
       tool=ReplicatedTool(tool),
-      grader=numeric,
+      grader=grade_number,
       decoding=SamplingParams(1.0, 0, 1.0, 1.0),
       turn_tokens=12,
       seed=6,

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from score_jax.agent.protocol import AgentProtocol
 from score_jax.agent.rollout import Agent
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.model.decoder import Weights
 from score_jax.model.sharding import weight_shardings
 from score_jax.sampler.programs import SamplerPrograms
@@ -28,5 +28,5 @@ def real(
   programs = SamplerPrograms(graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
   shapes = ProgramShapes(piece=48, rows=(4,), decode=8)
   decoding = SamplingParams(1.0, 0, 1.0, 1.0)
-  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=6)
+  agent = Agent("student", "student", programs, shapes, protocol, tool, grade_number, decoding, turn_tokens=12, seed=6)
   return agent, jax.device_put(weights, weight_shardings(one_device, weights))

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from score_jax.agent import rollout
 from score_jax.agent.protocol import AgentProtocol, Turn, train_tokenizer
 from score_jax.agent.rollout import Agent
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights
 from score_jax.sampler.programs import SamplerPrograms
@@ -144,7 +144,7 @@ class Stage:
       shapes=ProgramShapes(piece=64, rows=(4,), decode=decode),
       protocol=self.protocol,
       tool=self.tool,
-      grader=numeric,
+      grader=grade_number,
       decoding=SamplingParams(1.0, 0, 1.0, 1.0),
       turn_tokens=turn_tokens,
       seed=0,

@@ -243,7 +243,7 @@ def test_what_the_host_failed_is_not_kept(
   stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   """The next run may have better luck."""
-  monkeypatch.setattr("score_jax.agent.rollout.checksum", lambda weights: "scripted")
+  monkeypatch.setattr("score_jax.agent.rollout.checksum_weights", lambda weights: "scripted")
   for luck, status in ((False, "tool_failure"), (True, "step_limit")):
     journal = Journal(Workdir(str(tmp_path)), config="c", every_s=0.0)
     agent = dataclasses.replace(stage.agent(), journal=journal)

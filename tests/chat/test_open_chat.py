@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from score_jax import main
 from score_jax.chat.interface import ChatMessage, ChatRequest
-from score_jax.chat.record import REPLY_SETTINGS, REQUIRED_SETTINGS, TRANSPORT_SETTINGS, check_chat_config
+from score_jax.chat.record import REPLY_SETTINGS, REQUIRED_SETTINGS, check_chat_config
+from score_jax.config import CHAT_TRANSPORT
 from score_jax.errors import UserError
 from score_jax.experiment.experiment import Experiment
 from score_jax.experiment.results import compute_stage_identity
@@ -158,11 +159,11 @@ def test_means_are_no_part_of_a_stages_identity() -> None:
     "layer_scan",
     "block",
   }
-  assert set(TRANSPORT_SETTINGS) | bear == groups and not set(TRANSPORT_SETTINGS) & bear
+  assert set(CHAT_TRANSPORT) | bear == groups and not set(CHAT_TRANSPORT) & bear
   assert {name for names in REQUIRED_SETTINGS.values() for name in names} <= groups
   plain = identities()
   other = {"usd_per_million": (1.0, 2.0), "offline": True, "concurrency": 9, "timeout_s": 9.0, "patience_s": 9.0}
-  for name in TRANSPORT_SETTINGS:
+  for name in CHAT_TRANSPORT:
     value = other.get(name, 9.0 if name.startswith("budget") else "other")
     assert identities(**{name: value}) == plain, name
   for name, value in {"kind": "mesh", "path": "x", "model": "m", "top_p": 0.5, "extra": "{}"}.items():

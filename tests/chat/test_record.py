@@ -139,18 +139,18 @@ def test_who_answers_is_not_called_for_what_is_known(path: pathlib.Path) -> None
 
 WRITER = """
 import contextlib, pathlib, sys
-from score_jax.chat.interface import Ask, Backend, Message, Reply
-from score_jax.chat.record import Recorded
+from score_jax.chat.interface import ChatBackend, ChatMessage, ChatReply, ChatRequest
+from score_jax.chat.record import RecordedChat
 who, path = sys.argv[1:]
-class Named(Backend):
+class Named(ChatBackend):
   model = "m"
   def replies(self, asks):
     for place, ask in enumerate(asks):
-      yield place, Reply(f"{ask.name} by {who}")
-with contextlib.closing(Recorded(pathlib.Path(path), "m", {}, Named)) as chat:
+      yield place, ChatReply(f"{ask.name} by {who}")
+with contextlib.closing(RecordedChat(pathlib.Path(path), "m", {}, Named)) as chat:
   print("ready", flush=True)
   sys.stdin.readline()
-  asks = [Ask(f"q{i}", (Message("user", "?"),), 0.0, 9) for i in range(200)]
+  asks = [ChatRequest(f"q{i}", (ChatMessage("user", "?"),), 0.0, 9) for i in range(200)]
   print([reply.text for reply in chat.ask(asks)], flush=True)
 """
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.trajectory import Question
 
 
 def graded(gold: str, answer: str) -> float | None:
-  grade, reason = numeric(Question("q", "How many?", gold), answer)
+  grade, reason = grade_number(Question("q", "How many?", gold), answer)
   assert reason
   assert "\n" not in reason
   return grade

@@ -85,7 +85,7 @@ def packed(*lengths: int, total: int, vocab: int = 64) -> tuple[np.ndarray, np.n
 
 
 def test_packed_rows_are_the_rows_unpacked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 16)
   tokens, positions, segments = packed(9, 5, 11, total=32)
   found = np.asarray(jax.jit(tiny.model)(tokens, positions, segments))[0]
   for number in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_no_gradient_reaches_another_packed_trajectory(
   make_tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
   """Each of the three trajectories and the padding has tokens of its own, so rows of the embedding tell them apart."""
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 16)
   tiny = make_tiny(tied=False)
   tokens, positions, segments = packed(9, 5, 11, total=32, vocab=16)
   tokens += 16 * segments
@@ -135,7 +135,7 @@ def test_attention_in_blocks_is_one_softmax() -> None:
 
 def test_nothing_depends_on_what_comes_later(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
   """All tokens differ, so the embedding's rows are the places: the gradient of place t reaches rows 0..t, no others."""
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 5)
   t = 8
   row = np.arange(t, dtype=np.int32)[None]
 

@@ -141,7 +141,7 @@ def test_a_name_that_is_no_folder_is_asked_of_the_hub(folder: pathlib.Path, monk
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: pathlib.Path) -> None:
-  code = "from score_jax.model import source\nsource.open('org/name')"
+  code = "from score_jax.model import pretrained\npretrained.open_pretrained('org/name')"
   nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "PATH": "/usr/bin"}
   for environment in (nowhere, nowhere | {"HF_HUB_OFFLINE": "1"}):
     done = subprocess.run(
@@ -168,7 +168,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: pathlib.Path) -> None:
 MEASURE = """
 import dataclasses, pathlib, sys, threading
 import jax, jax.numpy as jnp
-from score_jax.model import hugging_face, weights
+from score_jax.model import pretrained, tensors as readers
 
 def anonymous():
   lines = pathlib.Path("/proc/self/status").read_text().splitlines()
@@ -178,13 +178,13 @@ def watch():
   while not done.wait(0.002):
     seen.append(anonymous())
 
-config, tensors = hugging_face.read(pathlib.Path(sys.argv[1]))
+config, tensors = pretrained.read_model_folder(pathlib.Path(sys.argv[1]))
 config = dataclasses.replace(config, stacked=sys.argv[2] == "stacked")
 jax.block_until_ready(jnp.zeros(1))
 done, seen = threading.Event(), [anonymous()]
 thread = threading.Thread(target=watch)
 thread.start()
-leaves = jax.tree.leaves(weights.load(config, tensors, dtype="bfloat16", mesh=None))
+leaves = jax.tree.leaves(readers.load_weights(config, tensors, dtype="bfloat16", mesh=None))
 done.set()
 thread.join()
 print(max(seen) - seen[0], sum(x.nbytes for x in leaves), len(seen))

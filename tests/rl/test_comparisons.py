@@ -8,7 +8,7 @@ import pytest
 
 from score_jax.agent.rollout import RolloutRequest
 from score_jax.chat.interface import ChatReply
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.rl.reward import StepComparisons, assign_tier
 from score_jax.rl.step_equivalence import compare_steps
 from score_jax.teaching.asking import PromptTemplates
@@ -105,7 +105,7 @@ def test_an_ask_is_named_by_what_is_shown_alone() -> None:
 
 def test_a_step_of_rl_asks_once_for_each_undecided_pair_and_books_it_once() -> None:
   chat = ScriptedChat(lambda ask: said("same" if data_of(ask)["second"]["printed"] == "Total: 12" else "unsure"))
-  comparisons = StepComparisons(numeric, judge(chat))
+  comparisons = StepComparisons(grade_number, judge(chat))
   group = [
     rollout(act("Sum = 12")),  # undecided against both
     rollout(act("Sum = 12")),  # the same again
@@ -127,7 +127,7 @@ def test_the_judge_of_a_step_of_rl_sees_all_that_came_before() -> None:
   chat = ScriptedChat(lambda ask: said("unsure"))
   start = dataclasses.replace(START, trajectory=dataclasses.replace(START.trajectory, steps=(PLAN, act("5"))))
   new = dataclasses.replace(rollout(act("5"), act("Sum = 12")), prefix_steps=2)
-  StepComparisons(numeric, judge(chat)).judged([start], [[new]], "paper")
+  StepComparisons(grade_number, judge(chat)).judged([start], [[new]], "paper")
   assert [step.get("printed", step.get("plan")) for step in data_of(chat.asked[0])["steps"]] == ["plan: add", "5"]
 
 
@@ -144,13 +144,13 @@ def test_the_judge_of_a_step_of_rl_sees_all_that_came_before() -> None:
 def test_the_tier_that_the_judges_words_lead_to(teachers: str, mistakes: str, expected: str) -> None:
   about = {"Total: 12": teachers, "five and eight": mistakes}
   chat = ScriptedChat(lambda ask: said(about[data_of(ask)["second"]["printed"]]))
-  comparisons = StepComparisons(numeric, judge(chat))
+  comparisons = StepComparisons(grade_number, judge(chat))
   (group,) = comparisons.judged([START], [[rollout(act("Sum = 12"))]], "paper")
   assert assign_tier(group[0], START.correction, "paper", comparisons.of(START)) == expected
 
 
 def test_without_a_judge_the_undecided_stays_so() -> None:
-  comparisons = StepComparisons(numeric, None)
+  comparisons = StepComparisons(grade_number, None)
   assert comparisons.numbers() == {}, "nothing was compared yet"
   group = [rollout(act("Sum = 12")), rollout(act("12"))]
   assert comparisons.judged([START], [group], "paper") == [group]

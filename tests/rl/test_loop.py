@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.config import config_to_dict, identity_config
 from score_jax.errors import UserError
-from score_jax.evaluate import fingerprint
+from score_jax.evaluate import hash_weights
 from score_jax.experiment.experiment import Experiment
 from score_jax.experiment.results import compute_stage_identity
 from score_jax.experiment.teachers import open_distillation_teacher
@@ -109,7 +109,7 @@ def test_stopped_between_steps_it_ends_the_same(
   config.rl.steps = 1
   reinforced(config, tmp_path)
   trained, lines = reinforced(smoke(), tmp_path)
-  assert fingerprint(trained.weights) == fingerprint(both_steps[0].weights)
+  assert hash_weights(trained.weights) == hash_weights(both_steps[0].weights)
   assert lines[-1]["kl_reference"] == both_steps[1][-1]["kl_reference"]
   assert trained.cost == both_steps[0].cost
 

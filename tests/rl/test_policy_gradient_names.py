@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable
 
@@ -19,12 +18,12 @@ from score_jax.rl import loop
 from score_jax.train.batch import Example, make_update, pack_examples
 from score_jax.train.policy_gradient import PolicyGradientConfig, make_loss_weight_fn
 from score_jax.train.step import place_batch
-from tests.configs import module
+from tests.configs import ROOT, module
 from tests.conftest import Tiny
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion")  # of the optimiser and its schedules
 
-DOCUMENT = pathlib.Path(__file__).parent.parent / "docs" / "policy_gradient.md"
+DOCUMENT = ROOT / "docs" / "policy_gradient.md"
 ROW = re.compile(r"^\| ([^|]+) \| ((?:`rl\.\w+=\S+` ?)+)\|", re.MULTILINE)
 SETTINGS = {name: dict(re.findall(r"`(rl\.\w+)=(\S+)`", cells)) for name, cells in ROW.findall(DOCUMENT.read_text())}
 

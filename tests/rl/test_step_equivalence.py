@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.grading.short_answers import grade_hotpotqa
 from score_jax.rl.step_equivalence import StepVerdict, compare_steps, make_answer_comparator
 from score_jax.trajectory import Question, Step
@@ -30,8 +30,8 @@ def act(observation: str = "12", reason: str = "ok", code: str = "x", answer: st
 
 
 def verdict(a: Step, b: Step) -> StepVerdict:
-  found = compare_steps(a, b, make_answer_comparator(numeric, QUESTION))
-  assert compare_steps(b, a, make_answer_comparator(numeric, QUESTION)) == found
+  found = compare_steps(a, b, make_answer_comparator(grade_number, QUESTION))
+  assert compare_steps(b, a, make_answer_comparator(grade_number, QUESTION)) == found
   return found
 
 

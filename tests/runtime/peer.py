@@ -1,4 +1,4 @@
-"""One of several processes that talk to each other, for tests: runs Python code with `peers` and `hosts`, no JAX.
+"""One of several processes that talk to each other, for tests: runs Python code with `peers` and `processes`, no JAX.
 
     python -m tests.runtime.peer LIMITS CODE
 

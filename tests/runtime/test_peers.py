@@ -102,7 +102,7 @@ def test_one_that_idles_where_another_as_far_works_is_not_stuck() -> None:
 
 def test_the_first_may_be_long_at_what_it_does_for_all() -> None:
   """As when it asks an endpoint for thousands of replies."""
-  code = "hosts.from_first('chat', lambda: [(time.sleep(0.5), hosts.at_work()) for _ in range(8)])"
+  code = "processes.run_on_primary('chat', lambda: [(time.sleep(0.5), processes.report_local_progress()) for _ in range(8)])"
   statuses, _, errors = run(2, f"import time; {code}", timeout_s=3.0)
   assert statuses == [0, 0], errors
 
@@ -143,7 +143,7 @@ def test_where_nobody_is_the_address_is_named() -> None:
 def test_only_the_first_does_what_is_done_once() -> None:
   """What it does may ask the same again, when nobody else is there to answer."""
   code = (
-    "print(hosts.from_first('outer', lambda: [index, hosts.from_first('inner', lambda: index), hosts.gather('x', 5)]))"
+    "print(processes.run_on_primary('outer', lambda: [index, processes.run_on_primary('inner', lambda: index), processes.all_gather('x', 5)]))"
   )
   statuses, outputs, errors = run(2, code)
   assert statuses == [0, 0], errors
@@ -151,7 +151,7 @@ def test_only_the_first_does_what_is_done_once() -> None:
 
 
 def test_what_has_to_be_the_same_is_compared() -> None:
-  code = "hosts.require_same('seed', 7); hosts.require_same('config', {'a': index == 2})"
+  code = "processes.require_same_on_all('seed', 7); processes.require_same_on_all('config', {'a': index == 2})"
   statuses, _, errors = run(3, code)
   assert set(statuses) == {1}
   assert all("process 2 has other config than process 0; give all processes the same" in e for e in errors)
@@ -159,7 +159,7 @@ def test_what_has_to_be_the_same_is_compared() -> None:
 
 def test_the_first_writes_and_all_read(tmp_path: pathlib.Path) -> None:
   code = (
-    f"from score_jax.runtime.workdir import Workdir, Metrics; w = Workdir({str(tmp_path)!r}); w.require_shared();"
+    f"from score_jax.runtime.workdir import Workdir, MetricsWriter; w = Workdir({str(tmp_path)!r}); w.require_shared();"
     "w.write_json('stages/x.json', {'by': index}); print(w.read_json('stages/x.json'), w.read_json('none.json'));"
     "m = Metrics(w, 'x'); m.write(1, {'loss': 0.5}); m.close()"
   )
@@ -183,7 +183,7 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path: pathlib.Path) -> None
 
 
 def test_a_signal_to_any_process_counts_on_all() -> None:
-  code = "print(hosts.anywhere(index == 1), hosts.anywhere(False), hosts.agree(index))"
+  code = "print(processes.any_process(index == 1), processes.any_process(False), processes.broadcast(index))"
   statuses, outputs, errors = run(2, code)
   assert statuses == [0, 0], errors
   assert outputs == ["True False 0\n"] * 2

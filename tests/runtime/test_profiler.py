@@ -29,7 +29,7 @@ def config(**settings: object) -> ConfigDict:
 def work(root: pathlib.Path, kinds: Sequence[profiler.StepKind], **settings: object) -> list[str]:
   """A stage with a step of each of these kinds, one after the other; what is said of it."""
   said: list[str] = []
-  with profiler.profile_stage(config(**settings), epath.Path(root), "rl", said.append):
+  with profiler.profile_stage(config(**settings), epath.Path(root), "rl", said.append, stages=("sft", "rl")):
     for kind in kinds:
       with profiler.profile_step(kind):
         jax.block_until_ready(jnp.arange(4.0) + 1.0)
@@ -69,7 +69,10 @@ def test_a_trace_that_is_lost_does_not_hide_what_ended_the_stage(
   tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
   (tmp_path / "profile").write_text("in the way")
-  with pytest.raises(KeyboardInterrupt), profiler.profile_stage(config(skip=0), epath.Path(tmp_path), "rl", print):
+  with (
+    pytest.raises(KeyboardInterrupt),
+    profiler.profile_stage(config(skip=0), epath.Path(tmp_path), "rl", print, stages=("rl",)),
+  ):
     with profiler.profile_step("rounds"):
       pass
     raise KeyboardInterrupt

@@ -79,10 +79,10 @@ def test_a_full_disk_is_told_in_a_line_and_what_was_there_stays(tmp_path: pathli
 import pathlib
 from score_jax.agent.journal import Journal
 from score_jax.errors import UserError
-from score_jax.runtime.workdir import Metrics, Workdir
+from score_jax.runtime.workdir import MetricsWriter, Workdir
 from tests.runtime.test_workdir import trajectory
 workdir = Workdir({str(tmp_path)!r})
-journal, metrics = Journal(workdir, config="", every_s=0.0), Metrics(workdir, "rl")
+journal, metrics = Journal(workdir, config="", every_s=0.0), MetricsWriter(workdir, "rl")
 filler = pathlib.Path({str(tmp_path)!r}) / "filler"
 def work(first):
   with journal.stage("rl"):
@@ -105,7 +105,7 @@ whole = len(list(workdir.read_parts("rl")))
 filler.unlink()
 with journal.stage("rl"):
   found = sum(journal.find(journal.key(number)) is not None for number in range(600))
-metrics = Metrics(workdir, "rl")
+metrics = MetricsWriter(workdir, "rl")
 work(whole)
 print(0 < whole < 599, 0 <= found - whole <= 1, len(list(workdir.read_parts("rl"))))
 """

@@ -469,7 +469,7 @@ print(bytes(view[:1 << 20]).find(b"canary"))
       "ok exception killed",
       """
 import score_jax.sandbox.interface as o
-o.observe = lambda *_, **__: 'FORGED'
+o.format_observation = lambda *_, **__: 'FORGED'
 # next step
 x = 1
 """,

@@ -50,7 +50,7 @@ def test_it_refuses_where_it_cannot_isolate(tmp_path: pathlib.Path, monkeypatch:
   false = tmp_path / "bwrap"
   false.write_text(f"#!/bin/sh\necho '{SAID}' >&2\nexit 1\n")
   false.chmod(0o755)
-  monkeypatch.setattr(bubblewrap, "bubblewrap", lambda: str(false))
+  monkeypatch.setattr(bubblewrap, "find_bubblewrap", lambda: str(false))
   with pytest.raises(UserError, match=r"the python tool cannot start: the sandbox cannot isolate code here"):
     open_tool()
 

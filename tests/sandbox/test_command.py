@@ -71,7 +71,7 @@ def test_other_lines_are_refused(tool: Sandbox, odd: str) -> None:
 
 
 def test_the_command_answers_each_line_as_it_comes() -> None:
-  command = [sys.executable, "-m", "score_jax.sandbox.sandbox", "--isolation=process", "--timeout_s=5"]
+  command = [sys.executable, "-m", "score_jax.sandbox", "--isolation=process", "--timeout_s=5"]
   pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   with subprocess.Popen(command, text=True, **pipes) as process:
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None

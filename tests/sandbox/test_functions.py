@@ -135,7 +135,7 @@ def test_a_prompted_teacher_is_told_of_them() -> None:
 
 
 def test_the_command_takes_a_file(tmp_path: pathlib.Path) -> None:
-  command = [sys.executable, "-m", "score_jax.sandbox.sandbox", f"--functions={written(tmp_path, FILE)}"]
+  command = [sys.executable, "-m", "score_jax.sandbox", f"--functions={written(tmp_path, FILE)}"]
   asked = json.dumps({"session": "a", "code": "print(roman(21))"}) + "\n"
   done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True, timeout=120)
   assert json.loads(done.stdout)["observation"] == "XXI"

@@ -13,11 +13,12 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
+from score_jax.config import SEARCH_TRANSPORT
 from score_jax.errors import UserError
 from score_jax.experiment.results import compute_stage_identity
 from score_jax.experiment.stages import STAGES
 from score_jax.sandbox.sandbox import Sandbox
-from score_jax.search.backends import REQUIRED_SETTINGS, TRANSPORT_SETTINGS, open_search
+from score_jax.search.backends import REQUIRED_SETTINGS, open_search
 from score_jax.search.passages import Document, SearchFailed
 from tests.configs import module
 from tests.search.retrievers import ok, retriever
@@ -121,9 +122,9 @@ def test_how_a_result_is_had_does_not_tell_runs_apart() -> None:
     c.tools.search.update(changed)
     return [compute_stage_identity(c, stage) for stage in STAGES]
 
-  assert set(TRANSPORT_SETTINGS) | set(REQUIRED_SETTINGS.values()) - {""} < set(config())
+  assert set(SEARCH_TRANSPORT) | set(REQUIRED_SETTINGS.values()) - {""} < set(config())
   others = {"index": "i", "timeout_s": 1.0, "retries": 9, "per_second": 1.0, "cache": "c", "offline": True}
-  assert others.keys() == set(TRANSPORT_SETTINGS)
+  assert others.keys() == set(SEARCH_TRANSPORT)
   assert identities(**others) == identities()
   for changed in ({"kind": "none"}, {"top_k": 3}, {"url": "http://a"}, {"sha256": "0"}, {"passage_chars": 99}):
     assert not set(identities(**changed)) & set(identities())

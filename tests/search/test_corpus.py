@@ -124,7 +124,7 @@ def test_other_rules_for_words_have_an_index_of_their_own(
     "bm25s": passages.INDEX_RULES["bm25s"],
   }
   now = opened().folder
-  monkeypatch.setattr(passages, "RULES", former)
+  monkeypatch.setattr(passages, "INDEX_RULES", former)
   assert opened().folder != now
 
 

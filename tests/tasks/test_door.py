@@ -1,4 +1,4 @@
-"""The command `python -m score_jax.grading.graders`, and the table of graders behind it."""
+"""The command `python -m score_jax.grading`, and the table of graders behind it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_hostile_answers_are_nothing_to_the_graders_without_a_process(benchmark:
 
 def command(benchmark: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[bytes]:
   data = stdin if isinstance(stdin, bytes) else stdin.encode()
-  line = [sys.executable, "-m", "score_jax.grading.graders", f"--benchmark={benchmark}"]
+  line = [sys.executable, "-m", "score_jax.grading", f"--benchmark={benchmark}"]
   return subprocess.run(line, input=data, capture_output=True, timeout=120, check=False)
 
 
@@ -70,7 +70,7 @@ def test_each_line_has_its_reply_whatever_it_is() -> None:
 
 
 def test_a_reply_comes_before_the_next_line_does() -> None:
-  line = [sys.executable, "-m", "score_jax.grading.graders", "--benchmark=hotpotqa"]
+  line = [sys.executable, "-m", "score_jax.grading", "--benchmark=hotpotqa"]
   with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
     assert process.stdin is not None
     assert process.stdout is not None
@@ -90,5 +90,5 @@ def test_wrong_usage_ends_with_status_2_and_one_line() -> None:
 
 
 def test_help_shows_how_it_is_used() -> None:
-  done = subprocess.run([sys.executable, "-m", "score_jax.grading.graders", "--help"], capture_output=True, check=True)
+  done = subprocess.run([sys.executable, "-m", "score_jax.grading", "--help"], capture_output=True, check=True)
   assert b"--benchmark=math500" in done.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from score_jax.agent.scripted import run_scripts
 from score_jax.errors import UserError
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.tasks import gsm8k
 from score_jax.tasks.gsm8k import _brought, find_numbers, parse_worked_answer
@@ -170,7 +170,7 @@ def test_real_scripts_run_and_end_right_and_tell_no_answer_before_it_is_computed
   with Sandbox(**settings, search=None) as tool:
     played = run_scripts([(q, build_worked_script(q)) for q in chosen], tool)
   for question, trajectory in zip(chosen, played, strict=True):
-    assert numeric(question, trajectory.answer or "")[0] == 1.0
+    assert grade_number(question, trajectory.answer or "")[0] == 1.0
     assert [s.reason for s in trajectory.steps[1:]] == ["ok"] * question.steps
     [answer] = find_numbers(question.answer)
     said = find_numbers(question.text) | _brought(question.text)

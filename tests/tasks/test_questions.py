@@ -171,7 +171,7 @@ def test_training_and_test_questions_are_graded_each_in_their_way(
     made.append(benchmark)
     return lambda question, answer: (1.0, benchmark)
 
-  monkeypatch.setattr(source, "grader", grader)
+  monkeypatch.setattr(source, "make_grader", grader)
   path = write_lines(tmp_path / "mine.jsonl", SUMS)
   hard = write_lines(tmp_path / "hard.jsonl", [{"input": f"How many {i}?", "target": i} for i in range(8)])
   tasks = load_tasks(config(path=path, test_kind="gsm_hard", test_path=hard), seed=0)
@@ -293,7 +293,7 @@ read_once = functools.cache(gsm8k.load_gsm8k)
 def gsm8k_path(monkeypatch: pytest.MonkeyPatch) -> str:
   if "SCORE_JAX_DATA" not in os.environ:
     pytest.skip("SCORE_JAX_DATA names no folder with gsm8k/train.jsonl")
-  monkeypatch.setattr(gsm8k, "read", read_once)
+  monkeypatch.setattr(gsm8k, "load_gsm8k", read_once)
   return str(pathlib.Path(os.environ["SCORE_JAX_DATA"]) / "gsm8k")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.tasks import word_problems
 from score_jax.tasks.questions import load_tasks
 from score_jax.tasks.splits import normalise_question
@@ -78,7 +78,7 @@ def test_what_cannot_be_found_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
   with pytest.raises(UserError, match="1 to 999"):
     generate_question(WORLD, Difficulty((15, 15), ("mul",)), 0, 0)
   known = generate_questions(WORLD, Difficulty(), seed=0, count=3)
-  monkeypatch.setattr(word_problems, "ATTEMPTS", 3)
+  monkeypatch.setattr(word_problems, "MAX_ATTEMPTS", 3)
   with pytest.raises(UserError, match="only 0 different questions of 1"):
     generate_questions(WORLD, Difficulty(), seed=0, count=1, exclude=known)
 
@@ -185,7 +185,7 @@ def test_the_parts_of_a_run_are_disjoint_and_as_large_as_asked(counts: tuple[int
   assert tuple(map(len, parts)) == counts
   assert len({normalise_question(q.text) for part in parts for q in part}) == sum(counts)
   assert len({q.id for part in parts for q in part}) == sum(counts)
-  assert all(numeric(q, q.answer) == (1.0, "equal") for part in parts for q in part)
+  assert all(grade_number(q, q.answer) == (1.0, "equal") for part in parts for q in part)
   assert tasks.documents == World.generate(1).documents()
 
 

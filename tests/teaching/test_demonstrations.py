@@ -9,7 +9,7 @@ import pytest
 
 from score_jax.agent.protocol import Turn
 from score_jax.agent.scripted import Script, run_scripts
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.search.passages import BM25Search
 from score_jax.tasks.word_problems import ACTS_PER_OPERATION, Difficulty, World, generate_questions
@@ -35,7 +35,7 @@ def shop() -> Iterator[Sandbox]:
 
 
 def right(question: Question, trajectory: Trajectory) -> bool:
-  return trajectory.answer is not None and numeric(question, trajectory.answer)[0] == 1.0
+  return trajectory.answer is not None and grade_number(question, trajectory.answer)[0] == 1.0
 
 
 def test_every_worked_solution_gives_the_answer(shop: Sandbox) -> None:

@@ -11,7 +11,7 @@ import pytest
 from score_jax.agent.protocol import Turn
 from score_jax.agent.rollout import RolloutRequest, empty_trajectory
 from score_jax.chat.interface import ChatReply, ChatRequest
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.teaching.asking import PromptTemplates
 from score_jax.teaching.counterfactual import CounterfactualTeacher
 from score_jax.teaching.falls import FallTest
@@ -50,7 +50,7 @@ def teacher(
   chat = ScriptedChat(says)
   settings = dataclasses.replace(SETTINGS, **changed)
   made = PromptedTeacher(
-    chat, PromptTemplates(search=True), stage.protocol, stage.tool, numeric, settings, locate_by=by, judge=judge
+    chat, PromptTemplates(search=True), stage.protocol, stage.tool, grade_number, settings, locate_by=by, judge=judge
   )
   return made, chat
 

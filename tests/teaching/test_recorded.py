@@ -11,7 +11,7 @@ import pytest
 
 from score_jax.agent.rollout import RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.teaching.mentoring import mentor_questions
 from score_jax.teaching.recorded import RecordedTeacher
 from score_jax.teaching.teacher import Finding
@@ -26,7 +26,7 @@ RECORD = {"question_id": "q", "step": 1, "thought": "add 7", "code": ADD.code, "
 def teacher(stage: Stage, folder: pathlib.Path, *lines: Any) -> RecordedTeacher:
   file = folder / "recorded.jsonl"
   file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-  return RecordedTeacher(str(file), stage.protocol, stage.tool, numeric)
+  return RecordedTeacher(str(file), stage.protocol, stage.tool, grade_number)
 
 
 def failed(stage: Stage, *turns: Any, name: str = "q") -> tuple[Question, Trajectory]:
@@ -140,7 +140,7 @@ def test_a_runs_trajectories_are_records(stage: Stage, tmp_path: pathlib.Path) -
   for stage_name, trajectory in (("mps", first), ("warm_start", shown)):
     (folder / stage_name).mkdir(parents=True)
     (folder / stage_name / "part-00000.jsonl").write_text(trajectory_to_json(trajectory) + "\n")
-  again = RecordedTeacher(str(folder), stage.protocol, stage.tool, numeric)
+  again = RecordedTeacher(str(folder), stage.protocol, stage.tool, grade_number)
   assert solved(stage, again).steps == first.steps
   [demonstrated, missing] = again.demonstrate([asked, question(name="unknown")], name="warm")
   assert (demonstrated.right, [s.author for s in demonstrated.steps]) == (True, ["teacher"] * 3)
@@ -179,4 +179,4 @@ def test_what_is_no_record_is_told_by_its_line(stage: Stage, tmp_path: pathlib.P
 def test_a_file_that_is_not_there(stage: Stage, tmp_path: pathlib.Path) -> None:
   for path in ("", str(tmp_path / "none.jsonl"), str(tmp_path)):
     with pytest.raises(UserError, match=r"teacher\.path = .*: no file of recorded corrections"):
-      RecordedTeacher(path, stage.protocol, stage.tool, numeric)
+      RecordedTeacher(path, stage.protocol, stage.tool, grade_number)

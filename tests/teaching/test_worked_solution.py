@@ -9,7 +9,7 @@ import pytest
 
 from score_jax.agent.protocol import AgentProtocol, Turn, train_tokenizer
 from score_jax.agent.scripted import run_scripts, tokenize_trajectory
-from score_jax.grading.graders import numeric
+from score_jax.grading.numbers import grade_number
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.search.passages import BM25Search
 from score_jax.tasks import word_problems
@@ -43,7 +43,7 @@ PROTOCOL = AgentProtocol(train_tokenizer([TEXT, WORKED], vocab=400))
 
 @pytest.fixture(scope="module")
 def teacher(tool: Sandbox) -> ReferenceTeacher:
-  return ReferenceTeacher(PROTOCOL, tool, numeric)
+  return ReferenceTeacher(PROTOCOL, tool, grade_number)
 
 
 @dataclasses.dataclass
@@ -239,7 +239,7 @@ def test_corrections_lead_on_to_the_answer(student: Student) -> None:
     [again] = run_scripts(
       [(question, [(Turn(s.kind, s.thought, s.code), s.author) for s in trajectory.steps])], student.tool
     )
-    assert numeric(question, again.answer or "")[0] == 1.0
+    assert grade_number(question, again.answer or "")[0] == 1.0
 
 
 def test_a_look_up_counts_once(student: Student) -> None:

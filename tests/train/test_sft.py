@@ -115,8 +115,8 @@ def test_broken_off_anywhere_it_goes_on_as_if_it_had_not_been(
       signal.raise_signal(signal.SIGTERM)
 
   monkeypatch.setattr(Workdir, "write", disturbed)
-  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_S", 0.0)
-  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_SHARE", 1e9)
+  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_INTERVAL_S", 0.0)
+  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_TIME_SHARE", 1e9)
   with pytest.raises(KeyboardInterrupt):
     tune(root)
   assert sorted(p.name for p in (root / "checkpoints/sft").iterdir()) == ["4"]

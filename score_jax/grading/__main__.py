@@ -1,0 +1,65 @@
+"""Grades answers from standard input, one JSON object a line.
+
+    python -m score_jax.grading --benchmark=math500
+
+reads lines {"answer": "...", "gold": "..."} ("question" and a list "aliases" may be added), and writes a line
+{"grade": 1.0, "reason": "equal"} to each as it comes. A grade lies in [0, 1]; null: the grader failed or abstains, which
+is no grade, and such items are counted apart. Exit status: 0 when standard input ends, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from score_jax.errors import UserError
+from score_jax.grading.graders import GRADED_BENCHMARKS, Grader, open_grader
+from score_jax.trajectory import Question
+
+
+def grade_lines(lines: Iterable[bytes], graded: Grader) -> Iterator[str]:
+  """The line of output to each line of input that is not blank."""
+  for line in lines:
+    if line.strip():
+      grade, reason = _graded(line, graded)
+      yield json.dumps({"grade": grade, "reason": reason})
+
+
+def _graded(line: bytes, graded: Grader) -> tuple[float | None, str]:
+  try:
+    data = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    return None, f"the line is no JSON ({type(error).__name__})"
+  if not isinstance(data, dict) or not all(isinstance(data.get(name), str) for name in ("answer", "gold")):
+    return None, 'the line is no object with the texts "answer" and "gold"'
+  aliases: Any = data.get("aliases", [])
+  if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
+    return None, '"aliases" is no list of texts'
+  question = Question("", str(data.get("question", "")), data["gold"], aliases=tuple(aliases))
+  return graded(question, data["answer"])
+
+
+def main(arguments: list[str]) -> int:
+  """The command; its exit status is 0, or 2 for wrong usage."""
+  parser = argparse.ArgumentParser(
+    prog="python -m score_jax.grading",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("--benchmark", required=True, help=", ".join(GRADED_BENCHMARKS))
+  chosen = parser.parse_args(arguments).benchmark
+  try:
+    with open_grader(chosen) as found:
+      for reply in grade_lines(sys.stdin.buffer, found):
+        print(reply, flush=True)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
