@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
 from score_jax.model.config import DecoderConfig
@@ -34,8 +35,10 @@ PASSES = ForwardConfig(1.0, logit_chunk=8, attention="auto", remat="none", dtype
 
 #: the files that take longest, which begin first: one that began late would keep one worker after all others are idle
 LONGEST = (
-  *("test_main", "planning/test_compiled", "planning/test_plan", "train/test_steps", "test_candidates"),
-  *("train/test_supervised", "sampler/test_sampler", "report/test_page", "agent/test_hosts", "model/test_gguf"),
+  *("test_main", "planning/test_compiled", "planning/test_plan", "train/test_steps", "sampler/test_sampler"),
+  *("agent/test_hosts", "tasks/test_math_answers", "mesh/test_peers", "model/test_gguf", "test_candidates"),
+  *("mentor/test_demonstrations", "sampler/test_draw", "tools/test_python", "model/test_families"),
+  *("train/test_supervised", "model/test_hugging_face", "train/test_losses", "report/test_page"),
 )
 
 
@@ -116,11 +119,18 @@ def one_device() -> Mesh:
 
 
 @pytest.fixture(scope="module")
-def on_one_device(one_device: Mesh) -> Iterator[None]:
-  """For modules of whole runs: on one of the virtual devices, as on a user's machine, which is much faster."""
+def on_one_device(one_device: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+  """For modules of whole runs: as the command runs them on a user's machine, which is much faster.
+
+  That is on one device, and with compiled programs kept; here for the other workers too.
+  """
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(Meshes, "of", lambda _: Meshes(one_device, one_device, one_device))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp().parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
