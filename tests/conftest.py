@@ -35,10 +35,10 @@ PASSES = ForwardConfig(1.0, logit_chunk=8, attention="auto", remat="none", dtype
 
 #: the files that take longest, which begin first: one that began late would keep one worker after all others are idle
 LONGEST = (
-  *("test_main", "planning/test_compiled", "planning/test_plan", "train/test_steps", "sampler/test_sampler"),
-  *("agent/test_hosts", "tasks/test_math_answers", "mesh/test_peers", "model/test_gguf", "test_candidates"),
-  *("mentor/test_demonstrations", "sampler/test_draw", "tools/test_python", "model/test_families"),
-  *("train/test_supervised", "model/test_hugging_face", "train/test_losses", "report/test_page"),
+  *("test_main", "plan/test_compiled", "plan/test_plan", "train/test_step", "sampler/test_scheduler"),
+  *("agent/test_hosts", "grading/test_math_grader", "runtime/test_peers", "model/test_gguf", "test_evaluate_models"),
+  *("teaching/test_demonstrations", "sampler/test_sampling", "sandbox/test_sandbox", "model/test_families"),
+  *("train/test_sft", "model/test_hugging_face", "train/test_losses", "report/test_page"),
 )
 
 
