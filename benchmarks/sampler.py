@@ -83,7 +83,7 @@ class Model:
   def __init__(self, path: str, dtype: str):
     found = pretrained.open_pretrained(path)
     self.config, self.dtype = found.config, dtype
-    self.weights = found.weights(found.config, dtype=dtype)
+    self.weights = found.load_weights(found.config, dtype=dtype)
     self._made: dict[tuple[int, int, int], SamplerPrograms] = {}  # by slots, length and block
 
   def slots(
@@ -143,7 +143,7 @@ def ours(model: Model, work: Work, args: argparse.Namespace) -> dict[str, Any]:
       seconds = time.perf_counter() - start
       if timed and drawn / seconds > best.get("tokens_per_s", 0.0):
         best = {"slots": count, "useful_tokens": drawn, "seconds": seconds, "tokens_per_s": drawn / seconds}
-        best |= {"meter": str(meter), "occupancy": round(meter.numbers()["sampler/occupancy"], 3)}
+        best |= {"meter": str(meter), "occupancy": round(meter.metrics()["sampler/occupancy"], 3)}
   return best
 
 

@@ -78,7 +78,7 @@ def look(at: float, tokens: int, seconds: float, cpu_s: float, temporary: pathli
 
 def soak(run: Experiment, seconds: float, temporary: pathlib.Path) -> list[Seen]:
   """Rounds for so long."""
-  agent, questions = run.rl_agent(1.0), run.tasks.train[:16]
+  agent, questions = run.make_rl_agent(1.0), run.tasks.train[:16]
   start, seen, told = time.monotonic(), list[Seen](), 0
   while (at := time.monotonic() - start) < seconds:
     requests = [

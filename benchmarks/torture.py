@@ -221,14 +221,14 @@ def step(root: pathlib.Path, out: pathlib.Path) -> None:
 
   config = smoke()
   with Experiment(config, Workdir(str(root))) as run:
-    settings, frozen = run.settings(config.warm_start), lora.split_trainable(run.student.weights)[1]
+    settings, frozen = run.make_sft_config(config.warm_start), lora.split_trainable(run.student.weights)[1]
     rate = make_schedule(peak=settings.learning_rate, steps=1, warmup=0.0, kind="constant")
     rule = make_optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
     trainer = Trainer(
       run.student.graph, rule, make_sft_loss(), run.meshes.train, make_forward_config(config, 1.0), frozen
     )
-    with Checkpoints(run.workdir.checkpoints("warm_start"), keep=0) as checkpoints:
-      state = checkpoints.newest(trainer.abstract(run.student.config))
+    with Checkpoints(run.workdir.checkpoint_folder("warm_start"), keep=0) as checkpoints:
+      state = checkpoints.restore_newest(trainer.abstract_state(run.student.config))
     assert state is not None
     restored = named("restored", jax.device_get(state))
     samples = [make_example(t) for t in run.workdir.read_parts("warm_start")]

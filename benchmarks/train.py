@@ -89,7 +89,7 @@ def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights],
     at += n
     return np.resize(np.roll(tokens, -at), n)
 
-  return config, lambda: found.weights(config, dtype="float32"), take
+  return config, lambda: found.load_weights(config, dtype="float32"), take
 
 
 def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int, micro: int) -> Batch:
@@ -142,7 +142,7 @@ def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: 
   rate = make_schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
   rule = make_optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
   trainer = Trainer(abstract_decoder(config)[0], rule, make_sft_loss(), make_mesh((-1, 1, 1)), passes)
-  state = trainer.start(begin())
+  state = trainer.init_state(begin())
 
   def update() -> float:
     nonlocal state
@@ -163,7 +163,7 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
   network = theirs.AutoModelForCausalLM.from_config(
     theirs.AutoConfig.for_model(**layout), dtype=torch.float32, attn_implementation="sdpa"
   )
-  params = {n.name: torch.tensor(n.fetch("float32")) for n in tensors.iter_named_tensors(config, begin())}
+  params = {n.name: torch.tensor(n.to_numpy("float32")) for n in tensors.iter_named_tensors(config, begin())}
   missing = network.load_state_dict(params, strict=False)
   assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
   network.train()
@@ -171,7 +171,7 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
 
   def inputs(rows: Batch) -> dict[str, Any]:
     tokens, positions = (torch.tensor(x, dtype=torch.long) for x in (rows.tokens, rows.positions))
-    labels = torch.where(torch.tensor(rows.learnt) > 0, tokens, -100)
+    labels = torch.where(torch.tensor(rows.loss_mask) > 0, tokens, -100)
     told = {"input_ids": tokens, "labels": labels, "num_items_in_batch": float(rows.denominator)}
     # alone in a row, positions say nothing, and sdpa takes its causal path without a mask
     return told if (rows.segments == 1).all() else told | {"position_ids": positions}

@@ -37,17 +37,17 @@ class EventPrinter:
     self._colours = not as_json and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     self._last: str | None = None
 
-  def drew(self, name: str, tokens: Sequence[int]) -> None:
+  def on_tokens(self, name: str, tokens: Sequence[int]) -> None:
     del name
     for section, text in self._sections.feed(tokens):
       self._say(section, text)
 
-  def observed(self, name: str, step: Any) -> None:
+  def on_step(self, name: str, step: Any) -> None:
     del name
     if step.kind == "act":
       self._say("observation", step.observation if step.reason == "ok" else f"[{step.reason}] {step.observation}")
 
-  def end(self, status: str, answer: str | None) -> None:
+  def print_outcome(self, status: str, answer: str | None) -> None:
     if self._json:
       print(json.dumps({"status": status, "answer": answer}), flush=True)
     else:
@@ -81,12 +81,12 @@ def ask_question(config: Any, root: str, stage: str, question: str, *, seed: int
 
   with Experiment(config, Workdir(root)) as run:
     with contextlib.redirect_stdout(sys.stderr):  # what it says of itself is no part of the answer
-      agent, weights = run.single_agent(), load_stage_weights(run, stage)
+      agent, weights = run.make_single_agent(), load_stage_weights(run, stage)
     printer = EventPrinter(SectionDecoder(agent.protocol), as_json=as_json)
     agent = dataclasses.replace(agent, seed=seed, watcher=printer)
     asked = Question("ask", question, "")
     ((found,),) = agent.rollout(weights, [RolloutRequest("ask", asked, empty_trajectory(asked), config.agent.acts)])
-    printer.end(found.status, found.answer)
+    printer.print_outcome(found.status, found.answer)
   return found.status == "answered"
 
 

@@ -236,16 +236,16 @@ class BenchmarkRun(Experiment):
   def rows(self) -> list[dict[str, Any]]:
     """A row for each benchmark and, where all of its benchmarks are there, for each average."""
     for note in self.tasks.notes:
-      self.say(f"tasks: {note}")
+      self.log(f"tasks: {note}")
     candidate = self._candidate()
     origin = {"base": self._base, "stage": self._origin[1] if self._origin else "untrained"}
     made = self._finished
-    costs = {"ledger": made.ledger if made else Ledger(), "measured": made.measured if made else Ledger()}
+    costs = {"ledger": made.ledger if made else Ledger(), "measured": made.measurement_ledger if made else Ledger()}
     rows: list[dict[str, Any]] = []
     marks: dict[str, TryScores] = {}
     for one in self._exams[0]:
-      with self.at(f"eval_{candidate.name}_{one.benchmark}"):
-        groups = run_benchmark(self.workdir, candidate, one, part=self.config.eval.part, say=self.say)
+      with self.stage_scope(f"eval_{candidate.name}_{one.benchmark}"):
+        groups = run_benchmark(self.workdir, candidate, one, part=self.config.eval.part, say=self.log)
       marks[one.benchmark] = score_tries(one, groups)
       rows.append(
         make_result_row(candidate, one.benchmark, compute_scores(one, groups), **costs, tries=groups) | origin
@@ -285,7 +285,7 @@ class BenchmarkRun(Experiment):
 
   @cached_property
   def _exams(self) -> tuple[list[EvalSet], Tasks]:
-    known = self._finished.questions if self._finished else frozenset[str]()
+    known = self._finished.seen_question_ids if self._finished else frozenset[str]()
     return exam.load_eval_sets(self.config, without=known, judge=self._answer_judge())
 
   @cached_property
@@ -313,11 +313,11 @@ def evaluate_stages(run: Experiment) -> list[dict[str, Any]]:
   rows: list[dict[str, Any]] = []
   for model in models:
     candidate = _candidate(run, model)
-    with run.at(f"eval_{model}"):
-      groups = run_benchmark(run.workdir, candidate, exam, part=run.config.eval.part, say=run.say)
+    with run.stage_scope(f"eval_{model}"):
+      groups = run_benchmark(run.workdir, candidate, exam, part=run.config.eval.part, say=run.log)
     costs = {"ledger": sum_training_cost(run, model), "measured": sum_measurement_cost(run, model)}
     found = make_result_row(candidate, exam.benchmark, compute_scores(exam, groups), **costs, tries=groups)
-    rows.append(found | {"from": STAGES[model].begin if model in STAGES else ""})
+    rows.append(found | {"from": STAGES[model].init_from if model in STAGES else ""})
     run.free_teacher()
   run.workdir.write_json("results.json", {"schema": 1, "rows": rows})
   return rows

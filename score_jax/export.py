@@ -43,7 +43,7 @@ def export_model(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, 
   tokenizer.chat_template = protocol.chat_template()
   tokens = {
     "bos_token_id": tokenizer.bos_token_id,
-    "eos_token_id": protocol.stop,
+    "eos_token_id": protocol.stop_token,
     "pad_token_id": tokenizer.pad_token_id,
   }
   draft = out.parent / f".{out.name}.draft"

@@ -23,41 +23,41 @@ class NumberLimit:
   """The numbers that a setting, or each number of a tuple, may be."""
 
   whole: bool = False  # an integer
-  low: float = -math.inf
-  high: float = math.inf
-  above: bool = False  # `low` itself is not allowed
-  also: tuple[float, ...] = ()  # allowed although it is out of bounds
+  min_value: float = -math.inf
+  max_value: float = math.inf
+  exclude_min: bool = False  # `low` itself is not allowed
+  extra_values: tuple[float, ...] = ()  # allowed although it is out of bounds
 
   def allows(self, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
       return False
-    inside = math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
-    return inside or value in self.also
+    inside = math.isfinite(value) and self.min_value <= value <= self.max_value and not (self.exclude_min and value == self.min_value)
+    return inside or value in self.extra_values
 
   def __str__(self) -> str:
     kind = "a whole number" if self.whole else "a number"
     bounds = []
-    if self.low > -math.inf:
-      bounds.append(f"above {self.low:g}" if self.above else f"of at least {self.low:g}")
-    if self.high < math.inf:
-      bounds.append(f"of at most {self.high:g}")
-    others = "".join(f", or {value:g}" for value in self.also)
+    if self.min_value > -math.inf:
+      bounds.append(f"above {self.min_value:g}" if self.exclude_min else f"of at least {self.min_value:g}")
+    if self.max_value < math.inf:
+      bounds.append(f"of at most {self.max_value:g}")
+    others = "".join(f", or {value:g}" for value in self.extra_values)
     return " ".join([kind, " and ".join(bounds) or "that is finite"]) + others
 
 
-POSITIVE_INT = NumberLimit(whole=True, low=1)
-NON_NEGATIVE_INT = NumberLimit(whole=True, low=0)  # 0: none, all, or no limit, as the config's comment says
-NON_NEGATIVE = NumberLimit(low=0.0)
-POSITIVE = NumberLimit(low=0.0, above=True)
-FRACTION = NumberLimit(low=0.0, high=1.0)
-POSITIVE_FRACTION = NumberLimit(low=0.0, high=1.0, above=True)
+POSITIVE_INT = NumberLimit(whole=True, min_value=1)
+NON_NEGATIVE_INT = NumberLimit(whole=True, min_value=0)  # 0: none, all, or no limit, as the config's comment says
+NON_NEGATIVE = NumberLimit(min_value=0.0)
+POSITIVE = NumberLimit(min_value=0.0, exclude_min=True)
+FRACTION = NumberLimit(min_value=0.0, max_value=1.0)
+POSITIVE_FRACTION = NumberLimit(min_value=0.0, max_value=1.0, exclude_min=True)
 FINITE = NumberLimit()
-PORT = NumberLimit(whole=True, low=0, high=65535)  # 0: a free one
+PORT = NumberLimit(whole=True, min_value=0, max_value=65535)  # 0: a free one
 
 #: key -> what it may be; * stands for any text
 NUMBER_LIMITS: dict[str, NumberLimit] = {
   "seed": NON_NEGATIVE_INT,
-  "mesh.*": NumberLimit(whole=True, low=1, also=(-1,)),  # -1: what devices are left
+  "mesh.*": NumberLimit(whole=True, min_value=1, extra_values=(-1,)),  # -1: what devices are left
   "hosts.timeout_s": POSITIVE,
   # models
   **dict.fromkeys(("teacher.temperature", "student.temperature"), NON_NEGATIVE),  # 0: the likeliest token
@@ -111,7 +111,7 @@ NUMBER_LIMITS: dict[str, NumberLimit] = {
   # what is watched
   "alarms.window": POSITIVE_INT,
   "alarms.probe": NON_NEGATIVE_INT,
-  "alarms.stale_prefix": NumberLimit(high=0.0),
+  "alarms.stale_prefix": NumberLimit(max_value=0.0),
   "alarms.*": NON_NEGATIVE,
   **{f"profile.{name}": NON_NEGATIVE_INT for name in ("steps", "skip")},
   "survival.journal_s": NON_NEGATIVE,

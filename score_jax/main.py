@@ -75,10 +75,10 @@ def run_recipe_job(config: ConfigDict, workdir: Workdir) -> None:
     run_recipe(run)
     rows = evaluate_stages(run)
     path = processes.run_on_primary("report", lambda: str(page.write_report(workdir.root)))
-  for stage, seconds in run.seconds.items():
+  for stage, seconds in run.stage_seconds.items():
     print(f"{stage:>18} {seconds:7.1f} s")
   print(table.format_table(rows))
-  print(f"{'finished before; nothing was left to do' if finished and not run.seconds else 'finished'}: {path}")
+  print(f"{'finished before; nothing was left to do' if finished and not run.stage_seconds else 'finished'}: {path}")
 
 
 def write_or_check_config(workdir: Workdir, config: ConfigDict) -> None:

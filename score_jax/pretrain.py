@@ -64,7 +64,7 @@ def make_demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[
       memory_mb=512,
       files_mb=64,
       output_chars=4096,
-      search=BM25Search.of(world.documents(), top_k=results, passage_chars=MAX_PASSAGE_CHARS),
+      search=BM25Search.from_documents(world.documents(), top_k=results, passage_chars=MAX_PASSAGE_CHARS),
     ) as tool:
       played += run_scripts(scripts, tool)
   return played
@@ -110,7 +110,7 @@ def _pretrain(config: ConfigDict, workdir: Workdir) -> None:
 def mask_detours(trajectory: Trajectory) -> Example:
   """Every token carries loss but the first one, which nothing predicts, and those of detours."""
   detours = make_example(trajectory, carries_loss=lambda _, step: step.author == "student")
-  learnt = 1.0 - detours.learnt
+  learnt = 1.0 - detours.loss_mask
   learnt[0] = 0.0
   return dataclasses.replace(detours, learnt=learnt)
 

@@ -81,29 +81,29 @@ def run_recipe(run: Experiment) -> None:
   """
   names = resolve_stages(run.config.stages, run.config.arms)
   for name in names:  # before any is done: hours would be lost
-    if STAGES[name].starts and (note := require_signal(run.config, name)):
-      run.say(note)
+    if STAGES[name].rl_starts and (note := require_signal(run.config, name)):
+      run.log(note)
   _write_split(run)
   for name in names:
     if is_stage_complete(run, name):
-      run.say(f"{name}: done already")
-      run.journal.drop(name)  # the run may have ended between the two
+      run.log(f"{name}: done already")
+      run.journal.remove_stage(name)  # the run may have ended between the two
       continue
     require_same_identity(run, name)
     _ = run.trackers  # one that cannot be had ends the run here, not after hours of demonstrations
-    run.say(f"{name}: starts")
-    with run.timed(name):
+    run.log(f"{name}: starts")
+    with run.timed_stage_scope(name):
       write_stage_result(run, name, _do(run, name))
-    run.say(f"{name}: done in {run.seconds[name]:.0f} s")
+    run.log(f"{name}: done in {run.stage_seconds[name]:.0f} s")
 
 
 def _do(run: Experiment, name: str) -> dict[str, Any]:
   """What a stage finds."""
   stage = STAGES[name]
-  if stage.lessons:
-    return sft_stage(run, name, SFT_DATA[stage.lessons](run, name))
-  if stage.starts:
-    return rl_stage(run, name, RL_STARTS[stage.starts](run, name))
+  if stage.sft_data:
+    return sft_stage(run, name, SFT_DATA[stage.sft_data](run, name))
+  if stage.rl_starts:
+    return rl_stage(run, name, RL_STARTS[stage.rl_starts](run, name))
   return mentoring_stage(run)
 
 
@@ -114,25 +114,25 @@ def sft_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any
   loss = settings.loss if stage.group == "sft" else "every_step"
   if loss not in STEP_FILTERS:
     raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(STEP_FILTERS)}")
-  samples = [make_example(t, carries_loss=STEP_FILTERS[loss]) for t in lesson.material]
-  learnt = [one for one in samples if one.learnt.any()]
+  samples = [make_example(t, carries_loss=STEP_FILTERS[loss]) for t in lesson.entries]
+  learnt = [one for one in samples if one.loss_mask.any()]
   if len(learnt) < len(samples):
-    run.say(f"{name}: {len(samples) - len(learnt)} of {len(samples)} trajectories have no step that carries loss")
+    run.log(f"{name}: {len(samples) - len(learnt)} of {len(samples)} trajectories have no step that carries loss")
   run.free_teacher()
   trained = fine_tune(
     name,
     [learnt],
     config=run.student.config,
     graph=run.student.graph,
-    begin=lambda: lora.split_trainable(load_stage_weights(run, stage.begin))[0],
+    begin=lambda: lora.split_trainable(load_stage_weights(run, stage.init_from))[0],
     frozen=lora.split_trainable(run.student.weights)[1],
     mesh=run.meshes.train,
-    settings=run.settings(settings),
+    settings=run.make_sft_config(settings),
     passes=make_forward_config(run.config, 1.0),
     seed=run.config.seed,
     workdir=run.workdir,
-    metrics=run.metrics(name),
-    say=run.say,
+    metrics=run.open_metrics(name),
+    say=run.log,
     validate=lambda weights: measure_validation_accuracy(run, weights),
   )
   left_out = {"without_loss": len(samples) - len(learnt), **trained.left_out}
@@ -143,12 +143,12 @@ def sft_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any
 def rl_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any]:
   """Policy gradient on the weights that the stage starts from; for as many student tokens as what it goes by took."""
   stage = STAGES[name]
-  if not lesson.material:
+  if not lesson.entries:
     raise UserError(f"{name}: mentoring left nothing to start from; give it more questions (tasks.train)")
   run.free_teacher()
-  tokens = compute_token_budget(run, name, "student") if stage.goes_by else None
-  trained = train_policy_gradient(run, name, lesson.material, stage.begin, token_budget=tokens)
-  found = {"updates": trained.updates, "starts": len(lesson.material), **lesson.findings}
+  tokens = compute_token_budget(run, name, "student") if stage.budget_from else None
+  trained = train_policy_gradient(run, name, lesson.entries, stage.init_from, token_budget=tokens)
+  found = {"updates": trained.updates, "starts": len(lesson.entries), **lesson.findings}
   return {"ledger": ledger_to_dict(trained.cost)} | found | ({} if tokens is None else {"token_budget": tokens})
 
 
@@ -173,9 +173,9 @@ def _write_overlap(run: Experiment) -> None:
   dropped = [dataclasses.asdict(d) for d in run.tasks.dropped]
   run.workdir.write_json("overlap.json", {"schema": 1, "words": run.tasks.words, "dropped": dropped})
   told = describe_dropped(run.tasks.dropped)
-  run.say(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
+  run.log(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
   for note in run.tasks.notes:
-    run.say(f"tasks: {note}")
+    run.log(f"tasks: {note}")
 
 
 # What the stages of the method learn from
@@ -201,11 +201,11 @@ def mentoring_stage(run: Experiment) -> dict[str, Any]:
     corrections=c.mps.corrections,
     tries=c.mps.tries,
     draws=c.mps.draws,
-    report=lambda line: run.say(f"mps: {line}"),
+    report=lambda line: run.log(f"mps: {line}"),
   )
-  ledger, measured = sum_ledgers(case.ledger for case in cases), sum_ledgers(case.measured for case in cases)
+  ledger, measured = sum_ledgers(case.ledger for case in cases), sum_ledgers(case.measurement_ledger for case in cases)
   run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
-  run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
+  run.workdir.write_part("mps/attempts", 0, (case.failed_attempt for case in cases if case.failed_attempt))
   run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
   summary = _summary(cases) | _told(teacher)
   if isinstance(teacher, CounterfactualTeacher):
@@ -238,8 +238,8 @@ def _round(one: MentoringRound) -> dict[str, Any]:
     "verdict": found.verdict,
     "step": found.step,
     "located": found.located,
-    "drawn": found.drawn,
-    "replacements": len(found.tried),
+    "drawn": found.prefix_counts,
+    "replacements": len(found.tried_replacements),
     "lifts": one.lifts,
   }
 
@@ -274,8 +274,8 @@ def corrected_trajectories(run: Experiment, name: str) -> TrainingData:
 def verified_prefixes(run: Experiment, name: str) -> TrainingData:
   """RL: the verified prefixes before the last surviving corrections."""
   lesson = select_verified_starts(run, name)
-  corrected = sum(s.correction is not None for s in lesson.material)
-  run.say(f"{name}: {len(lesson.material)} starts, {corrected} of them before a corrected step")
+  corrected = sum(s.correction is not None for s in lesson.entries)
+  run.log(f"{name}: {len(lesson.entries)} starts, {corrected} of them before a corrected step")
   return lesson
 
 

@@ -37,7 +37,7 @@ from score_jax.trajectory import Ledger, Question, Trajectory, sum_ledgers
 class TrainingData:
   """What a stage learns from."""
 
-  material: Sequence[Any]  # trajectories or starts
+  entries: Sequence[Any]  # trajectories or starts
   findings: Mapping[str, Any]  # counts, which its file in stages/ shows
   cost: Ledger = Ledger()  # of making it; what other stages made is theirs
 
@@ -54,14 +54,14 @@ def select_mentored_questions(run: Experiment) -> list[Question]:
 def compute_token_budget(run: Experiment, name: str, model: str) -> int:
   """Tokens that a model generated in the stages that a stage goes by; those that only measured do not count."""
   return sum(
-    ledger_from_dict(require_stage_result(run, other)["ledger"]).of(model).generated for other in STAGES[name].goes_by
+    ledger_from_dict(require_stage_result(run, other)["ledger"]).of(model).generated for other in STAGES[name].budget_from
   )
 
 
 def keep_correct(run: Experiment, name: str, shown: Sequence[Trajectory]) -> TrainingData:
   """The right ones of the teacher's trajectories; the others are paid for too."""
   right = [t for t in shown if t.right]
-  run.say(f"{name}: {len(right)} of {len(shown)} demonstrations are right")
+  run.log(f"{name}: {len(right)} of {len(shown)} demonstrations are right")
   run.workdir.write_part(name, 0, right)
   return TrainingData(right, {"demonstrations": len(shown), "right": len(right)}, sum_ledgers(t.ledger for t in shown))
 
@@ -112,9 +112,9 @@ def select_verified_starts(run: Experiment, name: str) -> TrainingData:
 def filter_starts_by_length(run: Experiment, name: str, begin: Sequence[RolloutStart]) -> TrainingData:
   """Those starts after which a rollout can draw a token: rl.length holds its whole context. The others are counted."""
   length = run.config.rl.length
-  kept = [s for s in begin if len(s.trajectory.context() or run.protocol.prompt(s.question.text)) < length]
+  kept = [s for s in begin if len(s.prefix.context() or run.protocol.encode_prompt(s.question.text)) < length]
   if kept != begin:
-    run.say(f"{name}: {len(begin) - len(kept)} of {len(begin)} starts leave no room in rl.length = {length}; left out")
+    run.log(f"{name}: {len(begin) - len(kept)} of {len(begin)} starts leave no room in rl.length = {length}; left out")
   return TrainingData(kept, {"questions": len({s.question.id for s in kept}), "no_room": len(begin) - len(kept)})
 
 
@@ -133,7 +133,7 @@ def add_unaided(
     for case in cases
     if case.question.id in mended or (case.outcome == "unaided" and hash_fraction(case.question, salt) < keep)
   ]
-  run.say(f"{name}: {len(kept)} trajectories, {len(mended)} of them mended")
+  run.log(f"{name}: {len(kept)} trajectories, {len(mended)} of them mended")
   return TrainingData(kept, {"trajectories": len(kept), "mended": len(mended)}, cost)
 
 
@@ -143,7 +143,7 @@ def questions_of_prefixes(run: Experiment, name: str) -> TrainingData:
   With rl.prefix = all a question comes as often as it has starts.
   """
   lesson = select_verified_starts(run, name)
-  return dataclasses.replace(lesson, material=[_at(run, start.question) for start in lesson.material])
+  return dataclasses.replace(lesson, material=[_at(run, start.question) for start in lesson.entries])
 
 
 def all_rl_questions(run: Experiment, name: str) -> TrainingData:
@@ -255,9 +255,9 @@ def random_step_corrections(run: Experiment, name: str) -> TrainingData:
     corrections=c.mps.corrections,
     tries=1,
     draws=c.mps.draws,
-    report=lambda line: run.say(f"{name}: {line}"),
+    report=lambda line: run.log(f"{name}: {line}"),
     name=name,
-    attempts=[attempt for case in failed if (attempt := case.attempt)],
+    attempts=[attempt for case in failed if (attempt := case.failed_attempt)],
   )
   unaided = sum_ledgers(case.trajectory.ledger for case in cases if case.outcome == "unaided")
   return _mended(
@@ -280,19 +280,19 @@ def _failed(run: Experiment) -> tuple[list[MentoredQuestion], list[MentoredQuest
   """
   cases, _ = sft_and_rl_halves(run)
   failed = [case for case in cases if case.outcome not in ("unaided", "quarantined")]
-  if not all(case.attempt for case in failed):
+  if not all(case.failed_attempt for case in failed):
     folder = run.workdir.root / "trajectories/mps/attempts"
     raise UserError(f"{folder}: first attempts are missing, of a run of an earlier version; give another --workdir")
   return cases, failed
 
 
 def _before_the_error(failed: Iterable[MentoredQuestion]) -> QuestionPrefixes:
-  return [(c.question, c.attempt.prefix(c.first_error)) for c in failed if c.attempt and c.first_error is not None]
+  return [(c.question, c.failed_attempt.prefix(c.first_error)) for c in failed if c.failed_attempt and c.first_error is not None]
 
 
 def _attempts(cases: Iterable[MentoredQuestion]) -> Ledger:
   """What the student's first attempts cost."""
-  return sum_ledgers((case.attempt or case.trajectory).ledger for case in cases)
+  return sum_ledgers((case.failed_attempt or case.trajectory).ledger for case in cases)
 
 
 def _tried_again(run: Experiment, name: str, begun: QuestionPrefixes) -> tuple[dict[str, Trajectory], Ledger]:
@@ -330,5 +330,5 @@ def _mended(
   )
   mended = {question: trajectory for question, trajectory in found.items() if question in chosen}
   lesson = add_unaided(run, name, cases, mended, cost)
-  run.workdir.write_part(name, 0, lesson.material)
+  run.workdir.write_part(name, 0, lesson.entries)
   return dataclasses.replace(lesson, findings={**lesson.findings, "right": len(found)})

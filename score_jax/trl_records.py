@@ -77,7 +77,7 @@ class TrlFormatter:
     messages = [{"role": "user", "content": trajectory.question}]
     tokens = written = trajectory.prompt_tokens
     for step in steps:
-      if step.tokens[-1:] != (self.protocol.stop,):
+      if step.tokens[-1:] != (self.protocol.stop_token,):
         raise NotExpressible("turns that were cut off")
       observed = None if step.kind == "first_thought" else step.observation
       messages.append({"role": "assistant", "content": self.protocol.decode(step.tokens[:-1])})
@@ -86,7 +86,7 @@ class TrlFormatter:
       tokens = written + step.observation_tokens
     said = messages[:-1]
     read = self.protocol.read(self.rendered(said))
-    if self.protocol.special(read) != self.protocol.special(written):
+    if self.protocol.special_tokens_in(read) != self.protocol.special_tokens_in(written):
       raise NotExpressible("texts that would be read as special tokens")
     return said
 

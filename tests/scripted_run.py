@@ -58,7 +58,7 @@ KINDS: dict[str, tuple[int, tuple[int, ...]]] = {
 OUTCOMES = {"u": "unaided", **dict.fromkeys("elt", "solved"), "h": "hard", "k": "not_kept", "q": "quarantined"}
 UNGRADED = "99999"  # an answer that the grader fails on
 OOPS, MENDED = "# oops", "# mended"
-REINFORCED = tuple(name for name, stage in STAGES.items() if stage.starts)
+REINFORCED = tuple(name for name, stage in STAGES.items() if stage.rl_starts)
 ACTS = 6
 SHARE, KEEP = 0.25, 0.5  # of the warm start; of the unaided
 
@@ -214,9 +214,9 @@ class Updated:
         here = b.segments[place] == number
         yield (
           tuple(b.tokens[place][here].tolist()),
-          b.learnt[place][here],
+          b.loss_mask[place][here],
           b.advantages[place][here],
-          b.share[place][here],
+          b.loss_weight[place][here],
         )
 
 
@@ -305,7 +305,7 @@ def _script(patch: pytest.MonkeyPatch, record: Record) -> None:
 
 
 def _spy_on_models(patch: pytest.MonkeyPatch, record: Record) -> None:
-  roll_out, at = Agent.rollout, Experiment.at
+  roll_out, at = Agent.rollout, Experiment.stage_scope
 
   def spied_rollout(
     self: Agent, weights: Weights, requests: Iterable[RolloutRequest], **more: Any
@@ -333,7 +333,7 @@ def _spy_on_training(patch: pytest.MonkeyPatch, record: Record) -> None:
 
   def spied_update(self: Trainer, state: TrainState, batch: Batch) -> tuple[TrainState, MetricArrays]:
     number = int(state.step)
-    before = "" if number else hash_weights(self.whole(state))
+    before = "" if number else hash_weights(self.full_weights(state))
     record.updates.append(Updated(record.stage, self.passes.temperature, number, before, batch))
     return _updated(state, batch)
 

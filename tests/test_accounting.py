@@ -40,7 +40,7 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   def counted(says: Callable[[str, str], Turn]) -> Callable[[str, str], Turn]:
     def say(name: str, text: str) -> Turn:
       turn = says(name, text)
-      drawn[name] += len(stage.protocol.turn(turn))
+      drawn[name] += len(stage.protocol.encode_turn(turn))
       return turn
 
     return say

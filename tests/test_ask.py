@@ -49,7 +49,7 @@ def test_events_are_the_trajectory(
   with Experiment(config, Workdir(str(tmp_path))) as run:
     asked = Question("ask", question, "")
     request = RolloutRequest("ask", asked, empty_trajectory(asked), config.agent.acts)
-    ((told,),) = run.single_agent().rollout(run.student.weights, [request])
+    ((told,),) = run.make_single_agent().rollout(run.student.weights, [request])
   assert end == {"status": told.status, "answer": told.answer} and told.status == "answered"
   for section, wanted in (
     ("first_thought", told.steps[0].thought),

@@ -89,7 +89,7 @@ def test_a_teacher_that_costs_nothing_is_not_asked_for_ever() -> None:
 def test_bc_goes_round_after_round_until_the_budget_is_spent(run: Any, budget: Any) -> None:
   budget(45)
   lesson = training_data.budgeted_demonstrations(run, "bc")
-  assert [t.name for t in lesson.material] == names(run, "bc") == ["bc/0/a", "bc/1/a"]
+  assert [t.name for t in lesson.entries] == names(run, "bc") == ["bc/0/a", "bc/1/a"]
   assert lesson.findings == {"demonstrations": 4, "right": 2, "token_budget": 45}
   assert lesson.cost.of("teacher").generated == 40, "what is wrong is paid for too"
 
@@ -122,8 +122,8 @@ def test_a_right_first_thought_is_gone_on_from(run: Any, budget: Any) -> None:
 
 def test_a_first_round_of_first_thoughts_is_bcs_own(run: Any, budget: Any) -> None:
   budget(30)
-  first = training_data.first_thought_demonstrations(run, "bc_first_thought").material
-  assert list(first) == list(training_data.budgeted_demonstrations(run, "bc").material)
+  first = training_data.first_thought_demonstrations(run, "bc_first_thought").entries
+  assert list(first) == list(training_data.budgeted_demonstrations(run, "bc").entries)
 
 
 def test_rounds_have_draws_of_their_own(run: Any) -> None:

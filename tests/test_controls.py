@@ -87,8 +87,8 @@ def all_mended(setting: Setting) -> None:
 def test_rejection_sampling_keeps_the_first_right_try_from_the_question(setting: Setting) -> None:
   all_mended(setting)
   lesson = training_data.rejection_samples(setting.run, "sft_rejection")
-  assert [t.name for t in lesson.material] == ["mps/a/1", *(f"sft_rejection/{q}/1" for q in "bcd")]
-  assert all(t.right and t.prefix_steps == 0 for t in lesson.material)
+  assert [t.name for t in lesson.entries] == ["mps/a/1", *(f"sft_rejection/{q}/1" for q in "bcd")]
+  assert all(t.right and t.prefix_steps == 0 for t in lesson.entries)
   assert lesson.findings == {"trajectories": 4, "mended": 3, "right": 3}
   assert set(lesson.cost.models) == {"student"}
   turns = setting.run.student_agent.protocol.turn
@@ -101,11 +101,11 @@ def test_a_step_is_drawn_again_where_the_teacher_located_it(setting: Setting) ->
   all_mended(setting)
   setting.cases[3] = dataclasses.replace(setting.cases[3], first_error=None)
   lesson = training_data.redrawn_steps(setting.run, "sft_redraw")
-  redrawn = [t for t in lesson.material if t.name.startswith("sft_redraw")]
+  redrawn = [t for t in lesson.entries if t.name.startswith("sft_redraw")]
   assert [t.name for t in redrawn] == ["sft_redraw/b/1", "sft_redraw/c/1"], "of d no error was located"
   for trajectory, case in zip(redrawn, setting.cases[1:3], strict=True):
-    assert case.attempt
-    assert (trajectory.prefix_steps, trajectory.steps[:1]) == (1, case.attempt.steps[:1])
+    assert case.failed_attempt
+    assert (trajectory.prefix_steps, trajectory.steps[:1]) == (1, case.failed_attempt.steps[:1])
     assert (trajectory.steps[1].code, set(authors(trajectory))) == (ADD.code, {"student"})
   assert set(lesson.cost.models) == {"student"}
 
@@ -113,22 +113,22 @@ def test_a_step_is_drawn_again_where_the_teacher_located_it(setting: Setting) ->
 def test_the_teacher_ends_what_the_student_began(setting: Setting) -> None:
   all_mended(setting)
   lesson = training_data.teacher_completions(setting.run, "sft_teacher_finishes")
-  assert [authors(t) for t in lesson.material] == [["student"] * 3, *[["student", "teacher", "teacher"]] * 3]
-  assert all(t.right for t in lesson.material)
+  assert [authors(t) for t in lesson.entries] == [["student"] * 3, *[["student", "teacher", "teacher"]] * 3]
+  assert all(t.right for t in lesson.entries)
   assert set(lesson.cost.models) == {"teacher"}
 
 
 def test_a_step_named_by_lot_is_corrected_and_the_student_goes_on(setting: Setting) -> None:
   all_mended(setting)
   lesson = training_data.random_step_corrections(setting.run, "sft_random_k")
-  mended = [t for t in lesson.material if t.corrections]
+  mended = [t for t in lesson.entries if t.corrections]
   assert mended
   for trajectory in mended:
     last = trajectory.corrections[-1]
     assert trajectory.right and last.verified == "student_success"
     assert trajectory.name.startswith("sft_random_k/")
     assert authors(trajectory)[last.step + 1 :] == ["student"] * (len(trajectory.steps) - last.step - 1)
-  attempts = sum(t.ledger.of("student").generated for c in setting.cases if (t := c.attempt or c.trajectory))
+  attempts = sum(t.ledger.of("student").generated for c in setting.cases if (t := c.failed_attempt or c.trajectory))
   assert lesson.cost.of("student").generated > attempts, "it books the attempts that it starts from"
   assert lesson.cost.of("teacher").generated > 0
 
@@ -142,8 +142,8 @@ def test_no_arm_learns_from_more_than_sft(setting: Setting) -> None:
   ):
     lesson = control(setting.run, name)
     assert lesson.findings == {"trajectories": 2, "mended": 1, "right": 3}
-    assert lesson.material == list(setting.run.workdir.read_parts(name))
-    kept.append([t.question_id for t in lesson.material])
+    assert lesson.entries == list(setting.run.workdir.read_parts(name))
+    kept.append([t.question_id for t in lesson.entries])
   assert kept[0] == kept[1]
 
 

@@ -323,9 +323,9 @@ def test_the_alarms_are_those_of_the_code() -> None:
   for sign, (name, when, *says) in zip(alarms.ALARM_RULES, found, strict=True):
     first = " by what it was at first" if sign.relative else ""
     side = "over" if sign.above else "under"
-    assert name == f"`{sign.name}`" + " *" * sign.seldom
+    assert name == f"`{sign.name}`" + " *" * sign.at_checkpoints_only
     assert when == f"`{sign.metric}`{first} {side} {thresholds[sign.name]:g}"
-    assert says == [sign.means, sign.remedy]
+    assert says == [sign.meaning, sign.remedy]
 
 
 def test_every_chart_and_status_is_explained() -> None:
@@ -356,7 +356,7 @@ def written(tiny: Tiny, mesh: Mesh) -> Iterator[str]:
   yield from told
   yield from alarms.measure_worst_update(told)
   yield from _of_groups()
-  yield from SamplerMeter().numbers()
+  yield from SamplerMeter().metrics()
   yield from ("probe_pass", "probe_mean", "kl_from_start", "prefix_logprob_change")  # rl/diagnostics.py, closely
   yield from _literals(diagnostics)
   yield from (f"alarm/{sign.name}" for sign in alarms.ALARM_RULES)
@@ -369,12 +369,12 @@ def _of_groups() -> Iterator[str]:
     RolloutStart(asked, empty_trajectory(asked), None, 1),
     StepComparisons(lambda *_: (None, ""), None),
   )
-  comparisons.of(start)(Step("first_thought", "add"), Step("first_thought", "add"))
+  comparisons.comparator_for(start)(Step("first_thought", "add"), Step("first_thought", "add"))
   drawn = [[Trajectory("q", "2 + 2?", (), status="answered", grade=1.0)]]
   yield from measure_groups(
-    drawn, score_groups([start], drawn, TierRewards(1.0, 0.5, 0.1), comparisons.of, scale="none")
+    drawn, score_groups([start], drawn, TierRewards(1.0, 0.5, 0.1), comparisons.comparator_for, scale="none")
   )
-  yield from comparisons.numbers()
+  yield from comparisons.metrics()
 
 
 def _update(tiny: Tiny, mesh: Mesh, kind: str) -> dict[str, Any]:
@@ -386,8 +386,8 @@ def _update(tiny: Tiny, mesh: Mesh, kind: str) -> dict[str, Any]:
   trainer = plain_trainer if kind == "sft" else loop.make_trainer(config, tiny.graph, mesh, NO_PARAMS)
   one = Example(*(jax.numpy.ones(4, t).__array__() for t in ("int32", "float32", "float32")))
   batch = make_update(pack_examples([one], length=8), length=8, micro=1, most=1)
-  state = trainer.abstract(tiny.config)
-  return jax.eval_shape(trainer.program(state), state, NO_PARAMS, batch)[1]
+  state = trainer.abstract_state(tiny.config)
+  return jax.eval_shape(trainer.jit_update(state), state, NO_PARAMS, batch)[1]
 
 
 def _literals(module: Any) -> Iterator[str]:

@@ -128,7 +128,7 @@ def test_a_stage_of_a_run_is_what_its_exported_folder_is(tmp_path: pathlib.Path)
   with Experiment(run_config, workdir) as run:
     trained, frozen = lora.split_trainable(run.student.weights)
     trained = jax.tree.map(lambda x: x + 0.01 * jnp.sin(jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)), trained)
-    checkpoints = Checkpoints(workdir.checkpoints("rl"), keep=1)
+    checkpoints = Checkpoints(workdir.checkpoint_folder("rl"), keep=1)
     checkpoints.save(TrainState(jnp.int32(1), trained, {"count": jnp.int32(1)}))
     checkpoints.close()
     digest = hash_weights(lora.merge_params(trained, frozen))

@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[pathlib.Pa
     write_or_check_config(workdir, config)
     with Experiment(config, workdir) as run:
       trained, frozen = lora.split_trainable(run.student.weights)
-      checkpoints = Checkpoints(workdir.checkpoints("rl"), keep=2)
+      checkpoints = Checkpoints(workdir.checkpoint_folder("rl"), keep=2)
       for step in (1, 2):
         trained = jax.tree.map(
           lambda x: x + 0.01 * jnp.sin(jnp.arange(x.size, dtype=x.dtype).reshape(x.shape)), trained
@@ -87,7 +87,7 @@ def test_a_stage_of_a_run_becomes_a_model_of_transformers(
   assert len(sizes) > 1 and all(a + b > 200_000 for a, b in itertools.pairwise(sizes))
   assert not [*tmp_path.glob(".*"), *out.glob(".*")]
   theirs = AutoModelForCausalLM.from_pretrained(out)
-  tokens = list(AgentProtocol(model.tokenizer).prompt("How many are 12 and 30?"))
+  tokens = list(AgentProtocol(model.tokenizer).encode_prompt("How many are 12 and 30?"))
   with torch.no_grad():
     expected = theirs(torch.tensor([tokens])).logits[0].numpy()
   found = logits(model, tokens)
@@ -123,7 +123,7 @@ def test_the_template_says_what_the_agent_sees(exported: pathlib.Path) -> None:
   theirs = AutoTokenizer.from_pretrained(exported)
   protocol = AgentProtocol(pretrained.open_pretrained("shipped:student").tokenizer)
   question, first, second = "How many 7s?", Turn("first_thought", "count them"), Turn("act", "sum", "print(7)")
-  turns = [protocol.turn(turn) for turn in (first, second)]
+  turns = [protocol.encode_turn(turn) for turn in (first, second)]
   said = [protocol.decode(ids[:-1]) for ids in turns]
   talk = [
     {"role": "user", "content": question},
@@ -133,16 +133,16 @@ def test_the_template_says_what_the_agent_sees(exported: pathlib.Path) -> None:
     {"role": "tool", "content": "7"},
   ]
   expected = [
-    protocol.prompt(question),
-    protocol.prompt(question) + turns[0] + protocol.observation(None),
-    protocol.prompt(question) + turns[0] + protocol.observation(None) + turns[1] + protocol.observation("7"),
+    protocol.encode_prompt(question),
+    protocol.encode_prompt(question) + turns[0] + protocol.encode_observation(None),
+    protocol.encode_prompt(question) + turns[0] + protocol.encode_observation(None) + turns[1] + protocol.encode_observation("7"),
   ]
   for count, ids in zip((1, 3, 5), expected, strict=True):
     found = theirs.apply_chat_template(talk[:count], add_generation_prompt=True)["input_ids"]
     assert found == list(ids)
   whole = theirs.apply_chat_template(talk[:4])["input_ids"]
   assert whole == [*expected[1], *turns[1]]
-  assert AgentProtocol(theirs).prompt(question) == protocol.prompt(question), "it speaks through what it wrote"
+  assert AgentProtocol(theirs).encode_prompt(question) == protocol.encode_prompt(question), "it speaks through what it wrote"
   with pytest.raises(Exception, match="the agent knows the roles user, assistant and tool, not system"):
     theirs.apply_chat_template([{"role": "system", "content": "x"}])
 
@@ -162,7 +162,7 @@ def test_smollm2s_tokenizer_is_kept_and_its_system_prompt_is_not(tmp_path: pathl
   for text in TEXTS:
     assert theirs(text)["input_ids"] == found.tokenizer(text)["input_ids"]
   prompt = theirs.apply_chat_template([{"role": "user", "content": "12?"}], add_generation_prompt=True)["input_ids"]
-  assert prompt == list(protocol.prompt("12?"))
+  assert prompt == list(protocol.encode_prompt("12?"))
 
 
 # Refusals

@@ -47,11 +47,11 @@ def test_a_rollout_ends_where_a_training_row_does(stage: Stage) -> None:
     assert (cut.status, cut.grade) == ("context_full", 0.0)
     start = RolloutStart(question(), empty_trajectory(question()), None, 50)
     groups = score_groups([start], [[answered, cut]], TierRewards(1.0, 0.5, 0.1), lambda _: unasked, scale="group_std")
-    samples = [s.sample() for s in groups[0]]
+    samples = [s.to_example() for s in groups[0]]
     assert max(len(s.tokens) for s in samples) <= length
     assert [float(s.advantage) for s in groups[0]] == [1.0, -1.0]
     assert sum(len(row) for row in pack_examples(samples, length=length)) == 2
-    assert sum(s.learnt.sum() for s in samples) == sum(len(s.tokens) for t in (answered, cut) for s in t.steps)
+    assert sum(s.loss_mask.sum() for s in samples) == sum(len(s.tokens) for t in (answered, cut) for s in t.steps)
     found = measure_groups([[answered, cut]], groups)
     assert (found["rollouts"], found["context_full"]) == (2, 0.5)
   assert rolled(stage, dataclasses.replace(stage.agent(length=200), length=500))[1].context() == long.context()

@@ -57,7 +57,7 @@ def test_the_smoke_configs_keep_the_limits(name: str) -> None:
 def test_nan_infinity_and_truth_values_are_refused_everywhere(key: str) -> None:
   limit = NUMBER_LIMITS[key]
   assert not any(map(limit.allows, (math.nan, math.inf, -math.inf, True, False, "1", None)))
-  assert limit.allows(1.5) == (not limit.whole and limit.high > 1.5 and limit.low < 1.5)
+  assert limit.allows(1.5) == (not limit.whole and limit.max_value > 1.5 and limit.min_value < 1.5)
 
 
 @pytest.mark.parametrize(

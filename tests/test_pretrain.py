@@ -49,7 +49,7 @@ def test_all_but_the_first_token_and_detours_carry_loss() -> None:
   )
   found = pretrain.mask_detours(Trajectory("q", "How many?", (1, 2), steps))
   assert found.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
-  assert found.learnt.tolist() == [0, 1, 0, 0, 1, 1, 1]
+  assert found.loss_mask.tolist() == [0, 1, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.slow

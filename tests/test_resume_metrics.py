@@ -39,7 +39,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
 
 
 def trained(c: ConfigDict, folder: pathlib.Path, *, budget: int | None = None) -> tuple[TrainResult, Record]:
-  with recorded(folder) as record, Experiment(c, Workdir(str(folder))) as run, run.at("grpo"):
+  with recorded(folder) as record, Experiment(c, Workdir(str(folder))) as run, run.stage_scope("grpo"):
     starts = [RolloutStart(q, empty_trajectory(q), None, ACTS) for q in run.tasks.train]
     return loop.train_policy_gradient(run, "grpo", starts, "untrained", token_budget=budget), record
 
@@ -129,4 +129,4 @@ def test_of_a_step_done_twice_the_last_line_counts_wherever_lines_are_read(tmp_p
   lines = parse_metric_lines((tmp_path / "metrics/rl.jsonl").read_text())
   assert [(line["step"], line["loss"]) for line in lines] == [(0, 1.0), (1, 20.0), (2, 30.0)]
   again = MetricsWriter(workdir, "rl")
-  assert [(line["step"], line["loss"]) for line in again.below(2)] == [(0, 1.0), (1, 20.0)]
+  assert [(line["step"], line["loss"]) for line in again.lines_before(2)] == [(0, 1.0), (1, 20.0)]

@@ -88,9 +88,9 @@ def counted(prefix: str) -> Counter[str]:
 
 def asked(run: Any, stage: str) -> list[str]:
   """The questions of a stage's starts, in order."""
-  starts = STAGES[stage].starts
+  starts = STAGES[stage].rl_starts
   assert starts
-  return [start.question.id for start in recipe.RL_STARTS[starts](run, stage).material]
+  return [start.question.id for start in recipe.RL_STARTS[starts](run, stage).entries]
 
 
 @pytest.mark.parametrize("prefix", ["last", "first", "all"])
@@ -102,7 +102,7 @@ def test_rl_from_the_question_takes_the_questions_of_rls_starts(run: Any, prefix
   assert max(expected.values()) == (2 if prefix == "all" else 1)
   assert Counter(asked(run, "rl")) == expected
   assert asked(run, "rl_from_question") == asked(run, "rl")
-  whole = recipe.RL_STARTS["questions_of_prefixes"](run, "rl_from_question").material
+  whole = recipe.RL_STARTS["questions_of_prefixes"](run, "rl_from_question").entries
   assert {(start.acts, start.correction, start.trajectory.steps) for start in whole} == {(ACTS, None, ())}
 
 
@@ -123,10 +123,10 @@ def test_starts_that_leave_no_room_are_left_out_of_both_and_counted(run: Any) ->
   )
   assert left > 20
   assert lesson.findings["no_room"] == left
-  assert len(lesson.material) == expected.total() - left
-  assert lesson.findings["questions"] == len({s.question.id for s in lesson.material})
+  assert len(lesson.entries) == expected.total() - left
+  assert lesson.findings["questions"] == len({s.question.id for s in lesson.entries})
   assert f"rl: {left} of {expected.total()} starts leave no room in rl.length = 9; left out" in said
-  assert asked(run, "rl_from_question") == [s.question.id for s in lesson.material]
+  assert asked(run, "rl_from_question") == [s.question.id for s in lesson.entries]
 
 
 def test_what_an_earlier_version_made_of_a_stage_is_refused(run: Any) -> None:

@@ -60,7 +60,7 @@ def corrected(protocol: AgentProtocol) -> Trajectory:
   return Trajectory(
     question_id="q1",
     question=QUESTION,
-    prompt_tokens=protocol.prompt(QUESTION),
+    prompt_tokens=protocol.encode_prompt(QUESTION),
     steps=steps,
     status="answered",
     answer="12",
@@ -95,7 +95,7 @@ def test_messages_are_the_trajectorys_tokens_and_their_marks_its_loss(
   found = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
   learnt = make_example(trajectory, carries_loss=every_step)
   assert found["input_ids"] == learnt.tokens.tolist()
-  assert found["assistant_masks"] == learnt.learnt.astype(int).tolist()
+  assert found["assistant_masks"] == learnt.loss_mask.astype(int).tolist()
 
 
 def test_a_prompt_ends_before_the_last_correction(
@@ -279,7 +279,7 @@ def test_trls_sft_learns_the_turns_and_nothing_else(
   learnt = make_example(trajectory)
   assert row["input_ids"] == learnt.tokens.tolist()
   expected = [
-    t if on and i >= cut else -100 for i, (t, on) in enumerate(zip(learnt.tokens, learnt.learnt, strict=True))
+    t if on and i >= cut else -100 for i, (t, on) in enumerate(zip(learnt.tokens, learnt.loss_mask, strict=True))
   ]
   assert row["labels"] == expected
 

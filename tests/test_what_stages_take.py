@@ -120,8 +120,8 @@ def test_the_arm_from_the_question_has_rls_own_questions_in_rls_order(record: Re
 def test_rl_from_all_questions_has_all_of_rls_half(record: Record) -> None:
   with Experiment(record.config, Workdir(str(record.folder))) as run:
     lesson = RL_STARTS["questions_for_rl"](run, "rl_from_all_questions")
-  assert {start.question.id for start in lesson.material} == half(record, first=False)
-  assert all((start.trajectory.steps, start.acts) == ((), ACTS) for start in lesson.material)
+  assert {start.question.id for start in lesson.entries} == half(record, first=False)
+  assert all((start.trajectory.steps, start.acts) == ((), ACTS) for start in lesson.entries)
 
 
 def test_grpo_has_all_the_mentored_questions(record: Record) -> None:
@@ -178,7 +178,7 @@ def test_every_model_begins_where_its_entry_says_and_is_the_one_that_is_evaluate
   assert len(set(known.values())) == len(known), "no two are the same"
   for stage in (*IMITATE, *BY_STEPS, *BY_BUDGET):
     first = record.of(stage)[0]
-    assert (first.number, first.weights) == (0, known[STAGES[stage].begin]), stage
+    assert (first.number, first.weights) == (0, known[STAGES[stage].init_from]), stage
     assert record.named(stage, "validation")[-1].weights == known[stage], stage
   for model in known:
     who = "teacher" if model == "teacher" else "student"  # whose temperature, slots and ledger
@@ -194,7 +194,7 @@ def test_what_teaches_and_explores_has_the_weights_that_are_its(record: Record) 
       assert rolled.weights == known["warm_start"]
   for stage in (*BY_STEPS, *BY_BUDGET):
     first, *later = [rolled.weights for rolled in record.named(stage)]
-    assert first == known[STAGES[stage].begin]
+    assert first == known[STAGES[stage].init_from]
     assert first not in later and len(set(later)) == len(later), "each step draws from the weights of its own"
 
 
@@ -269,7 +269,7 @@ def horizon(start: Trajectory) -> int:
 def test_rl_goes_as_far_as_is_left_of_the_budget_of_acts(record: Record) -> None:
   requests = [r for rolled in record.named("rl") for r in rolled.requests]
   assert {len(r.start.steps) for r in requests} == {0, 1, 3}
-  assert all(r.acts == horizon(r.start) for r in requests)
+  assert all(r.max_acts == horizon(r.start) for r in requests)
   for trajectory in record.trajectories("rl"):
     acts = sum(step.kind == "act" for step in trajectory.steps[trajectory.prefix_steps :])
     if trajectory.status == "step_limit":
@@ -289,7 +289,7 @@ def test_rl_starts_before_the_last_correction_of_the_trajectory_that_mentoring_l
 def test_all_else_has_the_whole_budget_of_acts(record: Record) -> None:
   for rolled in record.rollouts:
     if rolled.stage not in BY_STEPS or not rolled.named(f"{rolled.stage}/"):
-      assert {r.acts for r in rolled.requests} <= {1 if rolled.named("correct/") else ACTS}
+      assert {r.max_acts for r in rolled.requests} <= {1 if rolled.named("correct/") else ACTS}
 
 
 def test_tries_continuations_and_groups_are_as_many_as_each_setting_says(record: Record) -> None:
@@ -451,8 +451,8 @@ def test_an_update_is_the_mean_over_the_learnt_tokens_of_all_its_micro_batches(r
   for update in record.of(stage):
     assert update.batch.tokens.shape == (math.ceil(c.rows / c.micro_rows), c.micro_rows, c.length)
     count = sum(mask.sum() for _, mask, *_ in update.learnt())
-    assert count == (update.batch.learnt > 0).sum() == update.batch.denominator
-    assert update.batch.share[update.batch.learnt > 0] == pytest.approx(1 / count, rel=1e-5)
+    assert count == (update.batch.loss_mask > 0).sum() == update.batch.denominator
+    assert update.batch.loss_weight[update.batch.loss_mask > 0] == pytest.approx(1 / count, rel=1e-5)
   assert any(update.batch.segments[1].any() for update in record.of("bc")), "more than one micro-batch"
 
 

@@ -60,11 +60,11 @@ class Journal:
         log.warning("what was drawn last is lost: %s", error)
       raise
     else:
-      self.drop(name)
+      self.remove_stage(name)
     finally:
       self._folder, self._found, self._drawn = "", {}, []
 
-  def drop(self, name: str) -> None:
+  def remove_stage(self, name: str) -> None:
     """Removes what was kept of a stage."""
     self._workdir.remove(f"journal/{name}")
 
@@ -86,13 +86,13 @@ class Journal:
     if self._folder and trajectory.status not in ("tool_failure", "replay_mismatch"):
       self._drawn.append(f'{{"key":"{key}","trajectory":{trajectory_to_json(trajectory)}}}\n')
 
-  def tick(self) -> None:
+  def write_if_due(self) -> None:
     """Writes what is to be written, if it is time."""
     if self._drawn and time.monotonic() >= self._next:
       self._write()
       self._next = time.monotonic() + self._every_s
 
-  def settle(self) -> None:
+  def prune_checkpointed(self) -> None:
     """To be called after each checkpoint: what had been drawn by the last call is in two of them, and goes."""
     self._write()
     for name in self._parts[: self._settled]:

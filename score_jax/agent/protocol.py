@@ -59,7 +59,7 @@ class AgentProtocol:
     if missing:
       raise UserError(f"tokenizer: special tokens {missing} are missing; add them (score_jax.agent.protocol.add_tags)")
     self._tags = {t: special[t] for t in TAGS}
-    self.tags = {i: t for t, i in self._tags.items()}
+    self.tag_by_id = {i: t for t, i in self._tags.items()}
     self._special = frozenset(special.values())
     self._read_template(tokenizer)
 
@@ -76,17 +76,17 @@ class AgentProtocol:
     except (ValueError, TemplateError) as error:
       reason = str(error).partition("\n")[0]
       raise UserError(f"tokenizer: no usable chat template ({reason}); set tokenizer.chat_template") from error
-    after_turn = self.read(to_user)
+    after_turn = self.encode_with_special(to_user)
     if not after_turn or after_turn[0] not in self._special:
       raise UserError(
         f"tokenizer: its chat template ends a turn with {to_user!r}, which does not begin with a special token; "
         "set another tokenizer.chat_template"
       )
-    self.stop = after_turn[0]
+    self.stop_token = after_turn[0]
     self._to_user = tuple(after_turn[1:])
-    self._to_assistant = tuple(self.read(to_assistant))
+    self._to_assistant = tuple(self.encode_with_special(to_assistant))
     begins = tokenizer.bos_token is not None and text.startswith(str(tokenizer.bos_token))
-    self._begin = self._opening(tuple(self.read(str(tokenizer.bos_token))) if begins else ())
+    self._begin = self._opening(tuple(self.encode_with_special(str(tokenizer.bos_token))) if begins else ())
 
   def _opening(self, begin: tuple[int, ...]) -> tuple[int, ...]:
     """What stands before the first user turn: no system prompt (paper), the template's own beginning if it has one."""
@@ -94,7 +94,7 @@ class AgentProtocol:
     header = self._to_user[first_special:]
     return header if header[: len(begin)] == begin else begin + header
 
-  def read(self, text: str) -> list[int]:
+  def encode_with_special(self, text: str) -> list[int]:
     """Ids of a rendered conversation, as others read it: what is spelled like a special token is one."""
     self._text.encode_special_tokens = False
     return self._text.encode(text, add_special_tokens=False).ids
@@ -107,7 +107,7 @@ class AgentProtocol:
     """
     begin, to_assistant, to_user, stop = (
       json.dumps(self.decode(ids), ensure_ascii=False)
-      for ids in (self._begin, self._to_assistant, self._to_user, (self.stop,))
+      for ids in (self._begin, self._to_assistant, self._to_user, (self.stop_token,))
     )
     return (
       "{% for message in messages %}"
@@ -128,7 +128,7 @@ class AgentProtocol:
     self._text.encode_special_tokens = True
     return tuple(self._text.encode(text, add_special_tokens=False).ids)
 
-  def special(self, tokens: Sequence[int]) -> list[int]:
+  def special_tokens_in(self, tokens: Sequence[int]) -> list[int]:
     """Those of some tokens that are special."""
     return [t for t in tokens if t in self._special]
 
@@ -136,23 +136,23 @@ class AgentProtocol:
     """The text of ordinary tokens."""
     return self._text.decode(list(tokens), skip_special_tokens=False)
 
-  def prompt(self, question: str) -> tuple[int, ...]:
+  def encode_prompt(self, question: str) -> tuple[int, ...]:
     """All that stands before the first turn of the agent."""
     return self._begin + self.encode(question) + self._to_assistant
 
-  def observation(self, text: str | None) -> tuple[int, ...]:
+  def encode_observation(self, text: str | None) -> tuple[int, ...]:
     """All that stands between a turn (its end-of-turn token included) and the next; None after a first thought."""
     return self._to_user + self.encode(f"Observation: {text}") + self._to_assistant
 
-  def turn(self, turn: Turn) -> tuple[int, ...]:
+  def encode_turn(self, turn: Turn) -> tuple[int, ...]:
     """Ids of a turn that was written elsewhere, end of turn included."""
     tag, thought = self._tags, self.encode(turn.thought)
     if turn.kind == "first_thought":
-      return (tag["<first_thought>"], *thought, tag["</first_thought>"], self.stop)
+      return (tag["<first_thought>"], *thought, tag["</first_thought>"], self.stop_token)
     code = self.encode(turn.code)
-    return (tag["<thought>"], *thought, tag["</thought>"], tag["<code>"], *code, tag["</code>"], self.stop)
+    return (tag["<thought>"], *thought, tag["</thought>"], tag["<code>"], *code, tag["</code>"], self.stop_token)
 
-  def parse(self, tokens: Sequence[int], kind: Kind) -> Turn | None:
+  def parse_turn(self, tokens: Sequence[int], kind: Kind) -> Turn | None:
     """The turn that the ids spell, or None when they are not of the form that `kind` has."""
     tag = self._tags
     names = ("first_thought",) if kind == "first_thought" else ("thought", "code")
@@ -167,7 +167,7 @@ class AgentProtocol:
         return None
       texts.append(self.decode(rest[1:at]).strip())
       rest = rest[at + 1 :]
-    return Turn(kind, *texts) if rest == (self.stop,) else None
+    return Turn(kind, *texts) if rest == (self.stop_token,) else None
 
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"

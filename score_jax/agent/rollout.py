@@ -48,11 +48,11 @@ class RolloutRequest:
   name: str
   question: Question
   start: Trajectory
-  acts: int
+  max_acts: int
   copies: int = 1
 
   @property
-  def names(self) -> list[str]:
+  def copy_names(self) -> list[str]:
     """One for each copy."""
     return [f"{self.name}/{copy}" for copy in range(self.copies)]
 
@@ -60,11 +60,11 @@ class RolloutRequest:
 class RolloutObserver(Interface):
   """Is told of trajectories while they come about."""
 
-  def drew(self, name: str, tokens: Sequence[int]) -> None:
+  def on_tokens(self, name: str, tokens: Sequence[int]) -> None:
     """The next tokens of a turn."""
     ...
 
-  def observed(self, name: str, step: Step) -> None:
+  def on_step(self, name: str, step: Step) -> None:
     """A whole turn and what was observed after it."""
     ...
 
@@ -136,12 +136,12 @@ class Agent:
     """
     return _Rollout(self, weights, list(requests), progress).run()
 
-  def keys(self, journal: Journal, weights: str, request: RolloutRequest) -> list[str]:
+  def journal_keys(self, journal: Journal, weights: str, request: RolloutRequest) -> list[str]:
     """Where a journal has what a request draws from the weights of that checksum; one key for each copy."""
     settings = [self.model, self.author, self.turn_tokens, self.seed, dataclasses.asdict(self.decoding)]
     settings += [] if self.length is None else [self.length]
-    asked = [request.question.id, request.acts, trajectory_to_json(request.start)]
-    return [journal.key(weights, settings, asked, name) for name in request.names]
+    asked = [request.question.id, request.max_acts, trajectory_to_json(request.start)]
+    return [journal.key(weights, settings, asked, name) for name in request.copy_names]
 
 
 class _Rollout:
@@ -170,8 +170,8 @@ class _Rollout:
   def _take_known(self, journal: Journal, weights: str, requests: Sequence[RolloutRequest]) -> None:
     """Takes what the journal holds."""
     for request, group in zip(requests, self.done, strict=True):
-      keys = self.agent.keys(journal, weights, request)
-      self.keys |= zip(request.names, keys, strict=True)
+      keys = self.agent.journal_keys(journal, weights, request)
+      self.keys |= zip(request.copy_names, keys, strict=True)
       group[:] = map(journal.find, keys)
     known = sum(t is not None for group in self.done for t in group)
     if known and self.progress is not None:
@@ -184,7 +184,7 @@ class _Rollout:
         with profiler.profile_step("rounds"):
           self._round()
         if self.journal is not None:
-          self.journal.tick()
+          self.journal.write_if_due()
     finally:  # where it was broken off, nothing of it answers in the next one
       for name in self.episodes:
         self.agent.tool.close(name)
@@ -194,8 +194,8 @@ class _Rollout:
     self.sampler.launch()
     turns = self.sampler.collect()
     if self.agent.watcher is not None:
-      for name, tokens in self.sampler.latest.items():
-        self.agent.watcher.drew(str(name), tokens)
+      for name, tokens in self.sampler.last_tokens.items():
+        self.agent.watcher.on_tokens(str(name), tokens)
     if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
       self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
     self._end_turns({str(name): turn for name, turn in turns.items()})
@@ -203,12 +203,12 @@ class _Rollout:
 
   def _submit(self, index: int, request: RolloutRequest) -> None:
     """Asks for a context for each copy of a request; one that has ended already, or has no room, needs none."""
-    context = request.start.context() or self.agent.protocol.prompt(request.question.text)
-    names = [name for name, known in zip(request.names, self.done[index], strict=True) if known is None]
+    context = request.start.context() or self.agent.protocol.encode_prompt(request.question.text)
+    names = [name for name, known in zip(request.copy_names, self.done[index], strict=True) if known is None]
     if not names:
       return
     for name in names:
-      self.episodes[name] = Episode(request, (index, request.names.index(name)), list(request.start.steps))
+      self.episodes[name] = Episode(request, (index, request.copy_names.index(name)), list(request.start.steps))
     submitted = request.start.steps[-1].answer if request.start.steps else None
     room = self._longest() - len(context)
     if submitted is not None or room < 1:
@@ -219,7 +219,7 @@ class _Rollout:
     self.sampler.submit(keys, context, self.agent.decoding, min(self.agent.turn_tokens, room))
     for name in names:
       self.episodes[name].context = len(context)
-    if names[0] == request.names[0]:
+    if names[0] == request.copy_names[0]:
       self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
 
   def _longest(self) -> int:
@@ -242,7 +242,7 @@ class _Rollout:
       episode.drawn, episode.context = turn, last
       episode.generated += size
       episode.flops += size * (flops(first) + flops(last)) / 2
-      if turn.tokens[-1] == self.agent.protocol.stop:
+      if turn.tokens[-1] == self.agent.protocol.stop_token:
         planned |= self._end_turn(name, episode)
       else:
         self._break_off(name, "bad_format" if size >= self.agent.turn_tokens else "context_full")
@@ -252,7 +252,7 @@ class _Rollout:
     """An act goes to the tool; a first thought, which needs none, is given back as the episode's step."""
     assert episode.drawn is not None
     kind = "act" if episode.steps else "first_thought"
-    episode.parsed = self.agent.protocol.parse(episode.drawn.tokens, kind)
+    episode.parsed = self.agent.protocol.parse_turn(episode.drawn.tokens, kind)
     if episode.parsed is None:
       self._break_off(name, "bad_format")
       return {}
@@ -285,12 +285,12 @@ class _Rollout:
       author=self.agent.author,
       tokens=tuple(drawn.tokens),
       logprobs=tuple(drawn.logprobs),
-      observation_tokens=protocol.observation(outcome.observation if outcome else None),
+      observation_tokens=protocol.encode_observation(outcome.observation if outcome else None),
     )
     episode.steps.append(step)
     episode.parsed = episode.drawn = None
     if self.agent.watcher is not None:
-      self.agent.watcher.observed(name, step)
+      self.agent.watcher.on_step(name, step)
     return step
 
   def _observe(self) -> None:
@@ -300,7 +300,7 @@ class _Rollout:
     while out:
       idle = not self.sampler.drawing and not steps
       with self.agent.meter.timed("tool_wait_s"):
-        results = self.agent.tool.wait(60.0 if idle else 0.0 if self.sampler.slots.flying else TOOL_GRACE_S)
+        results = self.agent.tool.wait(60.0 if idle else 0.0 if self.sampler.slots.in_flight else TOOL_GRACE_S)
       out -= len(results)
       for name, outcome in results:
         self._take(name, outcome, steps)
@@ -317,7 +317,7 @@ class _Rollout:
     step = self._append(name, episode, outcome)
     if outcome.answer is not None:
       self._finish(name, "answered", outcome.answer)
-    elif episode.acts >= episode.request.acts:
+    elif episode.acts >= episode.request.max_acts:
       self._finish(name, "step_limit")
     else:
       steps[name] = step
@@ -351,7 +351,7 @@ class _Rollout:
     usage = Usage(generated=episode.generated, read=episode.read, flops=episode.flops)
     self.done[index][copy] = finished = dataclasses.replace(
       start,
-      prompt_tokens=start.prompt_tokens or self.agent.protocol.prompt(request.question.text),
+      prompt_tokens=start.prompt_tokens or self.agent.protocol.encode_prompt(request.question.text),
       steps=tuple(episode.steps),
       status=status,
       answer=answer,

@@ -58,7 +58,7 @@ def tokenize_trajectory(protocol: AgentProtocol, trajectory: Trajectory) -> Traj
   """The same trajectory with the tokens of its text; for text that has none, once."""
   return dataclasses.replace(
     trajectory,
-    prompt_tokens=protocol.prompt(trajectory.question),
+    prompt_tokens=protocol.encode_prompt(trajectory.question),
     steps=tuple(tokenize_step(protocol, s) for s in trajectory.steps),
   )
 
@@ -68,8 +68,8 @@ def tokenize_step(protocol: AgentProtocol, step: Step) -> Step:
   observation = None if step.kind == "first_thought" else step.observation
   return dataclasses.replace(
     step,
-    tokens=protocol.turn(Turn(step.kind, step.thought, step.code)),
-    observation_tokens=protocol.observation(observation),
+    tokens=protocol.encode_turn(Turn(step.kind, step.thought, step.code)),
+    observation_tokens=protocol.encode_observation(observation),
   )
 
 

@@ -20,8 +20,8 @@ class SectionDecoder:
     A character that its tokens do not spell whole yet waits for the next ones.
     """
     for token in tokens:
-      tag = self._protocol.tags.get(token)
-      if tag is None and token != self._protocol.stop:
+      tag = self._protocol.tag_by_id.get(token)
+      if tag is None and token != self._protocol.stop_token:
         self._tokens.append(token)
         continue
       yield from self._piece(whole=True)

@@ -23,8 +23,8 @@ class ReplicatedTool:
     self._in_flight: set[str] = set()
 
   @property
-  def searches(self) -> bool:
-    return self._tool.searches
+  def can_search(self) -> bool:
+    return self._tool.can_search
 
   @property
   def functions(self) -> tuple[FunctionDoc, ...]:

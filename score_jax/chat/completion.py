@@ -34,7 +34,7 @@ class Completion:
 
   text: str | None
   thought: str
-  kept_back: str
+  refusal: str
   finish: str
   read: int | None
   generated: int | None

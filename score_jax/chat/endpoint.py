@@ -72,7 +72,7 @@ class ChatBudget:
     """USD."""
     return (self.used.read * self.prices[0] + self.used.generated * self.prices[1]) / 1e6
 
-  def over(self) -> str:
+  def exhausted_reason(self) -> str:
     """Why no more may be asked; empty while it may."""
     if self.began is None:
       self.began = self.clock()
@@ -167,7 +167,7 @@ class EndpointChat(ChatBackend):
     await asyncio.gather(*tasks, return_exceptions=True)
     await self._client.close()
 
-  def replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
     came: queue.SimpleQueue[tuple[int, ChatReply] | None] = queue.SimpleQueue()
     flight = asyncio.run_coroutine_threadsafe(self._ask_all(asks, came.put), self._loop)
     flight.add_done_callback(lambda _: came.put(None))
@@ -196,7 +196,7 @@ class EndpointChat(ChatBackend):
     while True:
       if hopeless:
         return dataclasses.replace(hopeless[0], tries=tries)
-      if over := self.budget.over():
+      if over := self.budget.exhausted_reason():
         hopeless.append(ChatReply("", failed=f"chat: {over}", hopeless=True))
         continue
       tries += 1
@@ -313,8 +313,8 @@ class EndpointChat(ChatBackend):
       raise RequestFailed(
         "unreadable", f"a completion without text: {start!r}", paid=ChatReply("", usage, estimated=estimated)
       )
-    if found.kept_back:
-      failed = f"the endpoint keeps the reply back: {self._shown(found.kept_back)}"
+    if found.refusal:
+      failed = f"the endpoint keeps the reply back: {self._shown(found.refusal)}"
       return ChatReply("", usage, failed=failed, estimated=estimated)
     return ChatReply(self._without_key(replace_surrogates(found.text)), usage, cut=found.cut(ask), estimated=estimated)
 

@@ -78,12 +78,12 @@ class ChatBackend(abc.ABC):
   model: str
 
   @abc.abstractmethod
-  def replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
     """The place of an ask and the reply to it, in the order in which they come."""
 
   def ask(self, asks: Sequence[ChatRequest]) -> list[ChatReply]:
     """As `Chat.ask`."""
-    found = dict(self.replies(asks))
+    found = dict(self.iter_replies(asks))
     return order_replies(found)
 
 

@@ -41,7 +41,7 @@ class LocalChat(ChatBackend):
     self._weights, self._shapes, self._top_p, self._seed = weights, shapes, top_p, seed
     self.meter = meter or SamplerMeter()
 
-  def replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
     """As `Backend.replies`; a conversation that the template refuses, or that leaves no room for a reply, fails.
 
     Raises:
@@ -67,7 +67,7 @@ class LocalChat(ChatBackend):
         yield place, self._reply(prompts.pop(place), turn.tokens)
 
   def _submit(self, sampler: Sampler, place: int, ask: ChatRequest) -> tuple[int, ...]:
-    prompt = self.template.prompt([dataclasses.asdict(message) for message in ask.messages])
+    prompt = self.template.encode_prompt([dataclasses.asdict(message) for message in ask.messages])
     room = sampler.slots.capacity - len(prompt)
     if room < 1:
       raise ConversationRefused(
@@ -81,7 +81,7 @@ class LocalChat(ChatBackend):
     read, written, flops = len(prompt), len(tokens), self.programs.config.flops_per_token
     spent = read * flops(read // 2) + written * (flops(read + 1) + flops(read + written)) / 2
     usage = Usage(generated=written, read=read, flops=spent)
-    return ChatReply(self.template.text(tokens), usage, cut=tokens[-1] not in self.template.stops)
+    return ChatReply(self.template.decode_reply(tokens), usage, cut=tokens[-1] not in self.template.stops)
 
 
 class BroadcastChat:

@@ -79,7 +79,7 @@ class RecordedChat:
     """Lets go of a model on the mesh; it is loaded again where it is needed again."""
     self._backend = None
 
-  def used(self) -> Usage:
+  def total_usage(self) -> Usage:
     """What all replies of the model took that stand in the file; where that is not known, the most that they can."""
     with self._lock:
       rows = self._file.execute(_OF_MODEL, (self.model,)).fetchall()
@@ -98,7 +98,7 @@ class RecordedChat:
     if rest:
       backend = self._ready(asks[rest[0]])
       self.asked += len(rest)
-      for place, reply in backend.replies([asks[i] for i in rest]):
+      for place, reply in backend.iter_replies([asks[i] for i in rest]):
         at = rest[place]
         processes.report_local_progress()
         found[at] = reply if reply.hopeless else self._keep(texts[at], reply)
@@ -200,7 +200,7 @@ def open_chat(
     recorded = RecordedChat(_record(c.record, folder), model, settings, answers)
     opened.enter_context(contextlib.closing(recorded))
     if endpoint is not None:
-      endpoint.budget.used = recorded.used()
+      endpoint.budget.used = recorded.total_usage()
     yield recorded
     failed = sorted(endpoint.failures.items()) if endpoint is not None else ()
     tried = "".join(f", {count} times {kind}" for kind, count in failed)

@@ -86,7 +86,7 @@ class ChatTemplate:
     self._bytes = {c: b for b, c in bytes_to_unicode().items()} if '"ByteLevel"' in decoder else None
     self.stops = self._stops(after, generation or {})
 
-  def prompt(self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+  def encode_prompt(self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None) -> tuple[int, ...]:
     """All that stands before the reply to messages, each {"role": …, "content": …}.
 
     Args:
@@ -116,7 +116,7 @@ class ChatTemplate:
       ids = [i for character in name for i in self._plain.encode(character, **_BARE).ids]
     return ids
 
-  def text(self, tokens: Sequence[int]) -> str:
+  def decode_reply(self, tokens: Sequence[int]) -> str:
     """The text of drawn tokens, special ones shown, without the stop at their end."""
     kept = tokens[:-1] if tokens and tokens[-1] in self.stops else tokens
     return self._tokenizer.backend_tokenizer.decode(list(kept), skip_special_tokens=False)

@@ -63,7 +63,7 @@ def load_tagged_model(
   """
   found = pretrained.open_pretrained(name)
   spelled = add_tags(found.tokenizer)
-  return found.model(dtype=dtype, mesh=mesh, multiple=multiple, stacked=stacked, spelled=spelled)
+  return found.load_model(dtype=dtype, mesh=mesh, multiple=multiple, stacked=stacked, spelled=spelled)
 
 
 def make_forward_config(config: ConfigDict, temperature: float) -> ForwardConfig:
@@ -85,7 +85,7 @@ class Experiment:
 
   def __init__(self, config: ConfigDict, workdir: Workdir):
     self.config, self.workdir = config, workdir
-    self.seconds: dict[str, float] = {}
+    self.stage_seconds: dict[str, float] = {}
     self._open = contextlib.ExitStack()
 
   def __enter__(self) -> Self:
@@ -96,17 +96,17 @@ class Experiment:
       self.trackers.failed = True
     self._open.close()
 
-  def say(self, text: str) -> None:
+  def log(self, text: str) -> None:
     print(text, flush=True)
 
   @contextlib.contextmanager
-  def at(self, stage: str) -> Iterator[None]:
+  def stage_scope(self, stage: str) -> Iterator[None]:
     """Within it the run is at that stage, which may be an evaluation.
 
     What it draws is kept, it is traced if the config says so, and how long it took is booked.
     """
     processes.report_progress(stage)
-    traced = profiler.profile_stage(self.config.profile, self.workdir.root, stage, self.say, stages=STAGES)
+    traced = profiler.profile_stage(self.config.profile, self.workdir.root, stage, self.log, stages=STAGES)
     start, devices = time.monotonic(), jax.device_count()
     try:
       with traced, self.journal.stage(stage):  # in its grace time a run keeps what it has drawn before a trace
@@ -119,15 +119,15 @@ class Experiment:
 
   def _book(self, stage: str, seconds: float, devices: int, *, done: bool) -> None:
     took = {"stage": stage, "seconds": round(seconds, 3), "devices": devices, "done": done}
-    self.workdir.add_line("metrics/stages.jsonl", took)
+    self.workdir.append_json_line("metrics/stages.jsonl", took)
 
   @contextlib.contextmanager
-  def timed(self, stage: str) -> Iterator[None]:
+  def timed_stage_scope(self, stage: str) -> Iterator[None]:
     """The same, for the summary at the end too."""
     start = time.monotonic()
-    with self.at(stage):
+    with self.stage_scope(stage):
       yield
-    self.seconds[stage] = time.monotonic() - start
+    self.stage_seconds[stage] = time.monotonic() - start
 
   @cached_property
   def trackers(self) -> TrackerSet:
@@ -135,9 +135,9 @@ class Experiment:
     of_run = config_to_dict(self.config)
     return self._open.enter_context(trackers.open_trackers(self.config.trackers, self.workdir, of_run))
 
-  def metrics(self, stage: str) -> MetricsWriter:
+  def open_metrics(self, stage: str) -> MetricsWriter:
     """Where a stage's numbers go."""
-    return MetricsWriter(self.workdir, stage, tell=self.trackers.tell)
+    return MetricsWriter(self.workdir, stage, tell=self.trackers.log_metrics)
 
   @cached_property
   def meshes(self) -> Meshes:
@@ -183,7 +183,7 @@ class Experiment:
       search=search,
       functions=functions,
     )
-    self.say(tool.describe())
+    self.log(tool.describe())
     tool = self._open.enter_context(tool)
     return tool if processes.process_count() == 1 else ReplicatedTool(tool)
 
@@ -233,7 +233,7 @@ class Experiment:
       raise UserError("chat.kind = 'mesh' on several processes is not there; serve the model, and set it to endpoint")
     if not processes.is_primary():
       return BroadcastChat(c.chat.model, None)
-    opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, say=self.say)
+    opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, say=self.log)
     chat = self._open.enter_context(opened)
     return chat if processes.process_count() == 1 else BroadcastChat(chat.model, chat)
 
@@ -241,8 +241,8 @@ class Experiment:
     """The model of the group `chat`, its vocabulary as it came."""
     c, mesh = self.config.chat, self.meshes.teacher
     found = pretrained.open_pretrained(c.path)
-    template = ChatTemplate(found.tokenizer, generation=found.generation, switches=parse_template_kwargs(c))
-    model = found.model(dtype=c.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=c.layer_scan)
+    template = ChatTemplate(found.tokenizer, generation=found.generation_config, switches=parse_template_kwargs(c))
+    model = found.load_model(dtype=c.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=c.layer_scan)
     size, stops = {"slots": c.slots, "length": c.length, "block": c.block}, Stops(template.stops)
     made = SamplerPrograms(model.graph, model.config, mesh, **size, stops=stops, dtype=c.dtype)
     sampler = self.config.sampler
@@ -265,7 +265,7 @@ class Experiment:
       model=name,
       author=name,
       programs=make_sampler_programs(
-        c.sampler, model.config, mesh, slots=slots, stops=Stops((self.protocol.stop,)), dtype=config.dtype
+        c.sampler, model.config, mesh, slots=slots, stops=Stops((self.protocol.stop_token,)), dtype=config.dtype
       ),
       shapes=ProgramShapes(c.sampler.piece, tuple(c.sampler.rows), c.sampler.decode),
       protocol=self.protocol,
@@ -288,7 +288,7 @@ class Experiment:
     """The student as it explores and is evaluated."""
     return self._agent("student", self.student, self.meshes.sample, self.config.student, self.config.sampler.slots)
 
-  def single_agent(self) -> Agent:
+  def make_single_agent(self) -> Agent:
     """The student on one question at a time, whose answer nobody grades."""
     mesh = self.meshes.sample
     slots = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -301,7 +301,7 @@ class Experiment:
       "teacher", self.teacher_model, self.meshes.teacher, self.config.teacher, self.config.sampler.teacher_slots
     )
 
-  def rl_agent(self, temperature: float) -> Agent:
+  def make_rl_agent(self, temperature: float) -> Agent:
     """The student as RL samples it: from the whole distribution, and no further than a training row holds.
 
     A rollout that reaches rl.length ends there and has failed: left out of training instead, it would go unpunished.
@@ -309,7 +309,7 @@ class Experiment:
     decoding, length = SamplingParams(temperature, 0, 1.0, 1.0), self.config.rl.length
     return dataclasses.replace(self.student_agent, decoding=decoding, length=length)
 
-  def settings(self, stage: ConfigDict) -> sft.SftConfig:
+  def make_sft_config(self, stage: ConfigDict) -> sft.SftConfig:
     """The settings of a supervised stage."""
     names = [f.name for f in dataclasses.fields(sft.SftConfig)]
     shared = self.config.train

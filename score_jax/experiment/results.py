@@ -34,10 +34,10 @@ def compute_stage_identity(config: ConfigDict, stage: str) -> str:
   """Two runs whose stages have equal identities compute the same there."""
   data = identity_config(config_to_dict(config))
   known = STAGES[stage]
-  settings = data[known.group] | known.changes
+  settings = data[known.group] | known.overrides
   asks = TEACHER_CONFIG_GROUPS if settings.get("judge") or settings.get("distill") else ()
-  own = {name: data[name] for name in (*SHARED_CONFIG_GROUPS, *known.reads, *asks)} | {known.group: settings}
-  inputs: list[Any] = [compute_stage_identity(config, s) for s in known.builds_on]
+  own = {name: data[name] for name in (*SHARED_CONFIG_GROUPS, *known.config_groups, *asks)} | {known.group: settings}
+  inputs: list[Any] = [compute_stage_identity(config, s) for s in known.dependencies]
   inputs += [known.revision] if known.revision else []
   return hashlib.sha256(json.dumps([stage, own, inputs], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -45,7 +45,7 @@ def compute_stage_identity(config: ConfigDict, stage: str) -> str:
 def make_stage_config(config: ConfigDict, stage: str) -> ConfigDict:
   """The config as a stage reads it: with its changes."""
   found = config.copy_and_resolve_references()
-  found[STAGES[stage].group].update(STAGES[stage].changes)
+  found[STAGES[stage].group].update(STAGES[stage].overrides)
   return found
 
 
@@ -89,8 +89,8 @@ def require_stage_result(run: Experiment, stage: str) -> dict[str, Any]:
 def load_newest_weights(run: Experiment, stage: str) -> tuple[int, Weights] | None:
   """Step and weights of the newest checkpoint of a stage that can be read."""
   trained, frozen = lora.split_trainable(run.student.weights)
-  with Checkpoints(run.workdir.checkpoints(stage), keep=0) as checkpoints:
-    found = checkpoints.newest_weights(trained, dtype=run.config.train.weights_dtype)
+  with Checkpoints(run.workdir.checkpoint_folder(stage), keep=0) as checkpoints:
+    found = checkpoints.restore_newest_weights(trained, dtype=run.config.train.weights_dtype)
   return None if found is None else (found[0], lora.merge_params(found[1], frozen))
 
 
@@ -106,7 +106,7 @@ def load_stage_weights(run: Experiment, stage: str) -> Weights:
     return run.teacher_model.weights
   found = load_newest_weights(run, stage)
   if found is None:
-    raise UserError(f"{run.workdir.checkpoints(stage)}: no checkpoint can be read; put {stage} into config.stages")
+    raise UserError(f"{run.workdir.checkpoint_folder(stage)}: no checkpoint can be read; put {stage} into config.stages")
   return found[1]
 
 
@@ -147,7 +147,7 @@ def _makers(run: Experiment, stage: str) -> list[dict[str, Any]]:
   def add(name: str) -> None:
     if name in STAGES and name not in wanted:
       wanted.add(name)
-      for other in (STAGES[name].begin, *STAGES[name].uses):
+      for other in (STAGES[name].init_from, *STAGES[name].inputs):
         add(other)
 
   add(stage)
@@ -171,8 +171,8 @@ class FinishedModel:
   model: pretrained.Model
   config: ConfigDict
   ledger: Ledger  # of making it
-  measured: Ledger  # of measuring on the way to it
-  questions: frozenset[str]
+  measurement_ledger: Ledger  # of measuring on the way to it
+  seen_question_ids: frozenset[str]
 
 
 def load_finished_model(root: str, stage: str) -> FinishedModel:

@@ -57,21 +57,21 @@ class Stage:
   """One stage or arm. It is fine-tuned on `lessons`, or goes by policy gradient from `starts`, or trains nothing."""
 
   label: str  # in tables
-  says: str  # what its row of the table is for
+  purpose: str  # what its row of the table is for
   group: str  # of the config: its settings
-  changes: Mapping[str, bool | float | str] = dataclasses.field(default_factory=dict)  # of those settings
-  reads: tuple[str, ...] = ()  # the other groups that it reads
-  begin: str = ""  # whose weights it starts from: a stage's, or "untrained"; "": it trains nothing
-  lessons: SftDataName | None = None
-  starts: RlStartsName | None = None
-  uses: tuple[str, ...] = ()  # stages that made what it learns from, whose costs are its own too
+  overrides: Mapping[str, bool | float | str] = dataclasses.field(default_factory=dict)  # of those settings
+  config_groups: tuple[str, ...] = ()  # the other groups that it reads
+  init_from: str = ""  # whose weights it starts from: a stage's, or "untrained"; "": it trains nothing
+  sft_data: SftDataName | None = None
+  rl_starts: RlStartsName | None = None
+  inputs: tuple[str, ...] = ()  # stages that made what it learns from, whose costs are its own too
   revision: int = 0  # raised when the entry comes to mean something else: results of the old meaning are refused
-  goes_by: tuple[str, ...] = ()  # stages that set its budget or number, or whose first rollouts it books itself
+  budget_from: tuple[str, ...] = ()  # stages that set its budget or number, or whose first rollouts it books itself
 
   @property
-  def builds_on(self) -> tuple[str, ...]:
+  def dependencies(self) -> tuple[str, ...]:
     """The stages that have to be done before it."""
-    inputs = (self.begin, *self.uses, *self.goes_by)
+    inputs = (self.init_from, *self.inputs, *self.budget_from)
     return tuple(name for name in dict.fromkeys(inputs) if name in STAGES)
 
 
@@ -81,170 +81,170 @@ TEACHER_CONFIG_GROUPS = ("teacher", "chat")
 STAGES: Mapping[str, Stage] = {
   "warm_start": Stage(
     label="warm start",
-    says="cloning on a fifth of the questions: able to run the loop, no more",
+    purpose="cloning on a fifth of the questions: able to run the loop, no more",
     group="warm_start",
-    reads=(*TEACHER_CONFIG_GROUPS, "train"),
-    begin="untrained",
-    lessons="few_demonstrations",
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train"),
+    init_from="untrained",
+    sft_data="few_demonstrations",
   ),
   "mps": Stage(
     label="mentored problem solving",
-    says="the student acts, the teacher corrects its earliest error, the student goes on",
+    purpose="the student acts, the teacher corrects its earliest error, the student goes on",
     group="mps",
-    reads=TEACHER_CONFIG_GROUPS,
-    uses=("warm_start",),
+    config_groups=TEACHER_CONFIG_GROUPS,
+    inputs=("warm_start",),
   ),
   # Baselines by cloning and by policy gradient without mentoring
   "bc": Stage(
     label="BC",
-    says="what the whole of SCoRe's teacher tokens buy as demonstrations",
+    purpose="what the whole of SCoRe's teacher tokens buy as demonstrations",
     group="bc",
-    reads=(*TEACHER_CONFIG_GROUPS, "train"),
-    begin="untrained",
-    lessons="bought_demonstrations",
-    goes_by=("warm_start", "mps"),
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train"),
+    init_from="untrained",
+    sft_data="bought_demonstrations",
+    budget_from=("warm_start", "mps"),
   ),
   "bc_first_thought": Stage(
     label="BC, first thought",
-    says="the same tokens, spent on going on from first thoughts that led to the answer",
+    purpose="the same tokens, spent on going on from first thoughts that led to the answer",
     group="bc",
-    reads=(*TEACHER_CONFIG_GROUPS, "train"),
-    begin="untrained",
-    lessons="planned_demonstrations",
-    goes_by=("warm_start", "mps"),
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train"),
+    init_from="untrained",
+    sft_data="planned_demonstrations",
+    budget_from=("warm_start", "mps"),
   ),
   "bc_all": Stage(
     label="BC on all",
-    says="every training question demonstrated once, whatever it costs",
+    purpose="every training question demonstrated once, whatever it costs",
     group="bc",
-    reads=(*TEACHER_CONFIG_GROUPS, "train"),
-    begin="untrained",
-    lessons="all_demonstrations",
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train"),
+    init_from="untrained",
+    sft_data="all_demonstrations",
   ),
   "bc_grpo": Stage(
     label="BC on all, GRPO",
-    says="the usual pipeline: clone everything, then policy gradient from the question",
+    purpose="the usual pipeline: clone everything, then policy gradient from the question",
     group="rl",
-    reads=("train",),
-    begin="bc_all",
-    starts="mentored_questions",
-    goes_by=("mps", "rl"),
+    config_groups=("train",),
+    init_from="bc_all",
+    rl_starts="mentored_questions",
+    budget_from=("mps", "rl"),
   ),
   "grpo": Stage(
     label="GRPO",
-    says="policy gradient without mentoring, for the student tokens of mentoring and RL",
+    purpose="policy gradient without mentoring, for the student tokens of mentoring and RL",
     group="rl",
-    reads=("train",),
-    begin="warm_start",
-    starts="mentored_questions",
-    goes_by=("mps", "rl"),
+    config_groups=("train",),
+    init_from="warm_start",
+    rl_starts="mentored_questions",
+    budget_from=("mps", "rl"),
   ),
   "distill": Stage(
     label="distillation",
-    says="the teacher's probabilities of the student's own tokens in the place of any reward, for as many of them",
+    purpose="the teacher's probabilities of the student's own tokens in the place of any reward, for as many of them",
     group="rl",
-    changes={"final": 0.0, "key": 0.0, "avoid": 0.0, "distill": 1.0, "dual_clip": 0.0},
-    reads=(*TEACHER_CONFIG_GROUPS, "train"),
-    begin="warm_start",
-    starts="mentored_questions",
-    goes_by=("mps", "rl"),
+    overrides={"final": 0.0, "key": 0.0, "avoid": 0.0, "distill": 1.0, "dual_clip": 0.0},
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train"),
+    init_from="warm_start",
+    rl_starts="mentored_questions",
+    budget_from=("mps", "rl"),
   ),
   # SFT, and what of mentoring it owes to whom
   "sft": Stage(
     label="SFT on corrections",
-    says="the method up to its fine-tuning",
+    purpose="the method up to its fine-tuning",
     group="sft",
-    reads=("train",),
-    begin="warm_start",
-    lessons="corrected",
-    uses=("mps",),
+    config_groups=("train",),
+    init_from="warm_start",
+    sft_data="corrected",
+    inputs=("mps",),
   ),
   "sft_corrected_only": Stage(
     label="SFT, teacher's steps",
-    says="loss on the corrected steps alone: is the student's own text worth learning?",
+    purpose="loss on the corrected steps alone: is the student's own text worth learning?",
     group="sft",
-    changes={"loss": "teacher_steps"},
-    reads=("train",),
-    begin="warm_start",
-    lessons="corrected",
-    uses=("mps",),
+    overrides={"loss": "teacher_steps"},
+    config_groups=("train",),
+    init_from="warm_start",
+    sft_data="corrected",
+    inputs=("mps",),
   ),
   "sft_rejection": Stage(
     label="SFT, own successes",
-    says="other tries from the question in the place of corrections: what is a teacher worth?",
+    purpose="other tries from the question in the place of corrections: what is a teacher worth?",
     group="sft",
-    reads=("train", "mps"),
-    begin="warm_start",
-    lessons="own_successes",
-    goes_by=("mps",),
+    config_groups=("train", "mps"),
+    init_from="warm_start",
+    sft_data="own_successes",
+    budget_from=("mps",),
   ),
   "sft_redraw": Stage(
     label="SFT, step redrawn",
-    says="the student draws the located step again: what is the teacher's step worth, beyond its place?",
+    purpose="the student draws the located step again: what is the teacher's step worth, beyond its place?",
     group="sft",
-    reads=("train", "mps"),
-    begin="warm_start",
-    lessons="redrawn",
-    uses=("mps",),
+    config_groups=("train", "mps"),
+    init_from="warm_start",
+    sft_data="redrawn",
+    inputs=("mps",),
   ),
   "sft_random_k": Stage(
     label="SFT, random step",
-    says="corrections of steps named by lot: what is the earliest error worth?",
+    purpose="corrections of steps named by lot: what is the earliest error worth?",
     group="sft",
-    reads=(*TEACHER_CONFIG_GROUPS, "train", "mps"),
-    begin="warm_start",
-    lessons="random_corrections",
-    goes_by=("mps",),
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train", "mps"),
+    init_from="warm_start",
+    sft_data="random_corrections",
+    budget_from=("mps",),
   ),
   "sft_teacher_finishes": Stage(
     label="SFT, teacher ends it",
-    says="the teacher goes on to the end: what is it worth that the student goes on?",
+    purpose="the teacher goes on to the end: what is it worth that the student goes on?",
     group="sft",
-    reads=(*TEACHER_CONFIG_GROUPS, "train", "mps"),
-    begin="warm_start",
-    lessons="teacher_endings",
-    uses=("mps",),
+    config_groups=(*TEACHER_CONFIG_GROUPS, "train", "mps"),
+    init_from="warm_start",
+    sft_data="teacher_endings",
+    inputs=("mps",),
   ),
   # RL, and what it owes to its reward and to its short horizon
   "rl": Stage(
     label="SCoRe RL",
-    says="the method",
+    purpose="the method",
     group="rl",
-    reads=("train",),
-    begin="sft",
-    starts="prefixes",
-    uses=("mps",),
+    config_groups=("train",),
+    init_from="sft",
+    rl_starts="prefixes",
+    inputs=("mps",),
   ),
   "rl_no_key": Stage(
     label="RL, no key step",
-    says="the outcome alone as reward: what is the reward of the first step worth?",
+    purpose="the outcome alone as reward: what is the reward of the first step worth?",
     group="rl",
-    changes={"key": 0.0, "avoid": 0.0},
-    reads=("train",),
-    begin="sft",
-    starts="prefixes",
-    uses=("mps",),
+    overrides={"key": 0.0, "avoid": 0.0},
+    config_groups=("train",),
+    init_from="sft",
+    rl_starts="prefixes",
+    inputs=("mps",),
   ),
   "rl_from_question": Stage(
     label="RL from the question",
-    says="whole rollouts on RL's own questions, outcome alone, for as many student tokens: is a short horizon better?",
+    purpose="whole rollouts on RL's own questions, outcome alone, for as many student tokens: is a short horizon better?",
     group="rl",
-    reads=("train",),
-    begin="sft",
-    starts="questions_of_prefixes",
+    config_groups=("train",),
+    init_from="sft",
+    rl_starts="questions_of_prefixes",
     revision=1,  # 0: from all questions of the half
-    uses=("mps",),
-    goes_by=("rl",),
+    inputs=("mps",),
+    budget_from=("rl",),
   ),
   "rl_from_all_questions": Stage(
     label="RL, all questions",
-    says="the same on every question of RL's half: what is the choice of questions worth?",
+    purpose="the same on every question of RL's half: what is the choice of questions worth?",
     group="rl",
-    reads=("train",),
-    begin="sft",
-    starts="questions_for_rl",
-    uses=("mps",),
-    goes_by=("rl",),
+    config_groups=("train",),
+    init_from="sft",
+    rl_starts="questions_for_rl",
+    inputs=("mps",),
+    budget_from=("rl",),
   ),
 }
 
@@ -262,7 +262,7 @@ def resolve_stages(stages: Iterable[str], arms: Sequence[str]) -> list[str]:
         raise UserError(f"{where}: {name!r} is none; choose from {', '.join(STAGES)}")
 
   def add(name: str) -> None:
-    for other in STAGES[name].builds_on:
+    for other in STAGES[name].dependencies:
       add(other)
     if name not in order:
       order.append(name)

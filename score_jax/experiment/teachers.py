@@ -89,7 +89,7 @@ def _judging(
       f"mps.delta = {c.mps.delta}, mps.alpha = {c.mps.alpha}; both are shares: give more than 0, less than 1"
     )
   rule = FallTest(c.mps.delta, c.mps.alpha)
-  fewest = rule.fewest(tested=tested)
+  fewest = rule.min_continuations(tested=tested)
   if c.mps.continuations < fewest:
     raise UserError(
       f"mps.continuations = {c.mps.continuations}: among {tested} steps a fall from all right to none may be "
@@ -140,7 +140,7 @@ def _prompted(run: Experiment, student: Weights) -> PromptedTeacher:
 
 def _wording(run: Experiment) -> PromptTemplates:
   """The prompts of those who are told what code can call."""
-  return PromptTemplates(run.config.teacher.prompts, search=run.tool.searches, functions=run.tool.functions)
+  return PromptTemplates(run.config.teacher.prompts, search=run.tool.can_search, functions=run.tool.functions)
 
 
 def _require_same_tokens(run: Experiment) -> None:

@@ -105,16 +105,16 @@ def atoms_equal(gold: str, answer: str) -> bool:
 def _parted(gold: str, answer: str) -> tuple[str, Unit | None, str, Unit | None]:
   """Both texts with their units; one letter is a unit only where the other text has that unit or is a plain number."""
   (wanted, unit), (given, other) = split_unit(gold), split_unit(answer)
-  if unit is not None and unit.letter and not _confirms(other, unit):
+  if unit is not None and unit.is_single_letter and not _confirms(other, unit):
     wanted, unit = gold, None
-  if other is not None and other.letter and not _confirms(split_unit(gold)[1], other):
+  if other is not None and other.is_single_letter and not _confirms(split_unit(gold)[1], other):
     thousands = other.dimension == "number" and math_values.is_constant(gold)
     given, other = (given, other) if thousands else (answer, None)
   return wanted, unit, given, other
 
 
 def _confirms(unit: Unit | None, letter: Unit) -> bool:
-  return unit is not None and not unit.letter and unit.dimension == letter.dimension
+  return unit is not None and not unit.is_single_letter and unit.dimension == letter.dimension
 
 
 def _is_name(text: str) -> bool:
@@ -124,7 +124,7 @@ def _is_name(text: str) -> bool:
 
 def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | None) -> bool:
   kinds = [None if unit is None or unit.dimension == "number" else unit.dimension for unit in (wanted, given)]
-  count = (given.count if given else 1) / Fraction(wanted.count if wanted else 1)
+  count = (given.multiplier if given else 1) / Fraction(wanted.multiplier if wanted else 1)
   if count != 1 and {*kinds} & {"percent", "angle", "radian"}:
     return False
   if "percent" in kinds:
@@ -137,7 +137,7 @@ def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | No
     return units_may_match(wanted, given) and math_values.values_equal(gold, answer, scale=count)
   if (wanted.dimension, wanted.power) != (given.dimension, given.power):
     return False
-  return math_values.values_equal(gold, answer, scale=count * given.size / wanted.size)
+  return math_values.values_equal(gold, answer, scale=count * given.factor / wanted.factor)
 
 
 def quantities_equal(one: str, other: str) -> bool:
@@ -279,7 +279,7 @@ def forms_equal(gold: AnswerForm, answer: AnswerForm) -> bool:
     case Ratio(), _:
       return _same_ratio(gold, answer)
     case TimeOfDay(), TimeOfDay():
-      return gold.parts == answer.parts and (gold.half == answer.half or not (gold.half and answer.half))
+      return gold.parts == answer.parts and (gold.meridiem == answer.meridiem or not (gold.meridiem and answer.meridiem))
     case Atom(), Atom():
       return atoms_equal(gold.text, answer.text)
     case Matrix(), _:

@@ -91,7 +91,7 @@ class TimeOfDay:
   """A time of day, or a ratio that looks like one: 10:30, 10:30 am."""
 
   parts: tuple[int, ...]
-  half: str  # "a", "p" or ""
+  meridiem: str  # "a", "p" or ""
 
 
 AnswerForm = Atom | ValueList | SetUnion | Matrix | Equation | Assignment | EqualityChain | Ratio | TimeOfDay

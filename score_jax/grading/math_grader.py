@@ -67,7 +67,7 @@ class MathGrader:
       self._end()
 
   @property
-  def pid(self) -> int | None:
+  def worker_pid(self) -> int | None:
     """The child's process id; None: there is none."""
     return self._child.pid if self._child else None
 

@@ -162,30 +162,30 @@ class Unit:
 
   dimension: str
   power: int = 1
-  size: Fraction = Fraction(1)
-  count: Fraction = Fraction(1)  # 10**6 of "million dollars"
+  factor: Fraction = Fraction(1)
+  multiplier: Fraction = Fraction(1)  # 10**6 of "million dollars"
   name: str = dataclasses.field(default="", compare=False)
-  letter: bool = dataclasses.field(default=False, compare=False)  # one without \text: it may be a variable
+  is_single_letter: bool = dataclasses.field(default=False, compare=False)  # one without \text: it may be a variable
 
 
 def parse_unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
   """The unit of that name, such as cm, square inches, mi, km/h, miles per hour, million dollars."""
   name = " ".join(name.replace(".", " ").split()).replace("per cent", "percent")
   if name in CAPITAL_MULTIPLIERS:
-    return Unit("number", count=Fraction(CAPITAL_MULTIPLIERS[name]), name=name, letter=letter)
+    return Unit("number", multiplier=Fraction(CAPITAL_MULTIPLIERS[name]), name=name, is_single_letter=letter)
   name = SPEED_UNITS.get(name.lower(), name.lower())
   over, slash, under = (part.strip() for part in re.sub(r"\bper\b", "/", name).partition("/"))
   if slash:
     above, below = parse_unit(over), parse_unit(under, power)
     known = bool(above.dimension and below.dimension)
     dimension = f"{above.dimension}{above.power}/{below.dimension}{below.power}" if known else ""
-    return Unit(dimension, 1, above.size / below.size, above.count, name)
+    return Unit(dimension, 1, above.factor / below.factor, above.multiplier, name)
   parts, count = name.split(), Fraction(1)
   while parts and (number := MULTIPLIERS.get(parts[0]) or MULTIPLIERS.get(parts[0].removesuffix("s"))):
     count *= number
     parts = parts[1:]
   if not parts:
-    return Unit("number", count=count, name=name, letter=letter)
+    return Unit("number", multiplier=count, name=name, is_single_letter=letter)
   while parts[0] in POWER_WORDS and len(parts) > 1:
     power *= POWER_WORDS[parts.pop(0)]
   whole = " ".join(parts)
@@ -205,7 +205,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     rest, inner = split_unit(text[head.end() :])
     money = parse_unit(head["mark"].replace("US" + CURRENCY_SIGN, "usd"))
     if inner is not None:
-      money = inner if inner.dimension == "percent" else dataclasses.replace(money, count=inner.count)
+      money = inner if inner.dimension == "percent" else dataclasses.replace(money, count=inner.multiplier)
     return head["sign"] + rest, money
   mark = UNIT_SIGN_PATTERN.search(text)
   if mark and not (mark["mark"] == "\\degree" and TRIG_PATTERN.search(text)):

@@ -160,7 +160,7 @@ def parse_number(text: str) -> Fraction | None:
   if len(text) > MAX_NUMBER_TEXT_CHARS:
     return None
   bare, counted = split_unit(normalise_math_text(text))
-  bare, size = join_thousands(bare), counted.count if counted else 1
+  bare, size = join_thousands(bare), counted.multiplier if counted else 1
   bare = re.sub(r"^[A-Za-z]\s*=\s*", "", bare)
   if (found := MIXED_NUMBER_PATTERN.fullmatch(bare)) is not None:
     sign, whole, *parts = found.groups()

@@ -28,24 +28,24 @@ class RopeScaling:
 
   kind: str
   factor: float
-  low: float = 1.0
-  high: float = 4.0
-  original: int = 8192
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_context: int = 8192
 
   def divisors(self, frequency_H: Any) -> Any:
     """What frequencies in radians a token, of numpy or jax, are divided by."""
     if self.kind == "linear":
       return frequency_H * 0 + self.factor
-    turns = frequency_H * (self.original / (2 * math.pi))
-    kept = ((turns - self.low) / (self.high - self.low)).clip(0, 1)
+    turns = frequency_H * (self.original_context / (2 * math.pi))
+    kept = ((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)).clip(0, 1)
     return 1 / ((1 - kept) / self.factor + kept)
 
   def to_hugging_face(self) -> dict[str, Any]:
     """As the value of rope_scaling."""
     bounds = {
-      "low_freq_factor": self.low,
-      "high_freq_factor": self.high,
-      "original_max_position_embeddings": self.original,
+      "low_freq_factor": self.low_freq_factor,
+      "high_freq_factor": self.high_freq_factor,
+      "original_max_position_embeddings": self.original_context,
     }
     return {"rope_type": self.kind, "factor": self.factor} | (bounds if self.kind == "llama3" else {})
 

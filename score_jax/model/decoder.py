@@ -278,13 +278,13 @@ class Decoder(nnx.Module):
     return self.norm(x), (pair,)
 
   @property
-  def table(self) -> jax.Array:
+  def unembedding_table(self) -> jax.Array:
     """What logits are the products with, [V, D]."""
     return (self.embedding if self.config.tied else self.unembedding)[...]
 
   def unembed(self, x: jax.Array) -> jax.Array:
     """Float32 logits [..., V]."""
-    return jnp.einsum("...d,vd->...v", x, self.table, preferred_element_type=jnp.float32)
+    return jnp.einsum("...d,vd->...v", x, self.unembedding_table, preferred_element_type=jnp.float32)
 
   def empty_cache(self, slots: int, length: int, *, block: int) -> KVCache:
     """A cache of `length` places for each of `slots`, `block` of them in an array, of the weights' dtype."""

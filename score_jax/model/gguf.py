@@ -196,8 +196,8 @@ def _llama3_scaling(divisors: np.ndarray, config: DecoderConfig, path: str) -> R
   expected = scaling.divisors(config.rope_base ** (-np.arange(half) / half))
   if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
     raise UserError(
-      f"{path}: tensor {ROPE_DIVISORS} is not Llama 3's rope scaling by {scaling.factor:g} with bounds {scaling.low:g} "
-      f"and {scaling.high:g} of {scaling.original}; use the model's safetensors"
+      f"{path}: tensor {ROPE_DIVISORS} is not Llama 3's rope scaling by {scaling.factor:g} with bounds {scaling.low_freq_factor:g} "
+      f"and {scaling.high_freq_factor:g} of {scaling.original_context}; use the model's safetensors"
     )
   return scaling
 

@@ -71,15 +71,15 @@ class PretrainedModel:
   config: DecoderConfig
   tokenizer: PreTrainedTokenizerFast
   tensors: weights.TensorReader
-  generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  spelled: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
+  generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  spellings: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
-  def shape(self, *, multiple: int = 1, stacked: bool = False) -> DecoderConfig:
+  def padded_config(self, *, multiple: int = 1, stacked: bool = False) -> DecoderConfig:
     """The decoder with a row for every token that its tokenizer has now, their number a multiple of `multiple`."""
     shape = pad_vocab(self.config, required_vocab_size(self.tokenizer), multiple=multiple)
     return dataclasses.replace(shape, stacked=stacked)
 
-  def model(
+  def load_model(
     self,
     *,
     dtype: str,
@@ -93,11 +93,11 @@ class PretrainedModel:
     Args:
       spelled: tokens that were added to the tokenizer since, each with those that spelled it.
     """
-    shape, new = self.shape(multiple=multiple, stacked=stacked), {**self.spelled, **(spelled or {})}
-    weights = self.weights(shape, dtype=dtype, mesh=mesh)
+    shape, new = self.padded_config(multiple=multiple, stacked=stacked), {**self.spellings, **(spelled or {})}
+    weights = self.load_weights(shape, dtype=dtype, mesh=mesh)
     return Model(shape, init_new_tokens(weights, known=self.config.vocab, spelled=new), self.tokenizer)
 
-  def weights(self, config: DecoderConfig, *, dtype: str, mesh: Mesh | None = None) -> Weights:
+  def load_weights(self, config: DecoderConfig, *, dtype: str, mesh: Mesh | None = None) -> Weights:
     """Reads the weights, each device's share by itself.
 
     Args:
@@ -146,7 +146,7 @@ def load_pretrained(name: str, *, dtype: str) -> Model:
   Raises:
     UserError: as `open`.
   """
-  return open_pretrained(name).model(dtype=dtype)
+  return open_pretrained(name).load_model(dtype=dtype)
 
 
 HUB_ID_PATTERN = re.compile(r"[\w-][\w.-]*/[\w.-]+")

@@ -68,7 +68,7 @@ class TensorOrigin:
   stacked: bool
   transposed: bool
 
-  def outer(self, part: Sequence[Any]) -> tuple[Any, ...]:
+  def to_tensor_axes(self, part: Sequence[Any]) -> tuple[Any, ...]:
     """One entry an axis of the parameter, such as its shape, as one entry an axis of each tensor."""
     one = tuple(part[1:] if self.stacked else part)
     return one[::-1] if self.transposed else one
@@ -91,7 +91,7 @@ def list_tensor_shapes(config: DecoderConfig) -> Mapping[str, TensorShape]:
   result: dict[str, TensorShape] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_decoder(config)[1]):
     found = find_tensor_origin(path, config)
-    result |= dict.fromkeys(found.names, found.outer(leaf.shape))
+    result |= dict.fromkeys(found.names, found.to_tensor_axes(leaf.shape))
   return result
 
 
@@ -168,7 +168,7 @@ def save_safetensors(folder: pathlib.Path, tensors: Sequence[NamedTensor], *, dt
   files = [SINGLE_FILE] if count == 1 else [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
   for file, shard in zip(files, shards, strict=True):
     draft = folder / f".{file}.draft"
-    save_file({t.name: t.fetch(dtype) for t in shard}, draft, metadata={"format": "pt"})
+    save_file({t.name: t.to_numpy(dtype) for t in shard}, draft, metadata={"format": "pt"})
     draft.chmod(0o644)  # which safetensors leaves to its owner alone
     draft.replace(folder / file)
   if count > 1:
@@ -275,7 +275,7 @@ def _part(tensors: TensorReader, origin: TensorOrigin, index: list[slice], dtype
   result = _zeros([s.stop - s.start for s in index], np.dtype(dtype))
   layers = origin.names[index[0]] if origin.stacked else origin.names
   for name, target in zip(layers, result if origin.stacked else [result], strict=True):
-    rows, *columns = origin.outer(index)
+    rows, *columns = origin.to_tensor_axes(index)
     turned = target.T if origin.transposed else target
     for first in range(rows.start, min(rows.stop, tensors.shapes[name][0]), ROWS_PER_READ):
       found = tensors.read(name, (slice(first, min(first + ROWS_PER_READ, rows.stop)), *columns))
@@ -305,7 +305,7 @@ class NamedTensor:
     """Number of its elements."""
     return self.leaf.size // (self.leaf.shape[0] if self.origin.stacked else 1)
 
-  def fetch(self, dtype: str) -> np.ndarray:
+  def to_numpy(self, dtype: str) -> np.ndarray:
     array = np.asarray(self.leaf[self.layer] if self.origin.stacked else self.leaf)
     return np.ascontiguousarray(array.T if self.origin.transposed else array, dtype)
 

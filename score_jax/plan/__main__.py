@@ -59,8 +59,8 @@ def print_plan(config: ConfigDict, _: str) -> None:
   found = {
     "topology": chips.name,
     "chips": chips.count,
-    "memory_bytes": int(chips.chip.memory * GIB),
-    "compiled": chips.compiles,
+    "memory_bytes": int(chips.chip.memory_gib * GIB),
+    "compiled": chips.can_compile,
     "fits": all(p.fits for p in planned),
     "programs": [dataclasses.asdict(p) for p in planned],
     "resident": list_peak_arrays_by_stage(

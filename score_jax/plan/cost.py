@@ -38,7 +38,7 @@ def read_decoder_config(config: ConfigDict) -> DecoderConfig:
   shape = (
     config_from_hugging_face(MODEL_CONFIGS[config.path])
     if config.path in MODEL_CONFIGS
-    else pretrained.open_pretrained(config.path).shape()
+    else pretrained.open_pretrained(config.path).padded_config()
   )
   return dataclasses.replace(shape, stacked=config.layer_scan, lora_rank=config.get("lora_rank", 0))
 
@@ -53,7 +53,7 @@ def pad_vocab_for_tags(model: DecoderConfig, multiple: int) -> DecoderConfig:
 
 def make_planning_meshes(shapes: ConfigDict, chips: Topology) -> Meshes:
   """The meshes of a topology: of its devices, or of nothing but sizes where there are none."""
-  if chips.compiles:
+  if chips.can_compile:
     return Meshes.of(shapes, chips.devices)
   sizes = {use: resolve_mesh_shape(shapes[use], chips.count, use) for use in ("train", "sample", "teacher")}
   meshes: Any = {use: AbstractMesh(s, MESH_AXES, axis_types=(AxisType.Auto,) * 3) for use, s in sizes.items()}
@@ -77,8 +77,8 @@ def estimate_stage_hours(
 ) -> dict[str, dict[str, float]]:
   """Seconds and chip-hours of the stages that the config lists, other arms left out, and of evaluating their models."""
   costs = StageCosts(config, {(p.model, p.name): p.roofline_s / p.tokens for p in programs if p.tokens})
-  seconds = {name: found for name in config.stages if (found := costs.of(name)) is not None}
-  seconds["eval"] = costs.evaluation()
+  seconds = {name: found for name in config.stages if (found := costs.stage_seconds(name)) is not None}
+  seconds["eval"] = costs.evaluation_seconds()
   return {name: {"seconds": s, "chip_hours": s * chips.count / 3600} for name, s in seconds.items()}
 
 
@@ -91,67 +91,67 @@ class StageCosts:
     self._warm = config.tasks.train * config.warm_start.share
     self._mentored = config.tasks.train - self._warm
 
-  def of(self, stage: str) -> float | None:
+  def stage_seconds(self, stage: str) -> float | None:
     """Of a stage of that name; None where it is not known here what it takes."""
     c, known = self._config, STAGES[stage]
     if stage == "mps":
-      return self.mentoring()
-    if known.lessons == "few_demonstrations":
-      return self._warm * self.rollout("teacher") + self.training(self._warm * c.warm_start.epochs)
-    if known.lessons == "bought_demonstrations":
-      bought = self._warm + self.written() if self._teaches else c.tasks.train
-      return bought * self.rollout("teacher") + self.training(bought * c.bc.epochs)
-    if known.lessons == "corrected":
-      return self.training(self._mentored / 2 * c.sft.epochs)
-    if known.starts in ("prefixes", "questions_of_prefixes", "questions_for_rl"):
-      return self.exploring()
+      return self.mentoring_seconds()
+    if known.sft_data == "few_demonstrations":
+      return self._warm * self.rollout_seconds("teacher") + self.training_seconds(self._warm * c.warm_start.epochs)
+    if known.sft_data == "bought_demonstrations":
+      bought = self._warm + self.teacher_rollouts() if self._teaches else c.tasks.train
+      return bought * self.rollout_seconds("teacher") + self.training_seconds(bought * c.bc.epochs)
+    if known.sft_data == "corrected":
+      return self.training_seconds(self._mentored / 2 * c.sft.epochs)
+    if known.rl_starts in ("prefixes", "questions_of_prefixes", "questions_for_rl"):
+      return self.rl_seconds()
     return None
 
-  def mentoring(self) -> float:
+  def mentoring_seconds(self) -> float:
     """First tries, what locates their errors, and what goes on from the corrections."""
     c = self._config
     after = MEAN_REMAINING_FRACTION * (2 * c.mps.tries if c.mps.tries > 1 else 1)
-    seconds = self._mentored * (1 + ASSUMED_FAILURE_RATE * after) * self.rollout("student")
+    seconds = self._mentored * (1 + ASSUMED_FAILURE_RATE * after) * self.rollout_seconds("student")
     if self._teaches or (c.teacher.kind == "prompted" and c.teacher.locate != "prompted"):
-      seconds += self.taught() * self.rollout(c.mps.continue_by)
+      seconds += self.counterfactual_rollouts() * self.rollout_seconds(c.mps.continue_by)
     if self._teaches and c.mps.continue_by == "student":
-      seconds += self.written() * self.rollout("teacher")
+      seconds += self.teacher_rollouts() * self.rollout_seconds("teacher")
     return seconds
 
-  def written(self) -> float:
+  def teacher_rollouts(self) -> float:
     """The teacher's rollouts of mentoring: those that locate errors, or where the student's do, a step for each."""
     by_teacher = self._config.mps.continue_by == "teacher"
-    return self.taught() if by_teacher else self._mentored * ASSUMED_FAILURE_RATE / ASSUMED_STEPS
+    return self.counterfactual_rollouts() if by_teacher else self._mentored * ASSUMED_FAILURE_RATE / ASSUMED_STEPS
 
-  def taught(self) -> float:
+  def counterfactual_rollouts(self) -> float:
     """Rollouts that locate errors by counterfactuals: M from every prefix of each failure."""
     return (
       self._mentored * ASSUMED_FAILURE_RATE * self._config.mps.continuations * ASSUMED_STEPS * MEAN_REMAINING_FRACTION
     )
 
-  def exploring(self) -> float:
+  def rl_seconds(self) -> float:
     """RL: rollouts, their update, and what scores them before."""
     rl = self._config.rl
     rollouts = rl.steps * rl.prompts * rl.group_size
-    scored = PolicyGradientConfig.of(rl).student_scores
+    scored = PolicyGradientConfig.from_config(rl).student_scoring_passes
     return (
-      rollouts * self.rollout("student")
-      + self.training(rollouts, "policy_gradient_step")
-      + scored * self.training(rollouts, "score")
-      + self.training(rollouts, "score", "teacher")
+      rollouts * self.rollout_seconds("student")
+      + self.training_seconds(rollouts, "policy_gradient_step")
+      + scored * self.training_seconds(rollouts, "score")
+      + self.training_seconds(rollouts, "score", "teacher")
     )
 
-  def evaluation(self) -> float:
+  def evaluation_seconds(self) -> float:
     """The test questions by the untrained student, by each stage that trains, and by a teacher on these chips."""
     c = self._config
-    students = 1 + sum(bool(STAGES[name].begin) for name in c.stages)
-    each = students * self.rollout("student") + self._teaches * self.rollout("teacher")
+    students = 1 + sum(bool(STAGES[name].init_from) for name in c.stages)
+    each = students * self.rollout_seconds("student") + self._teaches * self.rollout_seconds("teacher")
     return c.tasks.test * c.eval.tries * each
 
-  def rollout(self, model: str) -> float:
+  def rollout_seconds(self, model: str) -> float:
     return ASSUMED_DRAWN_TOKENS * self._a_token(model, "decode") + ASSUMED_READ_TOKENS * self._a_token(model, "extend")
 
-  def training(self, trajectories: float, program: str = "sft_step", model: str = "student") -> float:
+  def training_seconds(self, trajectories: float, program: str = "sft_step", model: str = "student") -> float:
     return trajectories * (ASSUMED_DRAWN_TOKENS + ASSUMED_READ_TOKENS) * self._a_token(model, program)
 
   def _a_token(self, model: str, program: str) -> float:

@@ -30,11 +30,11 @@ class PlannedProgram:
 
 def plan_program(program: DeviceProgram, arrays: Mapping[str, int], chips: Topology) -> PlannedProgram:
   """Compiles one program, or estimates what it needs where that cannot be done here."""
-  columns = sum_peak_by_column(arrays, program.moments)
+  columns = sum_peak_by_column(arrays, program.phases)
   start = time.perf_counter()
   refused, found = "", []
-  if not chips.compiles:
-    activations = int(program.temporary)
+  if not chips.can_compile:
+    activations = int(program.temporary_bytes)
   else:
     try:
       compiled = program.lower().compile()
@@ -47,17 +47,17 @@ def plan_program(program: DeviceProgram, arrays: Mapping[str, int], chips: Topol
       activations = memory.temp_size_in_bytes + max(kept, 0) + memory.generated_code_size_in_bytes
       found = [dataclasses.asdict(c) for c in count_collectives(compiled.as_text())]
   total = sum(columns.values()) + activations
-  fits = not refused and total <= chips.chip.memory * GIB
+  fits = not refused and total <= chips.chip.memory_gib * GIB
   return PlannedProgram(
     program.name,
     program.model,
     fits,
-    chips.compiles and not refused,
+    chips.can_compile and not refused,
     {**columns, "activations": activations, "total": total},
     program.flops,
-    compute_roofline_seconds(program.flops, program.reads, chips.chip, chips.count),
+    compute_roofline_seconds(program.flops, program.bytes_read, chips.chip, chips.count),
     program.tokens,
-    time.perf_counter() - start if chips.compiles else 0.0,
+    time.perf_counter() - start if chips.can_compile else 0.0,
     found,
     "" if fits else f"{refused + '; ' if refused else ''}{program.advice}",
   )

@@ -36,7 +36,7 @@ class Chip:
   """One accelerator. The figures are the makers' published ones."""
 
   platform: str  # tpu, gpu
-  memory: float  # GiB that programs can have
+  memory_gib: float  # GiB that programs can have
   flops: float  # bfloat16 (T4: float16), a second
   bandwidth: float  # of the memory, bytes a second
 
@@ -63,7 +63,7 @@ class Topology:
   devices: Sequence[Any]  # of jax, for compiling; none where that cannot be done without the hardware
 
   @property
-  def compiles(self) -> bool:
+  def can_compile(self) -> bool:
     """Whether its programs can be compiled here; where not, figures are estimates from shapes."""
     return bool(self.devices)
 
@@ -117,11 +117,11 @@ PHASE_ARRAYS = {
 
 def _moments(stage: arms.Stage) -> tuple[str, ...]:
   """What happens in a stage, told from what it learns from."""
-  if stage.starts:
+  if stage.rl_starts:
     return ("rolling out", "scoring", "reinforcing")
-  mentoring = ("exploring", "mentoring") if "mps" in (stage.group, *stage.reads) else ()
-  demonstrating = ("demonstrating",) if "teacher" in stage.reads and not mentoring else ()
-  return (*mentoring, *demonstrating, *(("training",) if stage.lessons else ()))
+  mentoring = ("exploring", "mentoring") if "mps" in (stage.group, *stage.config_groups) else ()
+  demonstrating = ("demonstrating",) if "teacher" in stage.config_groups and not mentoring else ()
+  return (*mentoring, *demonstrating, *(("training",) if stage.sft_data else ()))
 
 
 STAGE_PHASES = {name: _moments(stage) for name, stage in arms.STAGES.items()} | {

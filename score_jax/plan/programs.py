@@ -95,12 +95,12 @@ class DeviceProgram:
 
   name: str
   model: str
-  moments: tuple[str, ...]
+  phases: tuple[str, ...]
   lower: Callable[[], Any]
   flops: float
   tokens: int
-  reads: float
-  temporary: float
+  bytes_read: float
+  temporary_bytes: float
   advice: str
 
 
@@ -153,7 +153,7 @@ class TrainingPrograms:
     self.trained, frozen = lora.split_trainable(abstract_decoder(student)[1])
     self.gradient = place_abstract_weights(self.trained, mesh, "float32")
     self.frozen = place_abstract_weights(frozen, mesh, config.student.dtype)
-    self.state: TrainState = self._trainer("sft").abstract(student)
+    self.state: TrainState = self._trainer("sft").abstract_state(student)
 
   def _trainer(self, name: str) -> Trainer:
     c, graph = self.config, abstract_decoder(self.student)[0]
@@ -169,7 +169,7 @@ class TrainingPrograms:
     sft = self._update("sft", train.rows, train.micro_rows, train.length, "train", "training")
     most = rl.minibatch * rl.group_size
     found = [sft, self._update("policy_gradient", most, rl.micro_rows, rl.length, "rl", "reinforcing")]
-    if PolicyGradientConfig.of(rl).student_scores:
+    if PolicyGradientConfig.from_config(rl).student_scoring_passes:
       found.append(
         make_scoring_program(self.config, self.mesh, "student", self.student, self.state.weights, self.frozen)
       )
@@ -180,7 +180,7 @@ class TrainingPrograms:
     batch = place_abstract_batch(self.mesh, make_update([], length=length, micro=rows, most=most))
 
     def lower() -> Any:
-      return self._trainer(name).program(self.state).lower(self.state, self.frozen, batch)
+      return self._trainer(name).jit_update(self.state).lower(self.state, self.frozen, batch)
 
     gradient, weights = (
       count_device_bytes(self.gradient),
@@ -277,20 +277,20 @@ class RecipePrograms:
   def __init__(self, config: ConfigDict, meshes: Meshes, student: DecoderConfig, teacher: DecoderConfig | None):
     self.config, self.meshes, self.student = config, meshes, student
     self.training = TrainingPrograms(config, meshes.train, student)
-    self.exploring = SamplingPrograms(config, meshes.sample, "student", student)
-    self.teaching = SamplingPrograms(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
-    self.distilling = self.teaching if config.rl.distill else None
+    self.student_sampling = SamplingPrograms(config, meshes.sample, "student", student)
+    self.teacher_sampling = SamplingPrograms(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
+    self.distillation_sampling = self.teacher_sampling if config.rl.distill else None
 
   def programs(self) -> list[DeviceProgram]:
-    samplers = [self.exploring, *([self.teaching] if self.teaching else [])]
+    samplers = [self.student_sampling, *([self.teacher_sampling] if self.teacher_sampling else [])]
     scored = []
-    if t := self.distilling:
+    if t := self.distillation_sampling:
       scored = [make_scoring_program(self.config, self.meshes.teacher, "teacher", t.model, t.weights, lora.NO_PARAMS)]
     return [*self.training.programs(), *scored, *(p for sampler in samplers for p in sampler.programs())]
 
   def arrays(self) -> dict[str, int]:
     """Bytes of each array of resident.py on a device."""
-    t, s = self.training, self.exploring
+    t, s = self.training, self.student_sampling
     found = {
       "student weights": count_device_bytes(
         place_abstract_weights(abstract_decoder(self.student)[1], self.meshes.train, self.config.student.dtype)
@@ -300,12 +300,12 @@ class RecipePrograms:
       "sampling copy": self._copied(),
       "student cache": count_device_bytes(s.state),
     }
-    if self.teaching:
+    if self.teacher_sampling:
       found |= {
-        "teacher weights": count_device_bytes(self.teaching.weights),
-        "teacher cache": count_device_bytes(self.teaching.state),
+        "teacher weights": count_device_bytes(self.teacher_sampling.weights),
+        "teacher cache": count_device_bytes(self.teacher_sampling.state),
       }
-    if self.distilling:
+    if self.distillation_sampling:
       found["distilling teacher"] = found["teacher weights"]
     if self.config.rl.kl:
       found["reference copy"] = found["trained weights"]
@@ -315,7 +315,7 @@ class RecipePrograms:
     """What the sampler does not share with the trainer."""
     c, meshes = self.config, self.meshes
     if meshes.train.shape != meshes.sample.shape:
-      return count_device_bytes(self.exploring.weights)
+      return count_device_bytes(self.student_sampling.weights)
     if c.train.weights_dtype == c.student.dtype:
       return 0
     return count_device_bytes(place_abstract_weights(self.training.trained, meshes.sample, c.student.dtype))

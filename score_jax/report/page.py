@@ -24,9 +24,9 @@ from score_jax.report.reader import MissingData
 from score_jax.rl import alarms
 
 REPORT_NAME = "report.html"
-TRAINED_STAGES = tuple(name for name, stage in STAGES.items() if stage.begin)
+TRAINED_STAGES = tuple(name for name, stage in STAGES.items() if stage.init_from)
 SFT_STAGES, RL_STAGES = (
-  tuple(n for n in TRAINED_STAGES if bool(STAGES[n].starts) == by_rollouts) for by_rollouts in (False, True)
+  tuple(n for n in TRAINED_STAGES if bool(STAGES[n].rl_starts) == by_rollouts) for by_rollouts in (False, True)
 )
 MENTORING_ROWS = (  # of the summary: key, label, whether it is a share
   ("questions", "questions", False),
@@ -135,10 +135,10 @@ def _results(root: epath.Path) -> dict[str, Any]:
   shown = table.select_columns(rows)
   return {
     "headers": [" ".join(column.header).strip() for column in shown],
-    "text_columns": sum(column.text for column in shown),
+    "text_columns": sum(column.is_text for column in shown),
     "rows": [{"cells": [column.cell(row) for column in shown]} | _scale(row) for row in rows],
     "notes": table.list_notes(rows),
-    "says": [(table.format_model_label(n), s.says) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
+    "says": [(table.format_model_label(n), s.purpose) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
   }
 
 
@@ -180,13 +180,13 @@ def _alarms(root: epath.Path) -> list[dict[str, str]]:
   return [
     {
       "stage": table.format_model_label(stage),
-      "name": alarm.sign.name,
+      "name": alarm.rule.name,
       "step": f"{alarm.step:,}",
       "value": f"{alarm.value:.3g}",
-      "threshold": f"{'over' if alarm.sign.above else 'under'} {alarm.threshold:g}",
-      "reads": alarm.sign.reads,
-      "means": alarm.sign.means,
-      "remedy": alarm.sign.remedy,
+      "threshold": f"{'over' if alarm.rule.above else 'under'} {alarm.threshold:g}",
+      "reads": alarm.rule.quantity,
+      "means": alarm.rule.meaning,
+      "remedy": alarm.rule.remedy,
     }
     for stage, lines in by_stage.items()
     for alarm in alarms.find_fired_alarms(lines, settings)

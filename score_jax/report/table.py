@@ -55,7 +55,7 @@ ResultRow = Mapping[str, Any]
 MODEL_LABELS = {
   "teacher": "teacher",
   "untrained": "untrained student",
-  **{name: stage.label for name, stage in STAGES.items() if stage.begin},
+  **{name: stage.label for name, stage in STAGES.items() if stage.init_from},
 }
 COST_NOTE = (
   "From: whose weights it starts from. Costs are of making the model, all that it is made from included;\n"
@@ -156,8 +156,8 @@ class Column:
 
   header: tuple[str, str]
   cell: Callable[[ResultRow], str]
-  wanted: Callable[[ResultRow], bool]
-  text: bool = False
+  is_needed_for: Callable[[ResultRow], bool]
+  is_text: bool = False
 
 
 def _measure(first: str, second: str, cell: Callable[[ResultRow], str], *, text: bool = False) -> Column:
@@ -165,9 +165,9 @@ def _measure(first: str, second: str, cell: Callable[[ResultRow], str], *, text:
 
 
 TEXT_COLUMNS = (
-  Column(("", "model"), lambda row: format_model_label(row["model"]), _always, text=True),
+  Column(("", "model"), lambda row: format_model_label(row["model"]), _always, is_text=True),
   _measure("", "from", lambda row: row.get("from", ""), text=True),
-  Column(("", "benchmark"), _benchmark, _always, text=True),
+  Column(("", "benchmark"), _benchmark, _always, is_text=True),
 )
 SCORE_COLUMNS = (
   Column(("accuracy", "%"), lambda row: format_percent(row["accuracy"]), _always),
@@ -211,7 +211,7 @@ def select_columns(rows: Sequence[ResultRow]) -> list[Column]:
   return [
     c
     for c in (*TEXT_COLUMNS, *SCORE_COLUMNS, *MEASURE_COLUMNS, PAPER_COLUMN, *COST_COLUMNS)
-    if any(map(c.wanted, rows))
+    if any(map(c.is_needed_for, rows))
   ]
 
 
@@ -240,7 +240,7 @@ def format_table(rows: Sequence[ResultRow]) -> str:
 
 def _line(line: Sequence[str], widths: Sequence[int], shown: Sequence[Column]) -> str:
   cells = (
-    text.ljust(width) if column.text else text.rjust(width)
+    text.ljust(width) if column.is_text else text.rjust(width)
     for text, width, column in zip(line, widths, shown, strict=True)
   )
   return "  ".join(cells).rstrip()

@@ -20,7 +20,7 @@ from score_jax.report import reader, table
 from score_jax.trajectory import Correction, Step, Trajectory
 
 MAX_TRAJECTORIES = 60  # trajectories of each stage or model
-ROLLOUT_STAGES = tuple(name for name, stage in STAGES.items() if stage.starts)
+ROLLOUT_STAGES = tuple(name for name, stage in STAGES.items() if stage.rl_starts)
 
 
 def collect_groups(root: epath.Path) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def _stage(root: epath.Path, stage: str) -> dict[str, Any]:
 
 
 def _label(stage: str) -> str:
-  suffix = ": rollouts" if stage in ROLLOUT_STAGES else ": what it learns from" if STAGES[stage].begin else ""
+  suffix = ": rollouts" if stage in ROLLOUT_STAGES else ": what it learns from" if STAGES[stage].init_from else ""
   return STAGES[stage].label + suffix
 
 

@@ -25,14 +25,14 @@ class AlarmRule:
   name: str
   metric: str
   above: bool  # it goes off above its threshold; else below
-  means: str
+  meaning: str
   remedy: str
   relative: bool = False
-  least: float = 0.0  # a first mean not over this has nowhere to fall to: nothing is told
-  seldom: bool = False  # measured when a checkpoint is kept
+  min_first_value: float = 0.0  # a first mean not over this has nowhere to fall to: nothing is told
+  at_checkpoints_only: bool = False  # measured when a checkpoint is kept
 
   @property
-  def reads(self) -> str:
+  def quantity(self) -> str:
     """What is held against the threshold."""
     return f"{self.metric} / what it was at first" if self.relative else self.metric
 
@@ -68,7 +68,7 @@ ALARM_RULES = (
     "thoughts are nearly always the same: the policy is collapsing",
     "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
     relative=True,
-    least=0.02,
+    min_first_value=0.02,
   ),
   AlarmRule(
     "code_entropy",
@@ -77,7 +77,7 @@ ALARM_RULES = (
     "code is nearly always the same: the policy is collapsing",
     "raise rl.clip_high (DAPO), lower rl.learning_rate, or set rl.kl",
     relative=True,
-    least=0.02,
+    min_first_value=0.02,
   ),
   AlarmRule(
     "first_steps",
@@ -86,7 +86,7 @@ ALARM_RULES = (
     "a group's rollouts begin with the same step, so that they explore nothing",
     "raise rl.temperature, set rl.kl, or go back to an earlier checkpoint",
     relative=True,
-    least=0.1,
+    min_first_value=0.1,
   ),
   AlarmRule(
     "pass_at_g",
@@ -95,7 +95,7 @@ ALARM_RULES = (
     "fewer of the probe's questions are solved in any of G tries: the policy narrows down",
     "go back to an earlier checkpoint; set rl.kl or lower rl.learning_rate",
     relative=True,
-    seldom=True,
+    at_checkpoints_only=True,
   ),
   AlarmRule(
     "bad_format",
@@ -117,7 +117,7 @@ ALARM_RULES = (
     True,
     "the policy is far from the weights that RL began with",
     "set rl.kl, lower rl.learning_rate, or take fewer steps",
-    seldom=True,
+    at_checkpoints_only=True,
   ),
   AlarmRule(
     "ess",
@@ -139,7 +139,7 @@ ALARM_RULES = (
     False,
     "the policy would not write the prefixes that it starts from any more",
     "mentor once more with the weights as they are, or take fewer steps",
-    seldom=True,
+    at_checkpoints_only=True,
   ),
   AlarmRule(
     "unsupported",
@@ -155,16 +155,16 @@ ALARM_RULES = (
 class Alarm:
   """A sign at the step where it was first seen."""
 
-  sign: AlarmRule
+  rule: AlarmRule
   step: int
   value: float
   threshold: float
 
   def __str__(self) -> str:
-    side = "over" if self.sign.above else "under"
+    side = "over" if self.rule.above else "under"
     return (
-      f"alarm {self.sign.name} at step {self.step}: {self.sign.reads} is {self.value:.3g}, {side} "
-      f"{self.threshold:g}. {_sentence(self.sign.means)} Remedy: {self.sign.remedy}"
+      f"alarm {self.rule.name} at step {self.step}: {self.rule.quantity} is {self.value:.3g}, {side} "
+      f"{self.threshold:g}. {_sentence(self.rule.meaning)} Remedy: {self.rule.remedy}"
     )
 
 
@@ -184,7 +184,7 @@ def measure_worst_update(numbers: StepMetrics) -> dict[str, float]:
 
 def compute_rule_value(sign: AlarmRule, lines: Sequence[StepMetrics], window: int) -> float | None:
   """What is held against the threshold after these lines; None: the last has no such number, or it is too early."""
-  size = 1 if sign.seldom else window
+  size = 1 if sign.at_checkpoints_only else window
   if not lines or sign.metric not in lines[-1]:
     return None
   values = [line[sign.metric] for line in lines if sign.metric in line]
@@ -194,7 +194,7 @@ def compute_rule_value(sign: AlarmRule, lines: Sequence[StepMetrics], window: in
   now, first = statistics.fmean(values[-size:]), statistics.fmean(values[:size])
   if not sign.relative:
     return now
-  return now / first if first > sign.least else None
+  return now / first if first > sign.min_first_value else None
 
 
 def evaluate_rules(lines: Sequence[StepMetrics], step: int, settings: Mapping[str, Any]) -> dict[str, Alarm | None]:

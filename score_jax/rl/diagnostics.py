@@ -148,7 +148,7 @@ def measure_logprob_change(samples: Sequence[Example], now: Sequence[np.ndarray]
 def _change(samples: Sequence[Example], other: Sequence[np.ndarray]) -> np.ndarray:
   """log p other - log p drawn of all learnt tokens, float64."""
   pairs = zip(samples, other, strict=True)
-  return np.concatenate([np.zeros(0), *((x - s.sampled)[s.learnt > 0].astype(np.float64) for s, x in pairs)])
+  return np.concatenate([np.zeros(0), *((x - s.sampling_logprobs)[s.loss_mask > 0].astype(np.float64) for s, x in pairs)])
 
 
 def _share(rollouts: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) -> float:
@@ -191,11 +191,11 @@ class RLMonitor:
       self.settings["no_signal"] = 0.0  # there is something to learn in any group
     self.run, self.stage, self.rl, self.agent, self.begin = run, stage, rl, agent, begin
     self.lines = list(earlier)
-    self.told = {alarm.sign.name: alarm for alarm in find_fired_alarms(self.lines, self.settings)}
+    self.fired = {alarm.rule.name: alarm for alarm in find_fired_alarms(self.lines, self.settings)}
     self.scorer, self.past_scorer = scorers
-    self.heed()
+    self.raise_if_fatal()
 
-  def look(
+  def update(
     self,
     number: int,
     numbers: Mapping[str, float],
@@ -213,31 +213,31 @@ class RLMonitor:
       closely: whether what takes a model is measured too.
     """
     rollouts = [(start.question, [s.trajectory for s in group]) for start, group in groups]
-    tags, turn_tokens = self.agent.protocol.tags, self.agent.turn_tokens
+    tags, turn_tokens = self.agent.protocol.tag_by_id, self.agent.turn_tokens
     found = measure_rollouts(rollouts, tags, turn_tokens=turn_tokens) | measure_worst_update(numbers)
     if closely:
       found |= self._probe(weights) | self._drift(groups) | self._staleness([start for start, _ in groups], weights)
     self.lines.append({**numbers, **found})
     alarms = evaluate_rules(self.lines, number, self.settings)
     for name, alarm in alarms.items():
-      if alarm is not None and name not in self.told:
-        self.told[name] = alarm
-        self.run.say(f"{self.stage}: {alarm}")
+      if alarm is not None and name not in self.fired:
+        self.fired[name] = alarm
+        self.run.log(f"{self.stage}: {alarm}")
     return found | {f"alarm/{name}": float(alarm is not None) for name, alarm in alarms.items()}
 
   @property
   def fatal(self) -> Alarm | None:
     """An alarm that has gone off and that is to end the run."""
-    return next((self.told[name] for name in self.settings["stop"] if name in self.told), None)
+    return next((self.fired[name] for name in self.settings["stop"] if name in self.fired), None)
 
-  def heed(self) -> None:
+  def raise_if_fatal(self) -> None:
     """
     Raises:
       UserError: an alarm that is to end the run has gone off.
     """
     if alarm := self.fatal:
       raise UserError(
-        f"{self.stage}: {alarm}. Everything up to here is kept; to go on nevertheless take {alarm.sign.name} out of "
+        f"{self.stage}: {alarm}. Everything up to here is kept; to go on nevertheless take {alarm.rule.name} out of "
         "alarms.stop"
       )
 
@@ -255,7 +255,7 @@ class RLMonitor:
     """
     if not self.settings["kl"]:
       return {}
-    samples = _scored(one.sample() for _, group in groups for one in group)
+    samples = _scored(one.to_example() for _, group in groups for one in group)
     found = estimate_kl(samples, self.scorer(self.begin(), samples)) if samples else None
     return {} if found is None else {"kl_from_start": found}
 
@@ -268,7 +268,7 @@ class RLMonitor:
     """
     if not self.settings["stale_prefix"]:
       return {}
-    prefixes = {id(start.trajectory): start.trajectory for start in starts}.values()
+    prefixes = {id(start.prefix): start.prefix for start in starts}.values()
     samples = _scored(make_example(t, carries_loss=_drawn) for t in prefixes)
     found = (
       measure_logprob_change(samples, self.past_scorer(lora.split_trainable(weights)[0], samples)) if samples else None
@@ -278,7 +278,7 @@ class RLMonitor:
 
 def _scored(samples: Iterable[Example]) -> list[Example]:
   """Those with something to score. All fit a row: no context of RL is longer than rl.length."""
-  return [one for one in samples if one.learnt.any()]
+  return [one for one in samples if one.loss_mask.any()]
 
 
 def _drawn(_: int, step: Step) -> bool:

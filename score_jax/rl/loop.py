@@ -82,7 +82,7 @@ def make_trainer(config: ConfigDict, graph: nnx.GraphDef[Decoder], mesh: Mesh, f
   c = config.rl
   rate = make_schedule(peak=c.learning_rate, steps=1, warmup=0.0, kind="constant")
   rule = make_optimizer("adamw", rate, weight_decay=c.weight_decay, max_norm=config.train.max_norm)
-  loss = make_policy_gradient_loss(PolicyGradientConfig.of(c))
+  loss = make_policy_gradient_loss(PolicyGradientConfig.from_config(c))
   return Trainer(graph, rule, loss, mesh, make_forward_config(config, c.temperature), frozen)
 
 
@@ -102,8 +102,8 @@ def require_signal(config: ConfigDict, stage: str) -> str:
     UserError: its settings leave nothing to learn from.
   """
   rl = make_stage_config(config, stage).rl
-  knobs = PolicyGradientConfig.of(rl)
-  pays = (rl.final, rl.key, rl.avoid) if STAGES[stage].starts == "prefixes" else (rl.final,)
+  knobs = PolicyGradientConfig.from_config(rl)
+  pays = (rl.final, rl.key, rl.avoid) if STAGES[stage].rl_starts == "prefixes" else (rl.final,)
   why = ""
   if rl.group_size < 2:
     why = f"rl.group_size = {rl.group_size}: a rollout alone has advantage 0; give 2 or more"
@@ -123,8 +123,8 @@ class _Reinforce:
     self.run, self.stage, self.starts, self.begin, self.token_budget = run, stage, starts, begin, token_budget
     settings = make_stage_config(run.config, stage)
     self.config = c = settings.rl
-    self.agent = run.rl_agent(c.temperature)
-    self.tiers, self.knobs = TierRewards(c.final, c.key, c.avoid, c.reward), PolicyGradientConfig.of(c)
+    self.agent = run.make_rl_agent(c.temperature)
+    self.tiers, self.knobs = TierRewards(c.final, c.key, c.avoid, c.reward), PolicyGradientConfig.from_config(c)
     self.judge = open_step_judge(run) if c.judge else None
     self.updates = -(-c.prompts // c.minibatch)  # of one step
     frozen = lora.split_trainable(run.student.weights)[1]
@@ -141,55 +141,55 @@ class _Reinforce:
 
   def train(self) -> TrainResult:
     run, c = self.run, self.config
-    metrics = run.metrics(self.stage)
+    metrics = run.open_metrics(self.stage)
     checkpoints = Checkpoints(
-      run.workdir.checkpoints(self.stage),
+      run.workdir.checkpoint_folder(self.stage),
       keep=run.config.train.keep_checkpoints,
       minutes=run.config.train.checkpoint_minutes,
       before=metrics.flush,
     )
-    state = checkpoints.newest(self.trainer.abstract(run.student.config)) or self.trainer.start(self._first_weights())
+    state = checkpoints.restore_newest(self.trainer.abstract_state(run.student.config)) or self.trainer.init_state(self._first_weights())
     done = int(state.step) // self.updates
     ledger = sum_ledgers(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
     steps = c.steps if self.token_budget is None else MAX_BUDGETED_STEPS
     taken = order_starts(len(self.starts), prompts=c.prompts, steps=steps, seed=run.config.seed)
     with contextlib.closing(metrics), checkpoints, Progress(self.stage, c.steps, "steps") as progress:
       progress(done)
-      watch = self._watch(metrics.below(done))
+      watch = self._watch(metrics.lines_before(done))
       for number, indices in enumerate(taken):
         if self._spent(ledger):
           break
         if number < done:
           continue
         start = time.perf_counter()
-        self.agent.meter.take()
-        with checkpoints.kept(state):
+        self.agent.meter.pop_metrics()
+        with checkpoints.save_on_interrupt(state):
           begin = [self.starts[i] for i in indices]
           scored, groups = self._roll_out(number, state, begin)
         seconds = time.perf_counter() - start
-        sampling = self.agent.meter.take()
+        sampling = self.agent.meter.pop_metrics()
         run.workdir.write_part(self.stage, number, (t for group in groups for t in group))
         ledger = ledger + sum_ledgers(t.ledger for group in groups for t in group)
         gap = self._gap(number, state, scored)
         state, found = self._update(number, state, scored, gap)
-        found |= measure_groups(groups, scored) | self.comparisons.numbers() | {"learning_rate": c.learning_rate}
+        found |= measure_groups(groups, scored) | self.comparisons.metrics() | {"learning_rate": c.learning_rate}
         found["tokens_per_s"] = found["generated_tokens"] / seconds
         found |= sampling
         last = number + 1 == steps or self._spent(ledger)
         keep = (number + 1) % c.checkpoint_every == 0 or last
         if keep:
-          found |= measure_validation_accuracy(run, self.trainer.whole(state))
+          found |= measure_validation_accuracy(run, self.trainer.full_weights(state))
         pairs = list(zip(begin, scored, strict=True))
-        found |= watch.look(number, found, pairs, self.trainer.whole(state), closely=keep or number == 0)
+        found |= watch.update(number, found, pairs, self.trainer.full_weights(state), closely=keep or number == 0)
         metrics.write(number, found)
-        if checkpoints.offer(state, keep=keep or watch.fatal is not None, accuracy=found.get("val_accuracy")):
-          run.journal.settle()
-        watch.heed()
+        if checkpoints.maybe_save(state, keep=keep or watch.fatal is not None, accuracy=found.get("val_accuracy")):
+          run.journal.prune_checkpointed()
+        watch.raise_if_fatal()
         speed, occupied = sampling["sampler/decode_tokens_per_s"], sampling["sampler/occupancy"]
         progress(
           1, f"reward {found.get('reward_mean', float('nan')):.3f}, decoding {speed:.0f} tokens/s, slots {occupied:.0%}"
         )
-    return TrainResult(self.trainer.whole(state), int(state.step), ledger + self._cost())
+    return TrainResult(self.trainer.full_weights(state), int(state.step), ledger + self._cost())
 
   def _watch(self, earlier: Sequence[Mapping[str, float]]) -> RLMonitor:
     run, c = self.run, self.config
@@ -207,13 +207,13 @@ class _Reinforce:
   ) -> tuple[list[list[ScoredRollout]], list[list[Trajectory]]]:
     size = self.config.group_size
     requests = [
-      RolloutRequest(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.trajectory, s.acts, size)
+      RolloutRequest(f"{self.stage}/{number}/{i}/{s.question.id}", s.question, s.prefix, s.horizon, size)
       for i, s in enumerate(starts)
     ]
     self.comparisons = StepComparisons(self.agent.grader, self.judge)
-    drawn = self.agent.rollout(self.trainer.whole(state), requests)
-    groups = self.comparisons.judged(starts, drawn, self.tiers.rule)
-    return score_groups(starts, groups, self.tiers, self.comparisons.of, scale=self.knobs.scale), groups
+    drawn = self.agent.rollout(self.trainer.full_weights(state), requests)
+    groups = self.comparisons.judge_undecided(starts, drawn, self.tiers.rule)
+    return score_groups(starts, groups, self.tiers, self.comparisons.comparator_for, scale=self.knobs.scale), groups
 
   def _gap(self, number: int, state: TrainState, groups: Sequence[Sequence[ScoredRollout]]) -> float | None:
     """Greatest difference of what trainer and sampler give a drawn token, in nats, by the weights that drew it.
@@ -222,8 +222,8 @@ class _Reinforce:
     the first of a group was prefilled, the rest are copies of its slot.
     """
     drawn = [[s for s in group if s.tokens] for group in groups]
-    chosen = [group[(number + i) % len(group)].sample() for i, group in enumerate(drawn) if group]
-    differences = (s.sampled - logp for s, logp in zip(chosen, self.scorer(state.weights, chosen), strict=True))
+    chosen = [group[(number + i) % len(group)].to_example() for i, group in enumerate(drawn) if group]
+    differences = (s.sampling_logprobs - logp for s, logp in zip(chosen, self.scorer(state.weights, chosen), strict=True))
     return max((float(np.abs(d).max()) for d in differences), default=None)
 
   def _update(
@@ -241,12 +241,12 @@ class _Reinforce:
         values = check_finite(jax.device_get(found), self.stage, number, batch, self.run.workdir)
       parts.append((bool(samples), values))
     learnt = [one for group in lessons for one in group]
-    counts = {"learnt_rollouts": len(learnt), "learnt_tokens": sum(int(one.learnt.sum()) for one in learnt)}
+    counts = {"learnt_rollouts": len(learnt), "learnt_tokens": sum(int(one.loss_mask.sum()) for one in learnt)}
     return state, summarize_updates(parts, gap) | counts
 
   def _lessons(self, state: TrainState, groups: Sequence[Sequence[ScoredRollout]]) -> list[list[Example]]:
     """The rollouts of each group that are learnt from, with what other weights say of them."""
-    chosen = [[s.sample() for s in group if self.knobs.from_all or s.advantage != 0.0] for group in groups]
+    chosen = [[s.to_example() for s in group if self.knobs.trains_on_all or s.advantage != 0.0] for group in groups]
     told = iter(self._told(state, [one for group in chosen for one in group]))
     return [[next(told) for _ in group] for group in chosen]
 
@@ -262,7 +262,7 @@ class _Reinforce:
     if self.teacher:
       teacher, by = self.teacher_scorer(self.teacher.weights, samples), self.knobs.distill
       values = (
-        add_distillation(s.advantage, sampled=s.sampled, teacher=t, coefficient=by)
+        add_distillation(s.advantage, sampled=s.sampling_logprobs, teacher=t, coefficient=by)
         for s, t in zip(samples, teacher, strict=True)
       )
       samples = [dataclasses.replace(s, advantage=a) for s, a in zip(samples, values, strict=True)]
@@ -278,10 +278,10 @@ class _Reinforce:
   def _cost(self) -> Ledger:
     """Training on every rollout of the stage, forward and backward, and scoring it as often as the knobs ask."""
     drawn = self.run.workdir.read_parts(self.stage)
-    samples, student = [ScoredRollout(self.starts[0], t, "none", 0.0).sample() for t in drawn], self.run.student.config
+    samples, student = [ScoredRollout(self.starts[0], t, "none", 0.0).to_example() for t in drawn], self.run.student.config
     cost = training_cost(student, samples, 1.0)
-    if self.knobs.student_scores:
-      cost = cost + scoring_cost("student", student, samples, self.knobs.student_scores)
+    if self.knobs.student_scoring_passes:
+      cost = cost + scoring_cost("student", student, samples, self.knobs.student_scoring_passes)
     if self.teacher:
       cost = cost + scoring_cost("teacher", self.teacher.config, samples, 1)
     return cost

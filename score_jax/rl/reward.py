@@ -60,7 +60,7 @@ class TierRewards:
     if self.rule not in REWARD_RULES:
       raise UserError(f"rl.reward = {self.rule!r}; choose from {', '.join(REWARD_RULES)}")
 
-  def pay(self, tier: Tier) -> float:
+  def reward(self, tier: Tier) -> float:
     return 0.0 if tier == "none" else float(getattr(self, tier))
 
 
@@ -131,7 +131,7 @@ class ScoredRollout:
     """Tokens that carry loss."""
     return count_generated_tokens(self.trajectory.steps[self.trajectory.prefix_steps :])
 
-  def sample(self) -> Example:
+  def to_example(self) -> Example:
     """The rollout as a sequence in which what was drawn from the start on carries loss, a malformed turn too."""
     given = self.trajectory.prefix_steps
     return make_example(self.trajectory, carries_loss=lambda index, _: index >= given, advantage=self.advantage)
@@ -174,7 +174,7 @@ def score_groups(
 
 def _earned(start: RolloutStart, trajectory: Trajectory, tiers: TierRewards, same: StepComparator) -> ScoredRollout:
   name = assign_tier(trajectory, start.correction, tiers.rule, same)
-  return ScoredRollout(start, trajectory, name, tiers.pay(name))
+  return ScoredRollout(start, trajectory, name, tiers.reward(name))
 
 
 def no_signal_reason(group: Sequence[ScoredRollout]) -> NoSignalReason | None:
@@ -232,7 +232,7 @@ class StepComparisons:
     self._opinions: dict[StepPair, StepOpinion] = {}
     self._given: Counter[StepVerdict] = Counter()
 
-  def judged(
+  def judge_undecided(
     self, starts: Sequence[RolloutStart], groups: Sequence[Sequence[Trajectory]], rule: str
   ) -> list[list[Trajectory]]:
     """Puts what execution leaves undecided to the judge, all at once, and each pair once.
@@ -262,7 +262,7 @@ class StepComparisons:
     first = trajectory.steps[trajectory.prefix_steps] if recorded else None
     return [_pair(start, first, r) for r in recorded if first and compare_steps(first, r, answers) == "undecided"]
 
-  def of(self, start: RolloutStart) -> StepComparator:
+  def comparator_for(self, start: RolloutStart) -> StepComparator:
     """What compares two steps from the state of a start."""
     answers = make_answer_comparator(self._grader, start.question)
 
@@ -275,14 +275,14 @@ class StepComparisons:
 
     return same
 
-  def numbers(self) -> dict[str, float]:
+  def metrics(self) -> dict[str, float]:
     """What came of the comparisons that tiers hung on, as shares of them; empty where there was none."""
     return divide_sums({f"steps_{name}": self._given[name] for name in get_args(StepVerdict)}, self._given.total())
 
 
 def _pair(start: RolloutStart, new: Step, recorded: Step) -> StepPair:
   """The pair, without what is of no concern to anybody's opinion of it."""
-  prefix, first, second = start.trajectory.steps, _bare(new), _bare(recorded)
+  prefix, first, second = start.prefix.steps, _bare(new), _bare(recorded)
   return StepPair(start.question.text, tuple(map(_bare, prefix)), first, second)
 
 

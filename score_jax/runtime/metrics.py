@@ -44,7 +44,7 @@ class Tracker(abc.ABC):
   def start(self) -> None: ...
 
   @abc.abstractmethod
-  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None: ...
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None: ...
 
   def finish(self, *, failed: bool) -> None:
     """The run ends; `failed`: before it was done."""
@@ -62,7 +62,7 @@ class WandbTracker(Tracker):
       project=self._project, name=self._run, id=self._run, resume="allow", config=self._config, **where
     )
 
-  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
     if stage not in self._stages:
       self._of.define_metric(f"{stage}/step")
       self._of.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
@@ -79,7 +79,7 @@ class TrackioTracker(Tracker):
   def start(self) -> None:
     self._package.init(project=self._project, name=self._run, resume="allow", config=self._config, embed=False)
 
-  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
     self._package.log(_named(stage, numbers), step=step)
 
 
@@ -93,14 +93,14 @@ class TrackerSet:
     self._services: dict[str, Tracker] = {}
     self.failed = False  # whether the run ends before it is done
 
-  def begin(self, name: str, service: Tracker) -> None:
+  def add_tracker(self, name: str, service: Tracker) -> None:
     service.start()
     self._services[name] = service
 
-  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
     for name, service in list(self._services.items()):
       try:
-        service.tell(stage, step, numbers)
+        service.log_metrics(stage, step, numbers)
       except Exception as error:  # whatever is wrong with a service must not end a run, which has it all in its workdir
         log.warning("%s is told nothing more of this run: %s: %s", name, type(error).__name__, error)
         del self._services[name]
@@ -127,7 +127,7 @@ def open_trackers(config: ConfigDict, workdir: Workdir, run_config: dict[str, An
     for name in wanted if processes.is_primary() else ():
       service = TRACKERS[name](_package(name), project=config.project, run=run, folder=folder, config=run_config)
       try:
-        told.begin(name, service)
+        told.add_tracker(name, service)
       except Exception as error:  # each has exceptions of its own
         raise UserError(
           f"trackers.to: {name} cannot be had ({type(error).__name__}: {error}); see to its login and network, or "

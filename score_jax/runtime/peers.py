@@ -50,11 +50,11 @@ class Peer:
   pid: int
   connection: Connection | None = None  # None: this process, or one that only process 0 talks to
   lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # of sending
-  heard: float = dataclasses.field(default_factory=time.monotonic)  # when, on this process's clock
+  last_heard: float = dataclasses.field(default_factory=time.monotonic)  # when, on this process's clock
   stage: str = ""
-  marks: int = 0  # things done; the same things on every process
+  progress_count: int = 0  # things done; the same things on every process
   idle_s: float = 0.0  # at its last beat: since the last of them
-  waits: str = ""  # at its last beat: the exchange that it waited in
+  waiting_in: str = ""  # at its last beat: the exchange that it waited in
 
   @property
   def name(self) -> str:
@@ -220,17 +220,17 @@ class PeerConnections:
   def mark(self, stage: str | None = None) -> None:
     """Something is done, which is done on every process."""
     self.at_work()
-    self.me.marks += 1
+    self.me.progress_count += 1
     self.me.stage = self.me.stage if stage is None else stage
 
   def at_work(self) -> None:
     """Something is done, on this process alone."""
     self._marked = time.monotonic()
 
-  def oldest(self) -> tuple[float, int]:
+  def oldest_heartbeat(self) -> tuple[float, int]:
     """Seconds since the last sign of life of the process whose is the oldest, and which one that is."""
     now = time.monotonic()
-    return max((now - p.heard, p.index) for p in self.all if p.connection is not None)
+    return max((now - p.last_heard, p.index) for p in self.all if p.connection is not None)
 
   # Leaving.
 
@@ -285,12 +285,12 @@ class PeerConnections:
     if self._over:
       return
     if message is None:
-      self.end(f"{peer.name} died{_in(peer.stage)}, {now - peer.heard:.1f} s after its last sign of life")
-    peer.heard = now
+      self.end(f"{peer.name} died{_in(peer.stage)}, {now - peer.last_heard:.1f} s after its last sign of life")
+    peer.last_heard = now
     if "end" in message:
       self.end(message["end"])
     elif "beat" in message:
-      peer.stage, peer.marks, peer.idle_s, peer.waits = message["beat"]
+      peer.stage, peer.progress_count, peer.idle_s, peer.waiting_in = message["beat"]
     else:
       with self._changed:
         if "give" in message:
@@ -304,17 +304,17 @@ class PeerConnections:
 
   def _beat(self) -> None:
     """Says where this process is. One that has just been waiting has just done something, so that is looked at last."""
-    self.me.waits = self._waits
+    self.me.waiting_in = self._waits
     self.me.idle_s = time.monotonic() - self._marked
-    data = _encoded({"beat": [self.me.stage, self.me.marks, round(self.me.idle_s, 3), self.me.waits]})
+    data = _encoded({"beat": [self.me.stage, self.me.progress_count, round(self.me.idle_s, 3), self.me.waiting_in]})
     for peer in self.all:
       peer.send(data, patience_s=0.0)
 
   def _judge(self) -> None:
     now = time.monotonic()
     for peer in self.all:
-      if peer.connection is not None and now - peer.heard > self._silence_s:
-        self.end(f"{peer.name} is silent{_in(peer.stage)}: no sign of life for {now - peer.heard:.0f} s")
+      if peer.connection is not None and now - peer.last_heard > self._silence_s:
+        self.end(f"{peer.name} is silent{_in(peer.stage)}: no sign of life for {now - peer.last_heard:.0f} s")
     if self.index == 0:
       self._judge_progress()
 
@@ -323,10 +323,10 @@ class PeerConnections:
 
     Where all wait, what one has sent is on its way; or else, after as long, they wait for each other.
     """
-    working = [p for p in self.all if not p.waits]
-    last = [p for p in working if p.marks == min(p.marks for p in working)] or self.all
+    working = [p for p in self.all if not p.waiting_in]
+    last = [p for p in working if p.progress_count == min(p.progress_count for p in working)] or self.all
     if min(p.idle_s for p in last) > self._timeout_s:
-      names = ", ".join(p.name + (f" at {p.waits!r}" if p.waits else "") for p in last)
+      names = ", ".join(p.name + (f" at {p.waiting_in!r}" if p.waiting_in else "") for p in last)
       self.end(f"stuck{_in(last[0].stage)}: {names} did nothing new for {last[0].idle_s:.0f} s (hosts.timeout_s)")
 
 

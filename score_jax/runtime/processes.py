@@ -205,5 +205,5 @@ def heartbeat_metrics() -> dict[str, float]:
   """For the metrics: how old the last sign of life of a process is, at most, and of which one."""
   if _peers is None:
     return {}
-  age, oldest = _peers.oldest()
+  age, oldest = _peers.oldest_heartbeat()
   return {"hosts/oldest_beat_s": age, "hosts/oldest_beat_process": oldest}

@@ -148,7 +148,7 @@ class Workdir:
   def write_json(self, name: str, data: Any) -> None:
     self.write(name, json.dumps(data, indent=1, sort_keys=True) + "\n")
 
-  def add_line(self, name: str, data: Any) -> None:
+  def append_json_line(self, name: str, data: Any) -> None:
     """Adds a line of JSON to a file.
 
     Raises:
@@ -213,7 +213,7 @@ class Workdir:
     path = self.root / f"trajectories/{stage}/part-{number:05d}.jsonl"
     return list(_read(path, stage)) if processes.broadcast(path.exists()) else []
 
-  def checkpoints(self, stage: str) -> epath.Path:
+  def checkpoint_folder(self, stage: str) -> epath.Path:
     return self.root / "checkpoints" / stage
 
 
@@ -292,7 +292,7 @@ class MetricsWriter:
       took = time.monotonic() - start
       self._next = start + max(METRICS_INTERVAL_S, took / METRICS_TIME_SHARE)
 
-  def below(self, step: int) -> list[dict[str, Any]]:
+  def lines_before(self, step: int) -> list[dict[str, Any]]:
     """The lines of the steps before one."""
     return [line for line in parse_metric_lines(self._lines) if line["step"] < step]
 

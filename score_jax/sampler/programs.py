@@ -72,7 +72,7 @@ class DecodeOutput:
 
   tokens: jax.Array  # int32 [B, n]
   logprobs: jax.Array  # float32 [B, n], under the distribution drawn from
-  plain: jax.Array  # float32 [B, n], under the model's own at temperature 1
+  model_logprobs: jax.Array  # float32 [B, n], under the model's own at temperature 1
   count: jax.Array  # int32 [B]
   live: jax.Array  # bool [B], whether the slot could go on
   matched: jax.Array  # int32 [B]
@@ -110,14 +110,14 @@ class SamplerPrograms:
     layers, pairs = ((None,), 1) if config.stacked else ((), config.layers)
     blocks = (named_sharding(mesh, *layers, "rows", heads, None, None),) * -(-length // block)
     self._places: Any = DeviceState(((blocks, blocks),) * pairs, named_sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
-    self.empty = jax.jit(self._empty, out_shardings=self._places)
+    self.empty_state = jax.jit(self._empty, out_shardings=self._places)
     jit = functools.partial(jax.jit, donate_argnums=0)
     extend = jit(self._extend, static_argnames="blocks", out_shardings=self._places)
     fork = jit(self._fork, static_argnames="blocks", out_shardings=self._places)
     decode = jit(self._decode, static_argnames=("n", "blocks"), out_shardings=(self._places, named_sharding(mesh)))
     self.extend, self.fork, self.decode = map(MonitoredJit, ("extend", "fork", "decode"), (extend, fork, decode))
 
-  def take(self, weights: Weights) -> Weights:
+  def place_weights(self, weights: Weights) -> Weights:
     """The weights as the programs want them: the same arrays where dtype and place agree, else moved by one program.
 
     Trainer and sampler may lie on other meshes of the same devices.
@@ -226,7 +226,7 @@ class SamplerPrograms:
       written = DecodeOutput(
         out.tokens.at[:, out.steps].set(jnp.where(live, one.tokens, 0)),
         out.logprobs.at[:, out.steps].set(jnp.where(live, one.logprobs, 0.0)),
-        out.plain.at[:, out.steps].set(jnp.where(live, one.plain, 0.0)),
+        out.plain.at[:, out.steps].set(jnp.where(live, one.model_logprobs, 0.0)),
         count,
         out.live,
         jnp.where(live, matched, out.matched),

@@ -37,7 +37,7 @@ class SampledTokens:
 
   tokens: jax.Array  # int32
   logprobs: jax.Array  # float32, under the distribution that it was drawn from; 0 at temperature 0
-  plain: jax.Array  # float32, under the model's own: temperature 1, nothing cut, no penalty
+  model_logprobs: jax.Array  # float32, under the model's own: temperature 1, nothing cut, no penalty
 
 
 def apply_repetition_penalty(logits_BxV: jax.Array, seen_BxV: jax.Array, penalty_B: jax.Array) -> jax.Array:

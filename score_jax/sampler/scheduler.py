@@ -31,7 +31,7 @@ class DrawnTurn:
 
   tokens: list[int] = dataclasses.field(default_factory=list)
   logprobs: list[float] = dataclasses.field(default_factory=list)  # under the distribution drawn from
-  plain: list[float] = dataclasses.field(default_factory=list)  # under the model's own at temperature 1
+  model_logprobs: list[float] = dataclasses.field(default_factory=list)  # under the model's own at temperature 1
   ends: int = 0  # bytes of the last token up to the end of a stop sequence; 0 without one
 
 
@@ -54,7 +54,7 @@ class Sampler:
 
   def __init__(self, slots: Slots):
     self.slots = slots
-    self.latest: dict[Hashable, list[int]] = {}
+    self.last_tokens: dict[Hashable, list[int]] = {}
     self._waiting: deque[WaitingGroup] = deque()
     self._free = list(range(slots.count))[::-1]
     self._slot: dict[Hashable, int] = {}
@@ -81,7 +81,7 @@ class Sampler:
     """Tokens that a context can still take."""
     return self.slots.capacity - self.slots.context(self._slot[name])
 
-  def written(self, name: Hashable) -> DrawnTurn | None:
+  def partial_turn(self, name: Hashable) -> DrawnTurn | None:
     """What a context has written so far of the turn at hand; None where it has not begun or the turn has ended."""
     return self._turns.get(self._slot.get(name, -1))
 
@@ -123,7 +123,7 @@ class Sampler:
 
     Does nothing while the device draws, or where nothing can be drawn.
     """
-    if self.slots.flying:
+    if self.slots.in_flight:
       return
     copies = self._admit()
     if self._appended:
@@ -155,16 +155,16 @@ class Sampler:
   def collect(self) -> dict[Hashable, DrawnTurn]:
     """Waits for the device; the turns that have ended, none where nothing was launched."""
     ended: dict[Hashable, DrawnTurn] = {}
-    found = self.slots.collect() if self.slots.flying else {}
-    self.latest = {}
+    found = self.slots.collect() if self.slots.in_flight else {}
+    self.last_tokens = {}
     for name, slot in self._slot.items():  # one that was released while it drew is not among them
       if slot not in found:
         continue
       written, turn = found[slot], self._turns[slot]
-      self.latest[name] = written.tokens
+      self.last_tokens[name] = written.tokens
       turn.tokens.extend(written.tokens)
       turn.logprobs.extend(written.logprobs)
-      turn.plain.extend(written.plain)
+      turn.model_logprobs.extend(written.model_logprobs)
       if written.stopped:
         ended[name] = dataclasses.replace(self._turns.pop(slot), ends=written.ends)
     return ended

@@ -63,13 +63,13 @@ class SamplerMeter:
     yield
     setattr(self, name, getattr(self, name) + time.perf_counter() - start)
 
-  def take(self) -> dict[str, float]:
+  def pop_metrics(self) -> dict[str, float]:
     """The numbers so far; the sums begin again."""
-    numbers = self.numbers()
+    numbers = self.metrics()
     vars(self).update(vars(SamplerMeter()))
     return numbers
 
-  def numbers(self) -> dict[str, float]:
+  def metrics(self) -> dict[str, float]:
     """For a stage's metrics."""
     return {
       "sampler/extend_tokens_per_s": self.read / self.extend_s if self.extend_s else 0.0,
@@ -80,7 +80,7 @@ class SamplerMeter:
     }
 
   def __str__(self) -> str:
-    n = self.numbers()
+    n = self.metrics()
     return (
       f"decode {n['sampler/decode_tokens_per_s']:.0f} tokens/s, extend {n['sampler/extend_tokens_per_s']:.0f}, "
       f"slots {n['sampler/occupancy']:.0%}, host {n['sampler/host_ms_per_call']:.1f} ms a call, "
@@ -118,7 +118,7 @@ class SlotOutput(NamedTuple):
 
   tokens: list[int]
   logprobs: list[float]  # under the distribution drawn from
-  plain: list[float]  # under the model's own at temperature 1
+  model_logprobs: list[float]  # under the model's own at temperature 1
   stopped: bool  # by a stop token, a stop sequence, its budget or the end of the cache
   ends: int  # bytes of the last token up to the end of a stop sequence; 0 without one
 
@@ -155,8 +155,8 @@ class Slots:
     self._programs, self._shapes = programs, shapes
     self._compiled = compile_seconds()
     with self.meter.timed("sync_s"):
-      self._weights = jax.block_until_ready(programs.take(weights))
-    self._state = programs.empty(self._weights)
+      self._weights = jax.block_until_ready(programs.place_weights(weights))
+    self._state = programs.empty_state(self._weights)
     n = programs.slots
     self.length = np.zeros(n, np.int32)
     self._pending = np.full(n, NO_PENDING, np.int32)
@@ -175,7 +175,7 @@ class Slots:
     return self._programs.slots
 
   @property
-  def flying(self) -> bool:
+  def in_flight(self) -> bool:
     """Whether a call was launched and not collected."""
     return self._flying is not None
 
@@ -294,7 +294,7 @@ class Slots:
     result: dict[int, SlotOutput] = {}
     for slot in self._budgets:
       size = int(found.count[slot])
-      tokens, logprobs, plain = (x[slot, :size].tolist() for x in (found.tokens, found.logprobs, found.plain))
+      tokens, logprobs, plain = (x[slot, :size].tolist() for x in (found.tokens, found.logprobs, found.model_logprobs))
       result[slot] = SlotOutput(tokens, logprobs, plain, not found.live[slot], int(found.ends[slot]))
       self.length[slot] += size
       self._pending[slot] = result[slot].tokens[-1]

@@ -30,7 +30,7 @@ class Tool(Protocol):
   """What runs the code of sessions, as sandbox/sandbox.py says."""
 
   @property
-  def searches(self) -> bool:
+  def can_search(self) -> bool:
     """Whether code can search."""
     ...
 

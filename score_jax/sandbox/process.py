@@ -47,12 +47,12 @@ class CodeTask:
   session: str
   code: str
   state: tuple[ExecutedStep, ...]  # the effective steps before it
-  finished: queue.SimpleQueue[tuple[CodeTask, Outcome]]  # where its outcome goes
+  outcome_queue: queue.SimpleQueue[tuple[CodeTask, Outcome]]  # where its outcome goes
   id: str = ""
-  replay: int = 0  # how many of `state` have to be run again
-  replayed: int = 0  # how many of them have been
-  searches: int = 0  # asked for in the step that runs
-  failed: bool = False  # whether a search did
+  steps_to_replay: int = 0  # how many of `state` have to be run again
+  steps_replayed: int = 0  # how many of them have been
+  search_count: int = 0  # asked for in the step that runs
+  search_failed: bool = False  # whether a search did
   answer: str | None = None
   closed: bool = False  # its session was closed: nobody waits for it
 
@@ -101,7 +101,7 @@ class Zygote:
     worker = {"timeout_s": s.timeout_s, "output_chars": s.output_chars, "search": s.search}
     return json.dumps({**worker, "functions": s.functions.source, "jail": jail, "channel": channel})
 
-  def heard(self) -> None:
+  def read_messages(self) -> None:
     """Reads what it has sent, which is that it is ready.
 
     Raises:
@@ -112,7 +112,7 @@ class Zygote:
       raise EOFError
     self.ready = any(message.get("ready") for message in self._frames.feed(data)) or self.ready
 
-  def ends(self) -> bool:
+  def has_ended(self) -> bool:
     """Whether it has ended, or does at this moment."""
     try:
       readable = select.select([self.socket], [], [], _ENDS_S)[0]
@@ -145,7 +145,7 @@ class Zygote:
     self._popen.wait()
     self.socket.close()
 
-  def cause(self) -> str:
+  def failure_cause(self) -> str:
     """Why it did not get ready, once it was killed."""
     lines = self._log.read_text(errors="replace", encoding="utf-8").strip().splitlines()
     return lines[-1] if lines else f"it ended with status {self._popen.returncode} while loading"
@@ -165,12 +165,12 @@ class SessionProcess:
     self.pidfd = -1  # until the zygote has told it
     self._locked = False
     self.task: CodeTask | None = None
-    self.live: tuple[ExecutedStep, ...] | None = ()
-    self.since = 0.0  # when it began with what it does now
-    self.searches = False  # whether it waits for a search: its time does not run then
-    self.holds = 0  # bytes that its last step left it with, as far as they are its own
+    self.held_steps: tuple[ExecutedStep, ...] | None = ()
+    self.busy_since = 0.0  # when it began with what it does now
+    self.waits_for_search = False  # whether it waits for a search: its time does not run then
+    self.held_bytes = 0  # bytes that its last step left it with, as far as they are its own
     self._inherited = 0  # pages that it began with
-    self.failed = ""
+    self.jail_error = ""
     self._folder, self._own_files = folder, own_files
     self._frames = FrameDecoder(longest=longest)
     self._out = bytearray()
@@ -220,11 +220,11 @@ class SessionProcess:
       self.pidfd = fds[0]
     for message in self._frames.feed(data):
       if "failed" in message:
-        self.failed = str(message["failed"])
+        self.jail_error = str(message["failed"])
         raise EOFError
       self._locked = self._locked or "locked" in message
 
-  def weigh(self) -> None:
+  def measure_memory(self) -> None:
     """Notes what it holds, which at its start is what it shares with the zygote."""
     try:
       resident = _own_memory(pathlib.Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8"))
@@ -232,16 +232,16 @@ class SessionProcess:
     except OSError:  # it has ended
       return
     self._inherited = self._inherited or resident
-    self.holds = resident - self._inherited
+    self.held_bytes = resident - self._inherited
     if files is not None:
-      self.holds += (files.f_blocks - files.f_bfree) * files.f_frsize
+      self.held_bytes += (files.f_blocks - files.f_bfree) * files.f_frsize
 
   @property
   def started(self) -> bool:
     return self._locked and self.pidfd >= 0
 
   @property
-  def ended(self) -> bool:
+  def has_ended(self) -> bool:
     """Whether its process has."""
     return self.pidfd >= 0 and bool(select.select([self.pidfd], [], [], 0)[0])
 
@@ -260,7 +260,7 @@ class SessionProcess:
     """Stops it, so that code which says it has ended, or waits, does not run on; no process can resist that."""
     self._signal(signal.SIGSTOP)
 
-  def thaw(self) -> None:
+  def resume(self) -> None:
     """Lets it run, if it was stopped."""
     self._signal(signal.SIGCONT)
 
@@ -270,7 +270,7 @@ class SessionProcess:
 
   def kill(self) -> None:
     """Ends it, and removes its folder."""
-    self.live = None
+    self.held_steps = None
     if self.pidfd >= 0:
       self._signal(signal.SIGKILL)
       os.close(self.pidfd)

@@ -107,9 +107,9 @@ class Sandbox:
     self._folder.cleanup()
 
   @property
-  def replays(self) -> int:
+  def replayed_count(self) -> int:
     """How many earlier steps were run again."""
-    return self._supervisor.replays
+    return self._supervisor.replayed_count
 
   @property
   def busy_s(self) -> float:
@@ -122,7 +122,7 @@ class Sandbox:
     return self._supervisor.pids()
 
   @property
-  def searches(self) -> bool:
+  def can_search(self) -> bool:
     """Whether its code can call web_search."""
     return self._settings.search
 
@@ -174,7 +174,7 @@ class Sandbox:
     task = self._in_flight.pop(session, None)
     if task is not None:
       task.closed = True
-    self._supervisor.tell(session)
+    self._supervisor.post(session)
 
   def run(self, code: str, state: tuple[ExecutedStep, ...] = ()) -> Outcome:
     """Runs `code` after `state` in a session of its own, and waits for the outcome."""
@@ -182,7 +182,7 @@ class Sandbox:
     session = f"run {next(self._throwaway)}"
     self._send(session, code, state, finished)
     _, outcome = finished.get()
-    self._supervisor.tell(session)
+    self._supervisor.post(session)
     return outcome
 
   def _try(self, functions: UserFunctions) -> None:
@@ -200,7 +200,7 @@ class Sandbox:
   ) -> CodeTask:
     task = CodeTask(session, code, keep_effective(state), finished)
     self.calls += 1
-    self._supervisor.tell(task)
+    self._supervisor.post(task)
     return task
 
   def _collect(self, finished: tuple[CodeTask, Outcome], outcomes: list[tuple[str, Outcome]]) -> None:

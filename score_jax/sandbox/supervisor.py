@@ -59,7 +59,7 @@ class Supervisor:
     folder: pathlib.Path,
   ):
     self.loaded: concurrent.futures.Future[None] = concurrent.futures.Future()
-    self.replays = 0  # steps run again
+    self.replayed_count = 0  # steps run again
     self.busy_s = 0.0  # seconds that code ran, added up
     self._settings, self._workers, self._most = settings, workers, max(sessions, workers)
     self._search = search
@@ -83,7 +83,7 @@ class Supervisor:
     self._thread = threading.Thread(target=self._run, name="score_jax tools", daemon=True)
     self._thread.start()
 
-  def tell(self, message: SupervisorMessage) -> None:
+  def post(self, message: SupervisorMessage) -> None:
     """From any thread: runs a task, forgets a session (given its name), calls a function; None ends it all."""
     self._inbox.append(message)
     if not self._woken:
@@ -96,7 +96,7 @@ class Supervisor:
 
   def close(self) -> None:
     """Ends all processes; what is still in flight ends with reason "host_failure"."""
-    self.tell(None)
+    self.post(None)
     self._thread.join()
     for closable in (self._selector, self._wake, self._waker):  # not by the thread, which this one may still be waking
       closable.close()
@@ -127,7 +127,7 @@ class Supervisor:
 
   def _patience(self) -> float | None:
     """Seconds until the clock has to be looked at."""
-    ends = [self._end(session) for session in self._busy if not session.searches]
+    ends = [self._end(session) for session in self._busy if not session.waits_for_search]
     if self._zygote is None:
       ends.append(self._since)
     elif not self._zygote.ready:
@@ -136,20 +136,20 @@ class Supervisor:
 
   def _end(self, session: SessionProcess) -> float:
     """When the patience with a session ends; one that has yet to start is given as long as a zygote."""
-    return session.since + (self._settings.timeout_s if session.started else _START_S)
+    return session.busy_since + (self._settings.timeout_s if session.started else _START_S)
 
   def _check_clock(self) -> None:
-    for session in [s for s in self._busy if not s.searches and self._end(s) <= time.monotonic()]:
+    for session in [s for s in self._busy if not s.waits_for_search and self._end(s) <= time.monotonic()]:
       if session in self._busy:  # it may have gone with the zygote
         self._read(session)  # this thread may have been kept waiting while the answer came
-      if session in self._busy and not session.searches and self._end(session) <= time.monotonic():
+      if session in self._busy and not session.waits_for_search and self._end(session) <= time.monotonic():
         self._lose(session, "timeout")
     if self._zygote and not self._zygote.ready and self._since + _START_S <= time.monotonic():
       self._lose_zygote()
 
   def _publish(self) -> None:
     for task, outcome in self._done:
-      task.finished.put((task, outcome))
+      task.outcome_queue.put((task, outcome))
     self._done.clear()
 
   def _refuse(self) -> None:
@@ -205,23 +205,23 @@ class Supervisor:
   def _assign(self, task: CodeTask, zygote: Zygote) -> None:
     """Gives a task to its session where that holds what came before, else to a new one."""
     session = self._sessions.pop(task.session, None)
-    if session is not None and (session.live != task.state or session.ended):
+    if session is not None and (session.held_steps != task.state or session.has_ended):
       self._end_session(session)
       session = None
     if session is None:
-      session = next((spare for spare in self._spare if not spare.ended), None) or self._fork(zygote)
+      session = next((spare for spare in self._spare if not spare.has_ended), None) or self._fork(zygote)
       self._spare = [spare for spare in self._spare if spare is not session]
       self._make_room()
     task.id = secrets.token_hex(8)
-    task.replayed, task.replay = 0, len(task.state) if session.live != task.state else 0
-    task.searches, task.failed, task.answer = 0, False, None
-    replay = [[ran.code, ran.observation, ran.reason] for ran in task.state[: task.replay]]
+    task.steps_replayed, task.steps_to_replay = 0, len(task.state) if session.held_steps != task.state else 0
+    task.search_count, task.search_failed, task.answer = 0, False, None
+    replay = [[ran.code, ran.observation, ran.reason] for ran in task.state[: task.steps_to_replay]]
     self._sessions[task.session] = session
-    session.task, session.since = task, time.monotonic()
+    session.task, session.busy_since = task, time.monotonic()
     self._busy.add(session)
     session.send({"id": task.id, "code": task.code, "replay": replay})
     if session.started:
-      session.thaw()
+      session.resume()
     self._flush(session)
 
   def _make_room(self) -> None:
@@ -229,7 +229,7 @@ class Supervisor:
     room = self._workers * (self._settings.memory_mb << 20)
     idle = {name: session for name, session in self._sessions.items() if session.task is None}
     for name, session in idle.items():
-      held = sum(other.holds for other in self._sessions.values())
+      held = sum(other.held_bytes for other in self._sessions.values())
       if len(self._sessions) < self._most and held <= room:
         return
       del self._sessions[name]
@@ -237,7 +237,7 @@ class Supervisor:
 
   def _fork(self, zygote: Zygote) -> SessionProcess:
     session = zygote.fork()
-    session.since = time.monotonic()
+    session.busy_since = time.monotonic()
     self._selector.register(session.socket, selectors.EVENT_READ, functools.partial(self._serve, session))
     return session
 
@@ -267,15 +267,15 @@ class Supervisor:
           raise InvalidMessage("not from the task that runs")
         self._handle(session, session.task, message)
     except EOFError:
-      if self._zygote is not None and self._zygote.ends():  # which took it along: no doing of the code
+      if self._zygote is not None and self._zygote.has_ended():  # which took it along: no doing of the code
         self._lose_zygote()
       else:
         self._lose(session, "killed")
     except InvalidMessage:
       self._lose(session, "killed")
     if not started and session.started:
-      session.weigh()
-      session.since = time.monotonic()  # its time runs from here
+      session.measure_memory()
+      session.busy_since = time.monotonic()  # its time runs from here
       self._flush(session)
 
   def _handle(self, session: SessionProcess, task: CodeTask, message: dict[str, Any]) -> None:
@@ -283,16 +283,16 @@ class Supervisor:
     if "search" in message:
       self._ask(session, task, _text(message, "search"))
     elif "answer" in message:
-      if task.answer is not None or task.replayed < task.replay:
+      if task.answer is not None or task.steps_replayed < task.steps_to_replay:
         raise InvalidMessage("an answer where there can be none")
       task.answer = format_observation(_text(message, "answer"), chars=self._settings.output_chars)
     elif "at" in message:
-      if message["at"] != task.replayed + 1 or message["at"] > task.replay:
+      if message["at"] != task.steps_replayed + 1 or message["at"] > task.steps_to_replay:
         raise InvalidMessage("not the step that comes next")
       now = time.monotonic()
-      self.busy_s += now - session.since
-      task.replayed, task.searches, session.since = task.replayed + 1, 0, now
-      self.replays += 1
+      self.busy_s += now - session.busy_since
+      task.steps_replayed, task.search_count, session.busy_since = task.steps_replayed + 1, 0, now
+      self.replayed_count += 1
     else:
       said, observation = _text(message, "reason"), _text(message, "observation")
       if not _may_say(task, said):
@@ -302,11 +302,11 @@ class Supervisor:
   def _ask(self, session: SessionProcess, task: CodeTask, query: str) -> None:
     """Has a query answered in another thread, and the answer sent."""
     if (
-      self._search is None or session.searches or task.searches == MAX_SEARCHES_PER_STEP or len(query) > MAX_QUERY_CHARS
+      self._search is None or session.waits_for_search or task.search_count == MAX_SEARCHES_PER_STEP or len(query) > MAX_QUERY_CHARS
     ):
       raise InvalidMessage("a search where there can be none")
-    task.searches += 1
-    session.searches, asked = True, time.monotonic()
+    task.search_count += 1
+    session.waits_for_search, asked = True, time.monotonic()
     session.freeze()
     search, query = self._search, replace_control_chars(query)
 
@@ -315,38 +315,38 @@ class Supervisor:
         reply = {"found": search(query)}
       except Exception as error:  # whatever a search backend raises is the host's failure, not the code's
         reply = {"failed": f"web_search failed: {type(error).__name__}: {error}"}
-      self.tell(lambda: answer(reply))
+      self.post(lambda: answer(reply))
 
     def answer(reply: dict[str, str]) -> None:
       if session.task is task:
-        session.searches, task.failed = False, "failed" in reply
-        session.since += time.monotonic() - asked
+        session.waits_for_search, task.search_failed = False, "failed" in reply
+        session.busy_since += time.monotonic() - asked
         session.send(reply)
-        session.thaw()
+        session.resume()
         self._flush(session)
 
     self._searchers.submit(work)
 
   def _verdict(self, task: CodeTask, reason: OutcomeReason, observation: str) -> Outcome:
     """The outcome of a task for that reason; a step that ended well before must do so when it is run again."""
-    if task.replayed < task.replay and reason not in ("replay_mismatch", "host_failure"):
-      reason, observation = "replay_mismatch", f"step {task.replayed + 1} of {task.replay} did not end: {reason}"
+    if task.steps_replayed < task.steps_to_replay and reason not in ("replay_mismatch", "host_failure"):
+      reason, observation = "replay_mismatch", f"step {task.steps_replayed + 1} of {task.steps_to_replay} did not end: {reason}"
     text = format_observation(observation, chars=self._settings.output_chars)
-    return Outcome(reason, text, task.answer, task.replay > 0)
+    return Outcome(reason, text, task.answer, task.steps_to_replay > 0)
 
   def _finish(self, session: SessionProcess, outcome: Outcome) -> None:
     """Ends the task that the session was at."""
     task = session.task
     assert task is not None
-    self.busy_s += time.monotonic() - session.since
-    session.task, session.searches = None, False
+    self.busy_s += time.monotonic() - session.busy_since
+    session.task, session.waits_for_search = None, False
     self._busy.discard(session)
     self._done.append((task, outcome))
     if outcome.reason in EFFECTIVE_REASONS and self._sessions.get(task.session) is session:
-      session.live = (*task.state, ExecutedStep(task.code, outcome.observation, outcome.reason))
+      session.held_steps = (*task.state, ExecutedStep(task.code, outcome.observation, outcome.reason))
       session.freeze()
       self._sessions.move_to_end(task.session)
-      session.weigh()
+      session.measure_memory()
     else:
       self._remove(session)
 
@@ -354,8 +354,8 @@ class Supervisor:
 
   def _lose(self, session: SessionProcess, reason: OutcomeReason) -> None:
     """Ends a session that cannot go on; the task that it was at ends for `reason`."""
-    if session.failed:
-      self._fail(bubblewrap.explain_failure(f"{bubblewrap.JAIL_PREFIX} {session.failed}"))
+    if session.jail_error:
+      self._fail(bubblewrap.explain_failure(f"{bubblewrap.JAIL_PREFIX} {session.jail_error}"))
     if session.task is None:
       self._remove(session)
     elif not session.started:  # the code has not begun
@@ -392,7 +392,7 @@ class Supervisor:
     if zygote is not self._zygote:
       return  # lost a moment ago
     try:
-      zygote.heard()
+      zygote.read_messages()
     except (EOFError, InvalidMessage, OSError):
       self._lose_zygote()
       return
@@ -406,7 +406,7 @@ class Supervisor:
     assert zygote is not None
     self._end_zygote()
     if not zygote.ready:
-      self._note_failure(bubblewrap.explain_failure(zygote.cause()))
+      self._note_failure(bubblewrap.explain_failure(zygote.failure_cause()))
 
   def _end_zygote(self) -> None:
     """Ends all processes; the tasks that they were at wait again."""
@@ -443,9 +443,9 @@ class Supervisor:
 def _may_say(task: CodeTask, reason: str) -> bool:
   """Whether a session may end its task for that reason; whose fault it was, and the time, are not for it to say."""
   if reason == "host_failure":
-    return task.failed
+    return task.search_failed
   if reason == "replay_mismatch":
-    return task.replayed < task.replay
+    return task.steps_replayed < task.steps_to_replay
   return reason in _REASONS and reason not in ("timeout", "killed")
 
 

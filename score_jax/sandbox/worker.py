@@ -62,9 +62,9 @@ class CapturedOutput(io.TextIOBase):
 
   def __init__(self) -> None:
     self.parts: list[str] = []
-    self.room = _OUTPUT_BOUND
-    self.full = False
-    self.shut = False  # drops what is still printed after the final answer
+    self.chars_left = _OUTPUT_BOUND
+    self.is_full = False
+    self.muted = False  # drops what is still printed after the final answer
 
   def writable(self) -> bool:
     return True
@@ -72,12 +72,12 @@ class CapturedOutput(io.TextIOBase):
   def write(self, text: str, /) -> int:
     if not isinstance(text, str):
       raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-    if self.shut or not text:
+    if self.muted or not text:
       return len(text)
-    self.full = len(text) > self.room
-    self.parts.append(text[: self.room])
-    self.room -= len(self.parts[-1])
-    if self.full:
+    self.is_full = len(text) > self.chars_left
+    self.parts.append(text[: self.chars_left])
+    self.chars_left -= len(self.parts[-1])
+    if self.is_full:
       raise StopExecution
     return len(text)
 
@@ -130,7 +130,7 @@ class Worker:
     self._require_task("final_answer_print")
     if not self._answered and not self._replaying:
       self._send({"id": self._task, "answer": format_observation(answer, chars=self._output_chars)})
-    self._answered = self._output.shut = True
+    self._answered = self._output.muted = True
     raise StopExecution
 
   def search(self, query: str) -> str:
@@ -190,7 +190,7 @@ class Worker:
     try:
       exec(compile(code, "<code>", "exec", dont_inherit=True), self._module.__dict__)
     except StopExecution:
-      reason = "output_limit" if self._output.full else "ok"
+      reason = "output_limit" if self._output.is_full else "ok"
     except MemoryError:
       self._module.__dict__.clear()  # makes room for what is still to be done here
       reason, line = "memory", "MemoryError"
@@ -202,7 +202,7 @@ class Worker:
       return self._failure, "host_failure"
     if self._answered:
       reason, line = "ok", ""
-    elif self._output.full:
+    elif self._output.is_full:
       reason, line = "output_limit", ""
     text = self._output.text()
     between = "\n" if text and line and not text.endswith("\n") else ""

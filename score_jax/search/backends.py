@@ -140,7 +140,7 @@ def open_search(
     elif c.kind == "http":
       yield _open_http(c, _cache(c.cache, folder), opened)
     elif c.kind == "tasks" and documents:
-      yield BM25Search.of(documents, top_k=c.top_k, passage_chars=c.passage_chars)
+      yield BM25Search.from_documents(documents, top_k=c.top_k, passage_chars=c.passage_chars)
     else:
       yield None
 
@@ -150,7 +150,7 @@ def _open_http(c: ConfigDict, cache: pathlib.Path, opened: contextlib.ExitStack)
   retriever = Retriever(c.url, **shape, timeout_s=c.timeout_s, retries=c.retries, per_second=c.per_second)
   opened.enter_context(contextlib.closing(retriever))
   if not c.offline:
-    retriever.prove()
+    retriever.check_server()
   search = SearchCache(cache, None if c.offline else retriever, retriever=c.url, **shape)
   return opened.enter_context(contextlib.closing(search))
 

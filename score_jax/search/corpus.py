@@ -33,7 +33,7 @@ class PassageFields:
   title: str  # empty: the title is the first line of the text
   text: str
 
-  def document(self, row: Any) -> Document:
+  def parse_document(self, row: Any) -> Document:
     """
     Raises:
       ValueError: a line does not have them, as text.
@@ -43,7 +43,7 @@ class PassageFields:
     for name in filter(None, (self.title, self.text)):
       if not isinstance(row.get(name), str):
         raise ValueError(f"no text under {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
-    return Document(row[self.title], row[self.text]) if self.title else Document.of_contents(row[self.text])
+    return Document(row[self.title], row[self.text]) if self.title else Document.from_contents(row[self.text])
 
 
 class Corpus:
@@ -98,7 +98,7 @@ class Corpus:
     line = os.pread(self._file.fileno(), int(end - start), int(start))
     if self._stat() != self._state:
       raise OSError(f"{self._path} was changed while it was in use")
-    return self._fields.document(json.loads(line))
+    return self._fields.parse_document(json.loads(line))
 
   def _stat(self) -> tuple[int, int]:
     found = os.stat(self._file.fileno())
@@ -145,7 +145,7 @@ class Corpus:
       if not line.strip():
         continue
       try:
-        document = self._fields.document(json.loads(line))
+        document = self._fields.parse_document(json.loads(line))
       except (ValueError, RecursionError) as error:
         raise UserError(
           f"{self._path} line {number} is no passage ({error}); "

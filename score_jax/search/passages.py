@@ -110,7 +110,7 @@ class BM25Index:
     """How many passages there are."""
     return self._count
 
-  def best(self, query: str, count: int) -> list[tuple[int, float]]:
+  def find_best(self, query: str, count: int) -> list[tuple[int, float]]:
     """The best passages and their scores, best first; equally good ones in their order. At most `count`."""
     scores = np.zeros(self._count, np.float32)
     for word, times in collections.Counter(_asked(query)).items():
@@ -170,7 +170,7 @@ class Document:
   text: str
 
   @classmethod
-  def of_contents(cls, contents: str) -> Self:
+  def from_contents(cls, contents: str) -> Self:
     """A document from one text whose first line is its title, in quotes or not."""
     title, _, text = contents.partition("\n")
     title = title.strip()
@@ -209,7 +209,7 @@ class BM25Search:
     self._index, self._passages, self._top_k, self._passage_chars = index, passages, top_k, passage_chars
 
   @classmethod
-  def of(cls, documents: Sequence[Document], *, top_k: int, passage_chars: int) -> Self:
+  def from_documents(cls, documents: Sequence[Document], *, top_k: int, passage_chars: int) -> Self:
     """Indexes documents in memory.
 
     Raises:
@@ -226,7 +226,7 @@ class BM25Search:
 
 def find_passages(index: BM25Index, passages: PassageStore, query: str, count: int) -> list[tuple[Document, float]]:
   """At most `count` passages with their scores, best first."""
-  return [(passages[number], score) for number, score in index.best(query, count)]
+  return [(passages[number], score) for number, score in index.find_best(query, count)]
 
 
 def build_index_text(document: Document) -> str:

@@ -47,7 +47,7 @@ class RateLimiter:
     self._lock = threading.Lock()
     self._next = clock()
 
-  def keep(self) -> None:
+  def wait(self) -> None:
     """Returns when it is the caller's turn."""
     with self._lock:
       now = self._clock()
@@ -126,7 +126,7 @@ class Retriever:
     self._closed.set()
     self._pool.clear()
 
-  def prove(self) -> None:
+  def check_server(self) -> None:
     """Asks something, so that a wrong URL shows before thousands of queries fail one by one.
 
     Raises:
@@ -155,7 +155,7 @@ class Retriever:
       return NO_RESULTS
     body = json.dumps({"queries": [query], "topk": self._top_k, "return_scores": True}).encode()
     for tried in range(self._retries + 1):
-      self._pace.keep()
+      self._pace.wait()
       try:
         status, pause, reply = self._post(body)
       except (HTTPError, TimeoutError) as error:
@@ -232,7 +232,7 @@ def _documents(reply: Any) -> list[Document]:
     raise ValueError('not of the shape {"result": [[{"document": {"contents": …}}]]}') from error
   if not all(isinstance(text, str) for text in contents):
     raise ValueError("contents that are no text")
-  return [Document.of_contents(text) for text in contents]
+  return [Document.from_contents(text) for text in contents]
 
 
 def _refusal(why: str) -> str:

@@ -51,14 +51,14 @@ def build_service(args: argparse.Namespace) -> Any:
 
   mesh = make_mesh(args.mesh, name="--mesh")
   found = pretrained.open_pretrained(args.model)
-  template = ChatTemplate(found.tokenizer, generation=found.generation, tags=TAGS)
-  model = found.model(dtype=args.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=args.layer_scan)
+  template = ChatTemplate(found.tokenizer, generation=found.generation_config, tags=TAGS)
+  model = found.load_model(dtype=args.dtype, mesh=mesh, multiple=mesh.shape["tensor"], stacked=args.layer_scan)
   length = min(args.length, model.config.context)
   size = {"slots": args.slots, "length": length, "block": min(1024, length)}
   made = SamplerPrograms(model.graph, model.config, mesh, **size, stops=Stops(template.stops), dtype=args.dtype)
   engine = Engine(Sampler(Slots(made, model.weights, ProgramShapes(piece=64, rows=(4, 16), decode=16))))
   name = args.name or pathlib.PurePath(args.model).name
-  served = ChatService(name, template, engine, default_sampling_params(found.generation))
+  served = ChatService(name, template, engine, default_sampling_params(found.generation_config))
   for _ in engine.draw([template.stops[0]], request_key(0, "warm"), served.decoding, 1):
     pass  # compiles
   return served

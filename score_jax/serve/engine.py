@@ -42,20 +42,20 @@ class StreamedReply:
 
   def __init__(self, template: ChatTemplate, stops: Sequence[str]):
     self._template, self._stops = template, tuple(stops)
-    self.text, self.finish = "", ""
+    self.text, self.finish_reason = "", ""
     self.tokens: list[int] = []
 
   def add(self, part: TokenChunk) -> Delta:
     """Takes in what was drawn."""
     before = len(self.tokens)
     self.tokens += part.tokens
-    whole = self._template.text(self.tokens)
+    whole = self._template.decode_reply(self.tokens)
     end = self._stop_in(whole)
     if end is not None:
       self._cut(before)
-      self.finish = "stop"
+      self.finish_reason = "stop"
     elif part.last:
-      self.finish = "stop" if self.tokens[-1] in self._template.stops else "length"
+      self.finish_reason = "stop" if self.tokens[-1] in self._template.stops else "length"
       end = len(whole)
     else:
       end = len(whole) - self._held(whole)
@@ -71,7 +71,7 @@ class StreamedReply:
   def _cut(self, before: int) -> None:
     """Drops the tokens after the first with which a stop sequence is there."""
     size = before + 1
-    while self._stop_in(self._template.text(self.tokens[:size])) is None:
+    while self._stop_in(self._template.decode_reply(self.tokens[:size])) is None:
       size += 1
     del self.tokens[size:]
 
@@ -107,7 +107,7 @@ class _Flight:
   def send(self, turn: DrawnTurn, *, last: bool) -> None:
     if last or len(turn.tokens) > self.sent:
       start, self.sent = self.sent, len(turn.tokens)
-      self.parts.put(TokenChunk(turn.tokens[start:], turn.plain[start:], last))
+      self.parts.put(TokenChunk(turn.tokens[start:], turn.model_logprobs[start:], last))
 
 
 class Engine:
@@ -165,7 +165,7 @@ class Engine:
         self._sampler.launch()
         turns = self._sampler.collect()
         for name, flight in list(self._flights.items()):
-          turn = turns.get(name) or self._sampler.written(name)
+          turn = turns.get(name) or self._sampler.partial_turn(name)
           if turn is not None:
             flight.send(turn, last=name in turns)
           if name in turns:

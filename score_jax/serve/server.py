@@ -39,7 +39,7 @@ class ChatService:
   decoding: SamplingParams
   numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
 
-  def begin(self, body: ChatCompletionRequest) -> tuple[int, StreamedReply, Generator[Delta]]:
+  def start_reply(self, body: ChatCompletionRequest) -> tuple[int, StreamedReply, Generator[Delta]]:
     """Tokens of the prompt, and the reply with what makes it grow.
 
     Raises:
@@ -51,7 +51,7 @@ class ChatService:
     except ConversationRefused as refused:
       raise BadRequest(f"chat_template_kwargs: {refused}", "chat_template_kwargs") from None
     try:
-      prompt = self.template.prompt([message.shown for message in body.messages], switches)
+      prompt = self.template.encode_prompt([message.shown for message in body.messages], switches)
     except ConversationRefused as refused:
       raise BadRequest(f"messages: {refused}", "messages") from None
     room = self.engine.capacity - len(prompt)
@@ -88,7 +88,7 @@ def _growing(written: StreamedReply, parts: Generator[TokenChunk]) -> Generator[
   with contextlib.closing(parts):
     for part in parts:
       yield written.add(part)
-      if written.finish:
+      if written.finish_reason:
         return
 
 
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
 
   def _complete(self, body: ChatCompletionRequest) -> None:
     head = {"id": f"chatcmpl-{next(self.served.numbers)}", "created": int(time.time()), "model": self.served.name}
-    prompt, written, growing = self.served.begin(body)
+    prompt, written, growing = self.served.start_reply(body)
     with contextlib.closing(growing):
       if body.stream:
         self._stream(body, head, prompt, written, growing)
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
       "index": 0,
       "message": {"role": "assistant", "content": written.text, "refusal": None},
       "logprobs": {"content": logprobs, "refusal": None} if body.logprobs else None,
-      "finish_reason": written.finish,
+      "finish_reason": written.finish_reason,
     }
     self._send(200, {**head, "object": "chat.completion", "choices": [choice], "usage": _usage(prompt, written)})
 
@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
     except EngineClosed as closed:  # the status is sent: an event has to tell
       send({"error": {"message": str(closed), "type": "server_error", "param": None, "code": None}})
       return
-    chunk({}, written.finish)
+    chunk({}, written.finish_reason)
     if body.stream_options is not None and body.stream_options.include_usage:
       send({**head, "choices": [], "usage": _usage(prompt, written)})
     send(b"[DONE]")

@@ -58,15 +58,15 @@ def _deciphered(row: Row) -> Row:
 class Benchmark:
   """Where a benchmark lies and how its rows are read."""
 
-  hub: tuple[str, ...]  # ORG/NAME or ORG/NAME:CONFIG, one after the other
+  hub_datasets: tuple[str, ...]  # ORG/NAME or ORG/NAME:CONFIG, one after the other
   split: str
   fields: QuestionFields
-  asked: int  # questions that the paper evaluates
-  found: int | None  # questions that there should be, of those that `opened` keeps; None: not known
+  paper_count: int  # questions that the paper evaluates
+  hub_count: int | None  # questions that there should be, of those that `opened` keeps; None: not known
   licence: str  # of the data, as its card or its authors give it
   gated: bool = False  # the hub asks for a token
   tries: int = 4  # of a question, where an evaluation does not say otherwise
-  opened: Callable[[Row], Row | None] = lambda row: row  # a row as it is read; None leaves it out
+  prepare_row: Callable[[Row], Row | None] = lambda row: row  # a row as it is read; None leaves it out
 
 
 MATH_FIELDS = QuestionFields("problem", "answer")
@@ -95,7 +95,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     200,
     2417,
     "CC BY 4.0",
-    opened=_answerable,
+    prepare_row=_answerable,
   ),
   "bamboogle": Benchmark(("chiayewken/bamboogle",), "test", QuestionFields("Question", "Answer"), 125, 125, "MIT"),
   "gaia": Benchmark(
@@ -106,10 +106,10 @@ BENCHMARKS: dict[str, Benchmark] = {
     127,
     "not to be shared in a form that can be crawled",
     gated=True,
-    opened=_without_file,
+    prepare_row=_without_file,
   ),
   "webwalkerqa": Benchmark(("callanwu/WebWalkerQA",), "main", QuestionFields(), 200, 680, "Apache-2.0"),
-  "hle": Benchmark(("cais/hle",), "test", QA_FIELDS, 500, None, "MIT", gated=True, opened=_without_picture),
+  "hle": Benchmark(("cais/hle",), "test", QA_FIELDS, 500, None, "MIT", gated=True, prepare_row=_without_picture),
   "xbench": Benchmark(
     ("xbench/DeepSearch",),
     "train",
@@ -117,7 +117,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     100,
     100,
     "MIT; not to be put online in the clear",
-    opened=_deciphered,
+    prepare_row=_deciphered,
   ),
   "gsm_hard": Benchmark(
     ("reasoning-machines/gsm-hard",), "train", QuestionFields("input", "target"), 1319, 1319, "MIT"
@@ -143,7 +143,7 @@ def load_benchmark(name: str, path: str, *, knob: str) -> list[Question]:
     UserError: it cannot be fetched (the message says how to come to a gated one), or a row is of another form.
   """
   benchmark = BENCHMARKS[name]
-  places = (path,) if path else benchmark.hub
+  places = (path,) if path else benchmark.hub_datasets
   opened = _opened(name, itertools.chain(*(datasets.read_rows(p, split=benchmark.split, knob=knob) for p in places)))
   own = benchmark.fields
   remedy = f"{name} has {own.question!r} and {own.answer!r}; give rows with those, or with 'question' and 'answer'"
@@ -160,17 +160,17 @@ def describe_question_counts(name: str, path: str, found: int, evaluated: int) -
     evaluated: how many the run tests on.
   """
   benchmark, told = BENCHMARKS[name], []
-  if not path and benchmark.found not in (None, found):
-    told.append(f"{name} has {found} questions on the hub, not {benchmark.found}: its copy is another one")
-  if evaluated != benchmark.asked:
-    told.append(f"{name}: {evaluated} of {found} questions; the paper evaluates {benchmark.asked}")
+  if not path and benchmark.hub_count not in (None, found):
+    told.append(f"{name} has {found} questions on the hub, not {benchmark.hub_count}: its copy is another one")
+  if evaluated != benchmark.paper_count:
+    told.append(f"{name}: {evaluated} of {found} questions; the paper evaluates {benchmark.paper_count}")
   return told
 
 
 def _opened(name: str, found: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
   for where, row in found:
     try:
-      opened = BENCHMARKS[name].opened(row)
+      opened = BENCHMARKS[name].prepare_row(row)
     except ValueError as error:  # what is no base64, or no UTF-8 under the key
       raise UserError(f"{where} cannot be deciphered ({error}); fetch {name} again") from error
     if opened is not None:

@@ -166,7 +166,7 @@ def _questions(
   name: str, config: ConfigDict, without: AbstractSet[str], documents: list[Document], notes: list[str]
 ) -> list[Question]:
   """The questions of a benchmark that are asked; `documents` and `notes` get what belongs to them."""
-  asked = config.limit or (BENCHMARKS[name].asked if name in BENCHMARKS else DEFAULT_QUESTION_COUNTS[name])
+  asked = config.limit or (BENCHMARKS[name].paper_count if name in BENCHMARKS else DEFAULT_QUESTION_COUNTS[name])
   knob = f"paths.{name}"
   if name == "word_problems":
     found = _generated(config, max(asked, DEFAULT_QUESTION_COUNTS[name]), documents)

@@ -72,10 +72,10 @@ PLAN_CHARS = 240  # a plan is cut at the end of the sentence that passes this
 class Annotation:
   """One `<<expression=value>>` and the text that leads up to it."""
 
-  lead: str
+  lead_text: str
   expression: ast.expr
   value: Fraction
-  decimals: int  # digits after the value's point
+  stated_decimals: int  # digits after the value's point
 
   @functools.cached_property
   def operands(self) -> set[Fraction]:
@@ -190,10 +190,10 @@ def _lead(before: str) -> str:
 
 def _thought(annotation: Annotation, *, said: set[Fraction], secret: set[Fraction]) -> str:
   """The lead, unless it has no words or tells a number that is yet to be computed."""
-  told = find_numbers(annotation.lead) & (secret - said - annotation.operands)
-  if told or not re.search(r"[A-Za-z]", annotation.lead):
+  told = find_numbers(annotation.lead_text) & (secret - said - annotation.operands)
+  if told or not re.search(r"[A-Za-z]", annotation.lead_text):
     return f"work out {ast.unparse(annotation.expression)}"
-  return annotation.lead
+  return annotation.lead_text
 
 
 def _code(annotation: Annotation, index: int, earlier: Sequence[Fraction], elsewhere: set[Fraction]) -> str:
@@ -207,7 +207,7 @@ def _code(annotation: Annotation, index: int, earlier: Sequence[Fraction], elsew
   code = ast.unparse(_Named(names).visit(_copy(annotation.expression)))
   computed = evaluate_expression(annotation.expression, lambda value: value)
   if to_exact_fraction(computed) != annotation.value:
-    code = f"round({code}, {annotation.decimals})"
+    code = f"round({code}, {annotation.stated_decimals})"
   return f"a{index + 1} = {code}\nprint(a{index + 1})"
 
 

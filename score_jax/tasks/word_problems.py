@@ -76,9 +76,9 @@ class Difficulty:
 class World:
   """The facts behind one set of questions."""
 
-  holds: dict[tuple[str, str], int]  # (container, item) -> how many are in one
-  supplier: dict[str, str]  # person -> town that their shop's boxes come from
-  town_box: dict[str, int]  # town -> how many are in a box from there
+  container_sizes: dict[tuple[str, str], int]  # (container, item) -> how many are in one
+  town_of_shop: dict[str, str]  # person -> town that their shop's boxes come from
+  box_size_of_town: dict[str, int]  # town -> how many are in a box from there
 
   @classmethod
   def generate(cls, seed: int) -> World:
@@ -91,9 +91,9 @@ class World:
 
   def documents(self) -> list[Document]:
     """The corpus that `web_search` answers from."""
-    boxes = [Document(f"{c} of {i}", f"{n} in each") for (c, i), n in self.holds.items()]
-    shops = [Document(f"{p}'s shop", f"boxes from {t}") for p, t in self.supplier.items()]
-    towns = [Document(t, f"{n} in a box") for t, n in self.town_box.items()]
+    boxes = [Document(f"{c} of {i}", f"{n} in each") for (c, i), n in self.container_sizes.items()]
+    shops = [Document(f"{p}'s shop", f"boxes from {t}") for p, t in self.town_of_shop.items()]
+    towns = [Document(t, f"{n} in a box") for t, n in self.box_size_of_town.items()]
     return boxes + shops + towns
 
 
@@ -146,12 +146,12 @@ def _operation(
     )
   if kind == "box":
     many = _fresh(draw, sorted(CONTAINERS), used)
-    size = world.holds[CONTAINERS[many], item]
+    size = world.container_sizes[CONTAINERS[many], item]
     acts = (_search(f"{CONTAINERS[many]} of {item}"), (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")))
     return Operation(f"buys {n} {many}", f"{who} buys {n} {many} of {item}.", acts, x + n * size)
   shop = _fresh(draw, [p for p in PEOPLE if p != who], used)
-  town = world.supplier[shop]
-  size = world.town_box[town]
+  town = world.town_of_shop[shop]
+  size = world.box_size_of_town[town]
   acts = (
     _search(f"{shop}'s shop"),
     _search(town),

@@ -103,7 +103,7 @@ class PromptTemplates:
     if unknown := sorted(meta.find_undeclared_variables(parsed) - variables):
       raise UserError(f"{path}: the variable {unknown[0]!r} is unknown; there are {', '.join(sorted(variables))}")
 
-  def prompt(self, name: str, **variables: Any) -> str:
+  def render_prompt(self, name: str, **variables: Any) -> str:
     """The text of a prompt.
 
     Raises:
@@ -128,7 +128,7 @@ class InvalidReply(Exception):
 
   def __init__(self, reason: str, told: str, instead: Any = None):
     super().__init__(reason)
-    self.reason, self.told, self.instead = reason, told, instead
+    self.reason, self.feedback, self.fallback = reason, told, instead
 
 
 class ReplySchema(pydantic.BaseModel):
@@ -233,7 +233,7 @@ def repeats_a_mistake(step: Turn | Step, trajectory: Trajectory, finding: Findin
   k = finding.step
   earlier = (m for c in trajectory.corrections if c.step == k for m in c.mistakes)
   made = Turn(step.kind, step.thought, step.code)
-  return any(repeats_step(made, one) for one in (*trajectory.steps[k : k + 1], *earlier, *finding.tried))
+  return any(repeats_step(made, one) for one in (*trajectory.steps[k : k + 1], *earlier, *finding.tried_replacements))
 
 
 def repeats_step(made: Turn, step: Step) -> bool:
@@ -274,7 +274,7 @@ class StructuredChat:
     self._chat, self._tokens = chat, tokens
     self.counts: dict[str, Counter[str]] = {}
 
-  def all(
+  def ask_until_valid(
     self,
     kind: str,
     asked: Sequence[tuple[str, str]],
@@ -341,10 +341,10 @@ class _Case:
   def refuse(self, refused: InvalidReply, reply: ChatReply, *, last: bool) -> None:
     """Notes why, and what is said before the next try, if there is one."""
     self.refusals.append(refused.reason)
-    if last or not refused.told:
-      self.value, self.ended = refused.instead, True
+    if last or not refused.feedback:
+      self.value, self.ended = refused.fallback, True
       return
-    again = f"That reply cannot be used: {refused.told}. Reply again, with the one JSON object that was asked for."
+    again = f"That reply cannot be used: {refused.feedback}. Reply again, with the one JSON object that was asked for."
     said = (
       escape_special_tokens(strip_thinking(reply.text)[:MAX_ECHOED_CHARS]) or "(nothing)"
     )  # some endpoints refuse a message without text

@@ -78,15 +78,15 @@ class CounterfactualTeacher:
     requests = [RolloutRequest(f"{name}/{q.id}", q, start, self._acts) for q, start in begun]
     return [group[0] for group in self._agent.rollout(self._weights, requests)]
 
-  def values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[ValueEstimate, Ledger]]:
+  def estimate_values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[ValueEstimate, Ledger]]:
     """V after each of some prefixes; what is known already costs nothing."""
     unknown = {s.context(): (q, s) for q, s in starts if s.context() not in self._values}
     found = self._drawn(unknown, name)
-    failed = {context: unknown[context] for context, (value, _) in found.items() if value.share is None}
+    failed = {context: unknown[context] for context, (value, _) in found.items() if value.success_rate is None}
     for context, (value, cost) in self._drawn(failed, f"{name}/again").items():
       found[context] = value, found[context][1] + cost
     # one without a verdict is forgotten: the next round draws it anew
-    self._values |= {context: value for context, (value, _) in found.items() if value.share is not None}
+    self._values |= {context: value for context, (value, _) in found.items() if value.success_rate is not None}
     costs = {context: cost for context, (_, cost) in found.items()}
     contexts = [start.context() for _, start in starts]
     return [(self._values.get(c) or found[c][0], costs.pop(c, Ledger())) for c in contexts]
@@ -111,7 +111,7 @@ class CounterfactualTeacher:
     searches = [_Looked.at(trajectory) for _, trajectory in failed]
     while wanted := [(i, k) for i, one in enumerate(searches) for k in self._next(one)]:
       starts = [(failed[i][0], failed[i][1].prefix(k)) for i, k in wanted]
-      for (i, k), (value, cost) in zip(wanted, self.values(starts, name=name), strict=True):
+      for (i, k), (value, cost) in zip(wanted, self.estimate_values(starts, name=name), strict=True):
         searches[i].values[k] = value
         searches[i].cost = searches[i].cost + cost
     return [dataclasses.replace(self._find(one.values, one.count), ledger=one.cost) for one in searches]
@@ -128,34 +128,34 @@ class CounterfactualTeacher:
     "hard" is said of the teacher alone: where the student's continuations are judged, a low V says that the student
     fails, which was known.
     """
-    drawn = tuple((k, v.right, v.tries) for k, v in sorted(values.items()) if not v.ended)
-    start = values[0].share if 0 in values else None
+    drawn = tuple((k, v.successes, v.tries) for k, v in sorted(values.items()) if not v.terminal)
+    start = values[0].success_rate if 0 in values else None
     shares = {} if start is None else {"start": start}
-    if start is not None and self._judge[0].author == "teacher" and not self.rule.reached(values[0]):
-      return Finding("hard", values=shares, drawn=drawn)
+    if start is not None and self._judge[0].author == "teacher" and not self.rule.can_fall(values[0]):
+      return Finding("hard", values=shares, prefix_counts=drawn)
     found, k = locate_fall(values, self.rule, tested=max(count - 1, 1))
     match found:
       case "located":
         return self._located(k, values, drawn)
       case "failed":
-        return Finding("quarantined", drawn=drawn)
+        return Finding("quarantined", prefix_counts=drawn)
       case "level":
-        return Finding("unlocated", values=shares, drawn=drawn)
+        return Finding("unlocated", values=shares, prefix_counts=drawn)
       case _:
-        return Finding("undecided", values=shares, drawn=drawn)
+        return Finding("undecided", values=shares, prefix_counts=drawn)
 
   def _located(self, k: int, values: dict[int, ValueEstimate], drawn: tuple[tuple[int, int, int], ...]) -> Finding:
     before, after = values[k], values[k + 1]
-    assert before.share is not None and after.share is not None
-    behind = "nothing can follow it" if after.ended else f"{after.right} of {after.tries} from after it"
+    assert before.success_rate is not None and after.success_rate is not None
+    behind = "nothing can follow it" if after.terminal else f"{after.successes} of {after.tries} from after it"
     return Finding(
       "located",
       step=k,
-      diagnosis=f"{before.right} of {before.tries} continuations from before it end right; {behind}",
-      values={"before": before.share, "after": after.share},
+      diagnosis=f"{before.successes} of {before.tries} continuations from before it end right; {behind}",
+      values={"before": before.success_rate, "after": after.success_rate},
       candidates=before.first_steps,
       located="counterfactual",
-      drawn=drawn,
+      prefix_counts=drawn,
     )
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
@@ -166,9 +166,9 @@ class CounterfactualTeacher:
     groups = self._agent.rollout(self._weights, requests)
     drawn = {i: trajectory for i, (trajectory,) in zip(asked, groups, strict=True)}
     return [
-      Proposal(known[i], more=True)
+      Proposal(known[i], has_more=True)
       if i in known
-      else Proposal(_first(drawn[i], trajectory, finding), drawn[i].ledger, more=True)
+      else Proposal(_first(drawn[i], trajectory, finding), drawn[i].ledger, has_more=True)
       for i, (_, trajectory, finding) in enumerate(located)
     ]
 
@@ -182,7 +182,7 @@ class CounterfactualTeacher:
 
   def _one_step(self, question: Question, trajectory: Trajectory, finding: Finding) -> RolloutRequest:
     """A plan comes with the act after it, which is dropped."""
-    name = f"correct/{len(finding.tried)}" if finding.tried else "correct"
+    name = f"correct/{len(finding.tried_replacements)}" if finding.tried_replacements else "correct"
     return self._request(name, question, trajectory.prefix(finding.step), 1, 1)
 
 
@@ -236,9 +236,9 @@ def count_success_by_depth(
   prefixes = [(q, t.prefix(k)) for q, t in right for k in range(len(t.steps))]
   table: dict[str, dict[str, int]] = {}
   cost = Ledger()
-  for (_, prefix), (value, spent) in zip(prefixes, teacher.values(prefixes, name="depth"), strict=True):
+  for (_, prefix), (value, spent) in zip(prefixes, teacher.estimate_values(prefixes, name="depth"), strict=True):
     row = table.setdefault(str(len(prefix.steps)), {"successes": 0, "tries": 0})
-    row["successes"] += value.right
+    row["successes"] += value.successes
     row["tries"] += value.tries
     cost = cost + spent
   return table, cost
@@ -268,7 +268,7 @@ def verify_located(
   """The findings, each that names a step with `before` and `after` among its values; all prefixes go on at once."""
   named = [(f, q, t) for f, (q, t) in zip(findings, failed, strict=True) if f.verdict == "located"]
   prefixes = [[(q, t.prefix(k)) for k in _depths(f.step, t)] for f, q, t in named]
-  values = iter(judge.values([start for starts in prefixes for start in starts], name=name))
+  values = iter(judge.estimate_values([start for starts in prefixes for start in starts], name=name))
   checked: list[Finding] = []
   for (finding, _, _), starts in zip(named, prefixes, strict=True):
     found = [next(values) for _ in starts]
@@ -288,16 +288,16 @@ def _depths(step: int, trajectory: Trajectory) -> tuple[int, ...]:
 def _weighed(finding: Finding, before: ValueEstimate, after: ValueEstimate, rule: FallTest) -> Finding:
   k = finding.step
   values = {k: before, k + 1: after}
-  shares = {"before": before.share, "after": after.share}
+  shares = {"before": before.success_rate, "after": after.success_rate}
   weighed = dataclasses.replace(
     finding,
     values={name: share for name, share in shares.items() if share is not None},
-    drawn=tuple((at, v.right, v.tries) for at, v in values.items() if not v.ended),
+    drawn=tuple((at, v.successes, v.tries) for at, v in values.items() if not v.terminal),
   )
-  if before.share is None or after.share is None or not rule.reached(before):
+  if before.success_rate is None or after.success_rate is None or not rule.can_fall(before):
     return weighed
-  if rule.falls(before, after, tested=1):
+  if rule.detects_fall(before, after, tested=1):
     return dataclasses.replace(weighed, located="both")
-  if not rule.deep(before.share, after.share):
+  if not rule.drops_by_delta(before.success_rate, after.success_rate):
     return dataclasses.replace(weighed, verdict="unlocated", step=-1, located="contradicted")
   return weighed

@@ -43,21 +43,21 @@ FallStatus = Literal[
 class ValueEstimate:
   """What the continuations from one prefix came to."""
 
-  right: int  # of them ended right
+  successes: int  # of them ended right
   tries: int  # have a verdict: neither host nor grader failed
   first_steps: tuple[Step, ...] = ()  # of the right ones, the first new steps, commonest first
-  ended: bool = False  # nothing can follow, so that V is 0 for certain
+  terminal: bool = False  # nothing can follow, so that V is 0 for certain
 
   @property
-  def share(self) -> float | None:
+  def success_rate(self) -> float | None:
     """The drawn V; None where every continuation was failed, of which nothing follows."""
-    if self.ended:
+    if self.terminal:
       return 0.0
-    return self.right / self.tries if self.tries else None
+    return self.successes / self.tries if self.tries else None
 
 
 #: the answer is submitted, the turn is malformed, or the context is full
-TERMINAL_VALUE = ValueEstimate(0, 0, ended=True)
+TERMINAL_VALUE = ValueEstimate(0, 0, terminal=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +67,21 @@ class FallTest:
   delta: float
   alpha: float
 
-  def falls(self, before: ValueEstimate, after: ValueEstimate, *, tested: int) -> bool:
+  def detects_fall(self, before: ValueEstimate, after: ValueEstimate, *, tested: int) -> bool:
     """Whether V falls from one prefix to a later one, as one of so many steps that are tested."""
-    if before.share is None or after.share is None or not self.deep(before.share, after.share):
+    if before.success_rate is None or after.success_rate is None or not self.drops_by_delta(before.success_rate, after.success_rate):
       return False
     return p_value(before, after) * tested <= self.alpha
 
-  def deep(self, before: float, after: float) -> bool:
+  def drops_by_delta(self, before: float, after: float) -> bool:
     """Whether a share is less than another by delta."""
     return before - after >= self.delta - FLOAT_TOLERANCE
 
-  def reached(self, value: ValueEstimate) -> bool:
+  def can_fall(self, value: ValueEstimate) -> bool:
     """Whether V is high enough to fall by delta."""
-    return value.share is not None and value.share >= self.delta - FLOAT_TOLERANCE
+    return value.success_rate is not None and value.success_rate >= self.delta - FLOAT_TOLERANCE
 
-  def fewest(self, *, tested: int) -> int:
+  def min_continuations(self, *, tested: int) -> int:
     """The least number of continuations with which a fall from all right to none right can count."""
     return next(
       n for n in itertools.count(1) if p_value(ValueEstimate(n, n), ValueEstimate(0, n)) * tested <= self.alpha
@@ -90,9 +90,9 @@ class FallTest:
 
 def p_value(before: ValueEstimate, after: ValueEstimate) -> float:
   """How likely so extreme a fall is at most when V does not fall."""
-  if after.ended:  # then any right continuation from before shows a fall
-    return 0.0 if before.right else 1.0
-  return _boschloo(before.right, before.tries, after.right, after.tries)
+  if after.terminal:  # then any right continuation from before shows a fall
+    return 0.0 if before.successes else 1.0
+  return _boschloo(before.successes, before.tries, after.successes, after.tries)
 
 
 @functools.cache
@@ -130,17 +130,17 @@ def locate_fall(values: Mapping[int, ValueEstimate], rule: FallTest, *, tested: 
     values: by number of steps kept; a prefix that was not drawn may be missing.
     tested: the steps over which V could fall, of which the caller would name any.
   """
-  known = {k: value for k, value in sorted(values.items()) if value.share is not None}
-  if all(value.ended for value in known.values()):
+  known = {k: value for k, value in sorted(values.items()) if value.success_rate is not None}
+  if all(value.terminal for value in known.values()):
     return "failed", -1
   for (k, before), (after_k, after) in itertools.pairwise(known.items()):
-    if rule.falls(before, after, tested=tested):
+    if rule.detects_fall(before, after, tested=tested):
       return ("located", k) if after_k == k + 1 else ("undecided", -1)
-  if not any(map(rule.reached, known.values())):
+  if not any(map(rule.can_fall, known.values())):
     return "low", -1
-  shares = [share for value in known.values() if (share := value.share) is not None]
+  shares = [share for value in known.values() if (share := value.success_rate) is not None]
   highest = itertools.accumulate(shares, max)
-  fell = any(itertools.starmap(rule.deep, zip(highest, shares, strict=True)))
+  fell = any(itertools.starmap(rule.drops_by_delta, zip(highest, shares, strict=True)))
   return ("undecided" if fell else "level"), -1
 
 
@@ -154,15 +154,15 @@ def next_bisection_prefixes(values: Mapping[int, ValueEstimate], count: int, rul
     count: prefixes 0, 1, …, count - 1 can be drawn.
   """
   left = [k for k in range(count) if k not in values]
-  known = {k: share for k, value in sorted(values.items()) if (share := value.share) is not None}
-  first = next((k for k, value in values.items() if not value.ended and k in known), None)
+  known = {k: share for k, value in sorted(values.items()) if (share := value.success_rate) is not None}
+  first = next((k for k, value in values.items() if not value.terminal and k in known), None)
   if first is None:
     return left[:1]
   last = max(known)
   if last < count - 1 and left and left[-1] > last:
     return left[-1:]
   low, high = min(known), last
-  if not rule.deep(known[low], known[high]):
+  if not rule.drops_by_delta(known[low], known[high]):
     return []
   while between := [k for k in range(low + 1, high) if k not in values or k in known]:
     middle = between[len(between) // 2]

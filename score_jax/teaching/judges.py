@@ -29,7 +29,7 @@ def make_answer_judge(
 
   def prompt(question: Question, answer: str) -> str:
     references = [question.answer, *question.aliases]
-    return wording.prompt("judge_answer", question=question.text, reference=references, answer=answer)
+    return wording.render_prompt("judge_answer", question=question.text, reference=references, answer=answer)
 
   def ask(text: str, attempt: int) -> str:
     name = f"judge_answer/{hashlib.sha256(text.encode()).hexdigest()[:16]}/{attempt}"
@@ -82,7 +82,7 @@ class ChatStepJudge:
     """An opinion on each. Pairs of which the same is shown get the same one, and are asked about once."""
     prompts = [self._prompt(pair) for pair in pairs]
     asked = [(_name(prompt), prompt) for prompt in dict.fromkeys(prompts)]
-    answers = self._asking.all(
+    answers = self._asking.ask_until_valid(
       "judge_step", asked, Said, temperature=self._temperature, take=lambda read: [said for _, said in read]
     )
     opinions: dict[str, StepOpinion] = {}
@@ -95,7 +95,7 @@ class ChatStepJudge:
     count = len(pair.prefix)
     *steps, first = steps_to_prompt_data([*pair.prefix, pair.first])
     second = steps_to_prompt_data([*pair.prefix, pair.second])[count]
-    return self._wording.prompt("judge_step", question=pair.question, steps=steps, first=first, second=second)
+    return self._wording.render_prompt("judge_step", question=pair.question, steps=steps, first=first, second=second)
 
 
 def _name(prompt: str) -> str:

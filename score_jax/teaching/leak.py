@@ -75,12 +75,12 @@ class AnswerForms:
   option: AnswerForms | None = None  # what that option says
 
   @property
-  def short(self) -> bool:
+  def is_short(self) -> bool:
     """Whether it may stand in any text by accident."""
     letters = re.sub(r"\W", "", self.text)
     return len(self.text) < MIN_GUARDED_CHARS or (letters.isalpha() and len(letters) < MIN_GUARDED_CHARS)
 
-  def stands_in(self, text: str) -> bool:
+  def occurs_in(self, text: str) -> bool:
     """Whether some form of it does."""
     if self.dates:
       return not self.dates.isdisjoint(find_dates(text))
@@ -100,11 +100,11 @@ class AnswerForms:
     after = r"(?![\w+\-*/^]|[.,]\d)" if self.symbols[-1].isalnum() else ""
     return re.compile(before + re.escape(self.symbols) + after)
 
-  def submitted_as(self, text: str) -> bool:
+  def matches_submission(self, text: str) -> bool:
     """Whether who submits this text submits it."""
     if self.letter:
-      return parse_choice_letter(text) == self.letter or (self.option is not None and self.option.stands_in(text))
-    return self.stands_in(text)
+      return parse_choice_letter(text) == self.letter or (self.option is not None and self.option.occurs_in(text))
+    return self.occurs_in(text)
 
 
 def find_guarded_answers(question: Question) -> list[AnswerForms]:
@@ -215,15 +215,15 @@ class Leak:
 def find_step_leak(question: Question, before: Sequence[Step], thought: str, code: str) -> Leak | None:
   """The first leak of a step that is to follow `before`; None: there is none."""
   for one in find_guarded_answers(question):
-    standing = one.stands_in(question.text)
+    standing = one.occurs_in(question.text)
     if not standing and _seen(one, before):
       continue
-    if not one.short and not standing:
-      if one.stands_in(thought):
+    if not one.is_short and not standing:
+      if one.occurs_in(thought):
         return Leak("thought", one.text)
-      if any(map(one.stands_in, extract_code_texts(code))):
+      if any(map(one.occurs_in, extract_code_texts(code))):
         return Leak("code", one.text)
-    if any(map(one.submitted_as, find_submitted_literals(code))) and not _observed(one, before):
+    if any(map(one.matches_submission, find_submitted_literals(code))) and not _observed(one, before):
       return Leak("submission", one.text)
   return None
 
@@ -231,7 +231,7 @@ def find_step_leak(question: Question, before: Sequence[Step], thought: str, cod
 def text_leaks_answer(question: Question, before: Sequence[Step], text: str) -> bool:
   """Whether a text about the step after `before`, such as a diagnosis, states the answer."""
   return any(
-    not one.short and one.stands_in(text) and not one.stands_in(question.text) and not _seen(one, before)
+    not one.is_short and one.occurs_in(text) and not one.occurs_in(question.text) and not _seen(one, before)
     for one in find_guarded_answers(question)
   )
 
@@ -251,13 +251,13 @@ def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | Non
   )
   if not literals:
     return True if wanted else None
-  found = [one for one in wanted if any(map(one.submitted_as, literals))]
+  found = [one for one in wanted if any(map(one.matches_submission, literals))]
   if not found:
     return None
   shown = [step for step in before if step.observation]
   return any(
-    (not one.letter and one.stands_in(question.text))
-    or _observed(one, [s for s in shown if not any(map(one.submitted_as, find_literals_passed_to(s.code, "print")))])
+    (not one.letter and one.occurs_in(question.text))
+    or _observed(one, [s for s in shown if not any(map(one.matches_submission, find_literals_passed_to(s.code, "print")))])
     for one in found
   )
 
@@ -265,7 +265,7 @@ def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | Non
 def _seen(one: AnswerForms, before: Iterable[Step]) -> bool:
   """Whether the path has produced it: said, written or observed."""
   return any(
-    one.stands_in(text)
+    one.occurs_in(text)
     for step in before
     for text in (step.thought, *extract_code_texts(step.code), step.observation, step.answer or "")
   )
@@ -277,8 +277,8 @@ def _observed(one: AnswerForms, before: Sequence[Step]) -> bool:
     if one.letter:
       lines = step.observation.splitlines()
       shown = any(parse_choice_letter(line) == one.letter for line in lines)
-      if shown or (one.option is not None and one.option.stands_in(step.observation)):
+      if shown or (one.option is not None and one.option.occurs_in(step.observation)):
         return True
-    elif one.stands_in(step.observation):
+    elif one.occurs_in(step.observation):
       return True
   return False

@@ -31,9 +31,9 @@ class RolloutStart:
   """A state from which a group of rollouts begins, and what its first step is compared with."""
 
   question: Question
-  trajectory: Trajectory  # the prefix
+  prefix: Trajectory  # the prefix
   correction: Correction | None  # None: outcome reward only
-  acts: int  # the horizon, H - (k - 1)
+  horizon: int  # the horizon, H - (k - 1)
 
 
 #: rl.prefix -> which of the surviving corrections, in the order of their places, have a start: the last is the paper's
@@ -108,8 +108,8 @@ class MentoredQuestion:
   outcome: MentoringOutcome
   first_error: int | None  # step of the first error located, if one was
   ledger: Ledger  # of student and teacher together; what decides the outcome, and nothing else
-  attempt: Trajectory | None = None  # the student's first, where it was not right
-  measured: Ledger = Ledger()  # of what was drawn only to measure the lift of corrections
+  failed_attempt: Trajectory | None = None  # the student's first, where it was not right
+  measurement_ledger: Ledger = Ledger()  # of what was drawn only to measure the lift of corrections
   rounds: tuple[MentoringRound, ...] = ()
 
 
@@ -222,7 +222,7 @@ def _correct(cases: Sequence[_Case], teacher: Teacher, draws: int, name: str, st
     open_ = _replace(open_, teacher, student, name if draw == 0 else f"{name}/draw{draw}")
   for place in places:
     place.case.rounds.append(MentoringRound(place.finding, tuple(place.lifts)))
-    if not place.made and not place.finding.another:
+    if not place.made and not place.finding.may_relocate:
       place.case.outcome = "unlocated"
 
 
@@ -234,10 +234,10 @@ def _replace(places: Sequence[_Place], teacher: Teacher, student: _GoingOn, name
     place.case.ledger = place.case.ledger + proposal.ledger
     if proposal.step is not None:
       pending.append((place, apply_correction(place.failed, place.finding, proposal.step)))
-      place.finding = dataclasses.replace(place.finding, tried=(*place.finding.tried, proposal.step))
+      place.finding = dataclasses.replace(place.finding, tried=(*place.finding.tried_replacements, proposal.step))
       place.made = True
   student(pending, name)
-  return [p for p, proposal in zip(places, proposals, strict=True) if proposal.more and p.case.outcome is None]
+  return [p for p, proposal in zip(places, proposals, strict=True) if proposal.has_more and p.case.outcome is None]
 
 
 def apply_correction(trajectory: Trajectory, finding: Finding, replacement: Step) -> Trajectory:

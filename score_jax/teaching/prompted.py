@@ -96,36 +96,36 @@ class PromptedSolver:
       self.tool.close(episode.name)
     return [self._ended(episode) for episode in episodes]
 
-  def turn(self, kind: Literal["first_thought", "act"], reply: FirstThought | Act) -> Turn:
+  def turn_within_limit(self, kind: Literal["first_thought", "act"], reply: FirstThought | Act) -> Turn:
     """The turn that a reply writes.
 
     Raises:
       Refused: it is none, or one that the student could not write.
     """
     made = turn_from_reply(kind, reply)
-    size = len(self.protocol.turn(made))
+    size = len(self.protocol.encode_turn(made))
     if size > self.settings.turn_tokens:
       raise InvalidReply(
         "long", f"it has {size} tokens, and a step may have {self.settings.turn_tokens}; do less in it"
       )
     return made
 
-  def run(self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None) -> list[Step]:
+  def run_teacher_turns(self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None) -> list[Step]:
     """Turns as steps, each run in the state that some steps leave; sessions: see agent.written.act."""
     wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
     return [step for step, _ in run_turns(self.protocol, self.tool, wanted, sessions=sessions)]
 
   def _plan(self, episodes: Sequence[_Episode]) -> None:
     """The first thought of each."""
-    answers = self.asking.all(
+    answers = self.asking.ask_until_valid(
       "solve_first_thought",
       [
-        (f"{e.name}/first_thought", self.wording.prompt("solve_first_thought", question=e.question.text))
+        (f"{e.name}/first_thought", self.wording.render_prompt("solve_first_thought", question=e.question.text))
         for e in episodes
       ],
       FirstThought,
       temperature=self.settings.first_thought_temperature,
-      take=lambda read: [catch_invalid_reply(self.turn, "first_thought", reply) for _, reply in read],
+      take=lambda read: [catch_invalid_reply(self.turn_within_limit, "first_thought", reply) for _, reply in read],
     )
     for episode, answer in zip(episodes, answers, strict=True):
       if (plan := episode.take(answer)) is not None:
@@ -133,21 +133,21 @@ class PromptedSolver:
 
   def _act(self, episodes: Sequence[_Episode], index: int) -> None:
     """The next act of each, run in its session."""
-    answers = self.asking.all(
+    answers = self.asking.ask_until_valid(
       "solve_step",
       [(f"{e.name}/step/{index + 1}", self._next(e, self.settings.acts - index)) for e in episodes],
       Act,
       temperature=self.settings.step_temperature,
-      take=lambda read: [catch_invalid_reply(self.turn, "act", reply) for _, reply in read],
+      take=lambda read: [catch_invalid_reply(self.turn_within_limit, "act", reply) for _, reply in read],
     )
     taken = [(episode, episode.take(answer)) for episode, answer in zip(episodes, answers, strict=True)]
     acting = [(episode, made) for episode, made in taken if made is not None]
-    ran = self.run([(e.steps, made) for e, made in acting], sessions=[e.name for e, _ in acting])
+    ran = self.run_teacher_turns([(e.steps, made) for e, made in acting], sessions=[e.name for e, _ in acting])
     for (episode, _), step in zip(acting, ran, strict=True):
       episode.add(step)
 
   def _next(self, episode: _Episode, left: int) -> str:
-    return self.wording.prompt(
+    return self.wording.render_prompt(
       "solve_step", question=episode.question.text, steps=steps_to_prompt_data(episode.steps), acts_left=left
     )
 
@@ -159,7 +159,7 @@ class PromptedSolver:
       (grade, reason), calls = self.grader(episode.question, answer or ""), 1
     return dataclasses.replace(
       episode.start,
-      prompt_tokens=self.protocol.prompt(episode.question.text),
+      prompt_tokens=self.protocol.encode_prompt(episode.question.text),
       steps=tuple(episode.steps),
       status=status,
       answer=answer,
@@ -283,7 +283,7 @@ class PromptedTeacher:
   def _ask_where(self, failed: Sequence[tuple[Question, Trajectory]], name: str) -> list[Finding]:
     """What the model names; unlocated where it names nothing that can be taken, or there is no step at all."""
     places = [i for i, (_, t) in enumerate(failed) if t.steps]
-    answers = self._asking.all(
+    answers = self._asking.ask_until_valid(
       "locate",
       [(f"{name}/locate/{failed[i][0].id}", self._where(*failed[i])) for i in places],
       Location,
@@ -297,7 +297,7 @@ class PromptedTeacher:
     return findings
 
   def _where(self, question: Question, trajectory: Trajectory) -> str:
-    return self._wording.prompt(
+    return self._wording.render_prompt(
       "locate",
       question=question.text,
       reference=question.answer,
@@ -316,7 +316,7 @@ class PromptedTeacher:
     """Replacements of first thoughts, or of acts."""
     kind = "correct_first_thought" if first else "correct"
     runs: Counter[int] = Counter()
-    answers = self._asking.all(
+    answers = self._asking.ask_until_valid(
       kind,
       [(f"correct/{q.id}/{t.name}/{f.step}", self._instead(kind, q, t, f)) for q, t, f in located],
       FirstThought if first else Act,
@@ -328,7 +328,7 @@ class PromptedTeacher:
   def _instead(self, kind: str, question: Question, trajectory: Trajectory, finding: Finding) -> str:
     *before, wrong = steps_to_prompt_data(trajectory.steps[: finding.step + 1])
     steps = {"steps": before} if kind == "correct" else {}
-    return self._wording.prompt(kind, question=question.text, wrong=wrong, diagnosis=finding.diagnosis, **steps)
+    return self._wording.render_prompt(kind, question=question.text, wrong=wrong, diagnosis=finding.diagnosis, **steps)
 
   def _run(
     self, located: Sequence[LocatedCase], read: Sequence[tuple[int, FirstThought | Act]], runs: Counter[int]
@@ -336,7 +336,7 @@ class PromptedTeacher:
     """The replies as steps, run where they are acts; those that cannot stand are refused."""
     made = [(i, catch_invalid_reply(self._fitting, located[i], reply)) for i, reply in read]
     fit = [(i, one) for i, one in made if isinstance(one, Turn)]
-    steps = iter(self._solver.run([(located[i][1].steps[: located[i][2].step], one) for i, one in fit]))
+    steps = iter(self._solver.run_teacher_turns([(located[i][1].steps[: located[i][2].step], one) for i, one in fit]))
     runs.update(i for i, one in fit if one.kind == "act")
     return [one if isinstance(one, InvalidReply) else _that_ran(next(steps)) for _, one in made]
 
@@ -347,7 +347,7 @@ class PromptedTeacher:
       Refused: it is none, repeats a mistake, or states the answer.
     """
     question, trajectory, k = case[0], case[1], case[2].step
-    made = self._solver.turn("act" if k else "first_thought", reply)
+    made = self._solver.turn_within_limit("act" if k else "first_thought", reply)
     if repeats_a_mistake(made, trajectory, case[2]):
       raise InvalidReply("same", "it does the same as the step that went wrong")
     if find_step_leak(question, trajectory.steps[:k], made.thought, made.code):

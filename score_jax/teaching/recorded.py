@@ -43,14 +43,14 @@ class RecordedCorrection:
   """A correction that was made once."""
 
   step: int
-  said: ThoughtAndCode
+  replacement: ThoughtAndCode
   diagnosis: str = ""
   prefix: tuple[ThoughtAndCode, ...] | None = None  # None: whatever came before
 
   def fits(self, trajectory: Trajectory) -> bool:
     """Whether the trajectory has a step there, after the prefix, which is not this one already."""
     steps = trajectory.steps
-    if self.step >= len(steps) or _said(steps[self.step]) == self.said:
+    if self.step >= len(steps) or _said(steps[self.step]) == self.replacement:
       return False
     return self.prefix is None or tuple(map(_said, steps[: self.step])) == self.prefix
 
@@ -141,7 +141,7 @@ class RecordedTeacher:
     wanted: list[tuple[Sequence[Step], Turn, Author]] = []
     for (_, trajectory, finding), record in zip(located, found, strict=True):
       if record is not None:
-        thought, code = record.said
+        thought, code = record.replacement
         turn = Turn("act" if finding.step else "first_thought", thought, code if finding.step else "")
         wanted.append((trajectory.steps[: finding.step], turn, "teacher"))
     taken = iter(run_turns(self._protocol, self._tool, wanted))
@@ -212,7 +212,7 @@ class RandomStepTeacher:
     if not trajectory.steps:
       return Finding("unlocated")
     step = int(hash_fraction(question, f"{self._salt}/{name}") * len(trajectory.steps))
-    return Finding("located", step, RANDOM_STEP_DIAGNOSIS, another=True)
+    return Finding("located", step, RANDOM_STEP_DIAGNOSIS, may_relocate=True)
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
     return self._correct(located)

@@ -87,12 +87,12 @@ class SolutionProgress:
     self._said = find_numbers(question)
 
   @property
-  def next(self) -> int:
+  def next_act_index(self) -> int:
     """Index of the worked act that the student needs now; the last one, which submits, when all else is done."""
     ahead = (i for i in range(self._passed, len(self._acts) - 1) if i not in self._found)
     return next(ahead, len(self._acts) - 1)
 
-  def take(self, step: Step) -> StepProgress:
+  def advance(self, step: Step) -> StepProgress:
     """The student's next act; a first thought, and what is malformed, is idle."""
     if step.kind != "act":
       return "idle"

@@ -27,9 +27,9 @@ class Finding:
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
   candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
   located: str = ""  # how: see Correction.located; "contradicted": a name that did not hold
-  drawn: tuple[tuple[int, int, int], ...] = ()  # (steps kept, right, tries) of each prefix that was gone on from
-  another: bool = False  # the next round may name another step, though the trajectory stays as it is
-  tried: tuple[Step, ...] = ()  # replacements of this step from which the student did not succeed
+  prefix_counts: tuple[tuple[int, int, int], ...] = ()  # (steps kept, right, tries) of each prefix that was gone on from
+  may_relocate: bool = False  # the next round may name another step, though the trajectory stays as it is
+  tried_replacements: tuple[Step, ...] = ()  # replacements of this step from which the student did not succeed
   ledger: Ledger = Ledger()
 
 
@@ -39,7 +39,7 @@ class Proposal:
 
   step: Step | None
   ledger: Ledger = Ledger()
-  more: bool = False  # asked again, with this one among the finding's `tried`, the teacher may give another
+  has_more: bool = False  # asked again, with this one among the finding's `tried`, the teacher may give another
 
 
 class Teacher(Protocol):

@@ -72,7 +72,7 @@ class ReferenceTeacher:
     calls = sum(s.kind == "act" for s in steps[len(prefix.steps) :])
     ended = dataclasses.replace(
       prefix,
-      prompt_tokens=self._protocol.prompt(question.text),
+      prompt_tokens=self._protocol.encode_prompt(question.text),
       steps=steps,
       status="step_limit" if answer is None else "answered",
       answer=answer,
@@ -150,8 +150,8 @@ def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> F
   walk = SolutionProgress(solution.steps[1:], question.text)
   idle: int | None = None
   for index, step in enumerate(trajectory.steps):
-    done = walk.next == len(solution.steps) - 2
-    move = walk.take(step)
+    done = walk.next_act_index == len(solution.steps) - 2
+    move = walk.advance(step)
     if move in ("raised", "off"):
       return _at(index, move)
     if trajectory.status == "answered" and index == len(trajectory.steps) - 1:
@@ -176,9 +176,9 @@ def _following(question: Question, steps: Sequence[Step], solution: Trajectory) 
   acts = solution.steps[1:]
   walk = SolutionProgress(acts, question.text)
   for step in steps:
-    walk.take(step)
-  following = acts[walk.next]
-  return Turn("act", following.thought, inline_worked_code(acts, walk.next, steps)), last_printed_number(following)
+    walk.advance(step)
+  following = acts[walk.next_act_index]
+  return Turn("act", following.thought, inline_worked_code(acts, walk.next_act_index, steps)), last_printed_number(following)
 
 
 def _holds(step: Step, outcome: Outcome | None, number: float | None) -> bool:

@@ -28,12 +28,12 @@ class Batch:
   tokens: Array  # int32 [B, T]
   positions: Array  # int32 [B, T], place within its trajectory
   segments: Array  # int32 [B, T], 1, 2, … within a row; 0 is padding
-  learnt: Array  # float32 [B, T], 1 where the token carries loss
+  loss_mask: Array  # float32 [B, T], 1 where the token carries loss
   advantages: Array  # float32 [B, T], 0 outside `learnt`; of no use to SFT
-  share: Array  # float32 [B, T], how much the token counts in the loss of its update, 0 outside `learnt`
-  sampled: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
-  old: Array  # float32 [B, T], that which ratios are against, 0 outside `learnt`; of no use to SFT
-  reference: Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
+  loss_weight: Array  # float32 [B, T], how much the token counts in the loss of its update, 0 outside `learnt`
+  sampling_logprobs: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
+  old_logprobs: Array  # float32 [B, T], that which ratios are against, 0 outside `learnt`; of no use to SFT
+  reference_logprobs: Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
   denominator: Array  # float32 [], learnt tokens of the update, which means of metrics are over
 
 
@@ -42,11 +42,11 @@ class Example:
   """One trajectory as arrays of equal length, before packing."""
 
   tokens: np.ndarray  # int32 [n]
-  learnt: np.ndarray  # float32 [n]
-  sampled: np.ndarray  # float32 [n]
+  loss_mask: np.ndarray  # float32 [n]
+  sampling_logprobs: np.ndarray  # float32 [n]
   advantage: float | np.ndarray = 0.0  # of the trajectory, or float32 [n] of each token
-  old: np.ndarray | None = None  # float32 [n]; None: as sampled
-  reference: np.ndarray | None = None  # float32 [n]; None: there is none
+  old_logprobs: np.ndarray | None = None  # float32 [n]; None: as sampled
+  reference_logprobs: np.ndarray | None = None  # float32 [n]; None: there is none
 
 
 StepFilter = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
@@ -124,12 +124,12 @@ def fill_batch(
       batch.tokens[row, span] = one.tokens
       batch.positions[row, span] = np.arange(len(one.tokens))
       batch.segments[row, span] = number
-      batch.learnt[row, span] = one.learnt
-      batch.advantages[row, span] = one.advantage * one.learnt
-      batch.share[row, span] = one.learnt * (share(int(one.learnt.sum())) if share else 1.0 / denominator)
-      batch.sampled[row, span] = one.sampled
-      batch.old[row, span] = one.sampled if one.old is None else one.old * one.learnt
-      batch.reference[row, span] = 0.0 if one.reference is None else one.reference * one.learnt
+      batch.loss_mask[row, span] = one.loss_mask
+      batch.advantages[row, span] = one.advantage * one.loss_mask
+      batch.loss_weight[row, span] = one.loss_mask * (share(int(one.loss_mask.sum())) if share else 1.0 / denominator)
+      batch.sampling_logprobs[row, span] = one.sampling_logprobs
+      batch.old_logprobs[row, span] = one.sampling_logprobs if one.old_logprobs is None else one.old_logprobs * one.loss_mask
+      batch.reference_logprobs[row, span] = 0.0 if one.reference_logprobs is None else one.reference_logprobs * one.loss_mask
       at = span.stop
   return batch
 
@@ -142,7 +142,7 @@ def make_update(
   There are as many as `most` rows fill, so that all updates of a stage have one shape; those beyond the given rows are
   empty. The loss is the mean over the learnt tokens of all rows, unless `share` says otherwise.
   """
-  learnt = sum(float(one.learnt.sum()) for row in rows for one in row)
+  learnt = sum(float(one.loss_mask.sum()) for row in rows for one in row)
   parts = -(-most // micro)
   whole = fill_batch(rows, length=length, count=parts * micro, denominator=max(learnt, 1.0), share=share)
   return jax.tree.map(lambda x: x.reshape(parts, micro, length) if x.ndim else x, whole)

@@ -67,7 +67,7 @@ class Checkpoints:
   def __exit__(self, *error: object) -> None:
     self.close()
 
-  def offer(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
+  def maybe_save(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
     """Saves the state where `keep` says so, it is time, or the run is asked to end, which it then does; whether it did.
 
     All processes of a run have to call it.
@@ -85,7 +85,7 @@ class Checkpoints:
     return save
 
   @contextlib.contextmanager
-  def kept(self, state: TrainState) -> Iterator[None]:
+  def save_on_interrupt(self, state: TrainState) -> Iterator[None]:
     """Saves the state if the run ends within, where nothing may change it."""
     try:
       yield
@@ -111,7 +111,7 @@ class Checkpoints:
       metrics = None if accuracy is None else {"accuracy": accuracy}
       self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments), metrics=metrics)
 
-  def newest(self, abstract: TrainState) -> TrainState | None:
+  def restore_newest(self, abstract: TrainState) -> TrainState | None:
     """The newest state that can be read, of the given shapes and shardings; None when there is none."""
 
     def read(step: int) -> TrainState:
@@ -123,7 +123,7 @@ class Checkpoints:
     found = self._newest(read)
     return None if found is None else found[1]
 
-  def newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
+  def restore_newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
     """Step and weights of the newest state that can be read, placed like the given ones; None when there is none."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), like)
 

@@ -21,18 +21,18 @@ from score_jax.train.batch import Batch
 
 def masked_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """The batch's part of the mean of x over the learnt tokens of its update."""
-  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT, 0.0)) / batch.denominator
+  return jnp.sum(jnp.where(batch.loss_mask > 0, x_BxT, 0.0)) / batch.denominator
 
 
 def weighted_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """The batch's part of the sum of x over the learnt tokens of its update, each by its share."""
-  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT * batch.share, 0.0))
+  return jnp.sum(jnp.where(batch.loss_mask > 0, x_BxT * batch.loss_weight, 0.0))
 
 
 def sequence_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
   """At each token the mean of x over the learnt tokens of its trajectory, [B, T]; 0 where that has none."""
-  count = sequence_sum(batch.learnt, batch.segments)
-  return sequence_sum(x_BxT * batch.learnt, batch.segments) / jnp.maximum(count, 1.0)
+  count = sequence_sum(batch.loss_mask, batch.segments)
+  return sequence_sum(x_BxT * batch.loss_mask, batch.segments) / jnp.maximum(count, 1.0)
 
 
 @jax.custom_vjp
@@ -94,7 +94,7 @@ def token_logprobs(
   def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, ...]]:
     x_BxCxD, target_BxC = one
     found: Any = logprob_and_entropy(
-      x_BxCxD.reshape(-1, width), model.table, target_BxC.reshape(-1), temperature, count == 1
+      x_BxCxD.reshape(-1, width), model.unembedding_table, target_BxC.reshape(-1), temperature, count == 1
     )
     return None, tuple(part_M.reshape(rows, chunk) for part_M in found)
 

@@ -62,17 +62,17 @@ class PolicyGradientConfig:
       )
 
   @classmethod
-  def of(cls, config: ConfigDict) -> PolicyGradientConfig:
+  def from_config(cls, config: ConfigDict) -> PolicyGradientConfig:
     """The knobs that the group `rl` of a config sets."""
     return cls(**{f.name: config[f.name] for f in dataclasses.fields(cls)})
 
   @property
-  def from_all(self) -> bool:
+  def trains_on_all(self) -> bool:
     """Whether rollouts without advantage are learnt from too."""
     return self.kl > 0.0 or self.distill > 0.0
 
   @property
-  def student_scores(self) -> int:
+  def student_scoring_passes(self) -> int:
     """How often a rollout is scored by the student beside the updates."""
     return (self.truncate > 0.0) + (self.kl > 0.0)
 
@@ -134,8 +134,8 @@ def policy_gradient_loss(
     (w - 1 - log w, an estimate of the divergence from the sampling policy), `kl_reference`, `weight` (w),
     `weight_square`; and `logprob_gap_max`, the greatest |log w|. Those of a knob that is off are missing.
   """
-  learnt, advantage = batch.learnt, batch.advantages
-  drift = (logp_BxT - batch.old) * learnt
+  learnt, advantage = batch.loss_mask, batch.advantages
+  drift = (logp_BxT - batch.old_logprobs) * learnt
   ratio = jnp.exp(sequence_mean(drift, batch) if knobs.ratio == "sequence" else drift)
   low, high = 1.0 - knobs.clip_low, 1.0 + knobs.clip_high
   loss = jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, low, high))
@@ -147,12 +147,12 @@ def policy_gradient_loss(
     loss = jnp.where(advantage < 0, jnp.minimum(loss, -advantage * knobs.dual_clip), loss)
     stopped["clip_share_dual"] = (advantage < 0) & (ratio > knobs.dual_clip)
   if knobs.truncate:
-    weight = jnp.exp((batch.old - batch.sampled) * learnt)
+    weight = jnp.exp((batch.old_logprobs - batch.sampling_logprobs) * learnt)
     loss = loss * jnp.minimum(weight, knobs.truncate)
     stopped["truncated_share"] = weight > knobs.truncate
   numbers = {name: masked_mean(where.astype(jnp.float32), batch) for name, where in stopped.items()}
   if knobs.kl:
-    away = (batch.reference - logp_BxT) * learnt
+    away = (batch.reference_logprobs - logp_BxT) * learnt
     k3 = jnp.exp(away) - away - 1.0  # Schulman 2020
     loss = loss + knobs.kl * k3
     numbers["kl_reference"] = masked_mean(k3, batch)
@@ -161,7 +161,7 @@ def policy_gradient_loss(
 
 def sampler_drift_metrics(logp_BxT: jax.Array, batch: Batch) -> dict[str, jax.Array]:
   """How far the policy has gone from the one that drew the tokens."""
-  difference = (logp_BxT - batch.sampled) * batch.learnt
+  difference = (logp_BxT - batch.sampling_logprobs) * batch.loss_mask
   weight = jnp.exp(difference)
   return {
     "kl_sampler": masked_mean(weight - 1.0 - difference, batch),

@@ -107,13 +107,13 @@ def fine_tune(
   rule = make_optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
   trainer = Trainer(graph, rule, make_sft_loss(), mesh, passes, frozen)
   checkpoints = Checkpoints(
-    workdir.checkpoints(stage),
+    workdir.checkpoint_folder(stage),
     keep=settings.keep_checkpoints,
     minutes=settings.checkpoint_minutes,
     before=metrics.flush,
   )
   with contextlib.closing(metrics), checkpoints, Progress(stage, steps, "steps") as progress:
-    state = checkpoints.newest(trainer.abstract(config)) or trainer.start(begin())
+    state = checkpoints.restore_newest(trainer.abstract_state(config)) or trainer.init_state(begin())
     done = int(state.step)
     progress(done)
     for number, batch in enumerate(itertools.chain.from_iterable(batches_of), start=1):
@@ -126,15 +126,15 @@ def fine_tune(
       values["tokens_per_s"] = int((batch.segments > 0).sum()) / (time.perf_counter() - start)
       values["learning_rate"] = float(jax.device_get(rate(number - 1)))
       if validate is not None and number == steps:
-        values |= validate(trainer.whole(state))
+        values |= validate(trainer.full_weights(state))
       metrics.write(number, values | left_out)
       progress(1, f"loss {values['loss']:.3f}")
       keep = number % settings.checkpoint_every == 0 or number == steps
-      checkpoints.offer(state, keep=keep, accuracy=values.get("val_accuracy"))
+      checkpoints.maybe_save(state, keep=keep, accuracy=values.get("val_accuracy"))
     if not steps:
       checkpoints.save(state)
   cost = sum_ledgers(training_cost(config, lesson, settings.epochs) for lesson in kept)
-  return TrainResult(trainer.whole(state), steps, cost, left_out)
+  return TrainResult(trainer.full_weights(state), steps, cost, left_out)
 
 
 def require_known_tokens(samples: Iterable[Example], vocab: int, stage: str) -> None:

@@ -151,7 +151,7 @@ class Trainer:
 
     self.objective = objective
 
-  def program(self, state: TrainState) -> Any:
+  def jit_update(self, state: TrainState) -> Any:
     """The jitted update of states of these shapes, (state, frozen, update) to (state, metrics).
 
     It leaves the state where the next call wants it.
@@ -182,7 +182,7 @@ class Trainer:
 
     return jax.jit(update, donate_argnums=0, out_shardings=(places, named_sharding(self.mesh)))
 
-  def start(self, trained: Weights) -> TrainState:
+  def init_state(self, trained: Weights) -> TrainState:
     """A state at step 0; the weights are copied, since states are donated."""
     places = weight_shardings(self.mesh, jax.eval_shape(self._begin, trained))
     return jax.jit(self._begin, out_shardings=places)(trained)
@@ -191,12 +191,12 @@ class Trainer:
     copied = jax.tree.map(jnp.copy, _cast(trained, self.passes.weights_dtype))
     return TrainState(jnp.zeros((), jnp.int32), copied, self.optimizer.init(_cast(trained, "float32")))
 
-  def abstract(self, config: DecoderConfig) -> TrainState:
+  def abstract_state(self, config: DecoderConfig) -> TrainState:
     """Shapes and shardings of a state of a decoder, for restoring one."""
     shapes = jax.eval_shape(self._begin, lora.split_trainable(abstract_decoder(config)[1])[0])
     return add_shardings(shapes, weight_shardings(self.mesh, shapes))
 
-  def whole(self, state: TrainState) -> Weights:
+  def full_weights(self, state: TrainState) -> Weights:
     """All the weights of the model in that state."""
     return lora.merge_params(state.weights, self.frozen)
 
@@ -206,7 +206,7 @@ class Trainer:
     Micro-batches are filled from the first on, and empty ones cost nothing. Metrics are the update's: sums over its
     micro-batches, the greatest for names that end in `_max`.
     """
-    self._program = self._program or self.program(state)
+    self._program = self._program or self.jit_update(state)
     return self._program(state, self.frozen, place_batch(self.mesh, batch))
 
 
@@ -254,7 +254,7 @@ class Scorer:
       for row, logp_T in zip(part, logp_BxT, strict=False):  # rows beyond the last are empty
         ends = np.cumsum([len(one.tokens) for one in row])
         for one, end in zip(row, ends, strict=True):
-          found[id(one)] = logp_T[end - len(one.tokens) : end] * one.learnt
+          found[id(one)] = logp_T[end - len(one.tokens) : end] * one.loss_mask
     return [found[id(one)] for one in samples]
 
 

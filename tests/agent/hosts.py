@@ -34,7 +34,7 @@ def main() -> None:
   config, graph, weights = bigram(tokenizer)
   mesh = make_mesh((2, 2, 2))
   weights = jax.device_put(weights, weight_shardings(mesh, weights))
-  programs = SamplerPrograms(graph, config, mesh, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
+  programs = SamplerPrograms(graph, config, mesh, slots=8, length=72, block=72, stops=Stops((protocol.stop_token,)))
   with contextlib.ExitStack() as stack:
     limits = {"sessions": 64, "timeout_s": 20.0, "memory_mb": 512, "files_mb": 64, "output_chars": 400}
     tool = stack.enter_context(Sandbox(isolation="process", workers=2, search=None, **limits))

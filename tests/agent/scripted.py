@@ -56,7 +56,7 @@ class Scripted:
 
   def tokens(self, name: str, context: Sequence[int]) -> Sequence[int]:
     turn = self.says(name, self.protocol.decode(context))
-    return self.protocol.turn(turn) if isinstance(turn, Turn) else turn
+    return self.protocol.encode_turn(turn) if isinstance(turn, Turn) else turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ScriptedSlots:
       self._contexts[target] = [*self._contexts[source]]
 
   @property
-  def flying(self) -> bool:
+  def in_flight(self) -> bool:
     return self._flying is not None
 
   def launch(self, budgets: Mapping[int, int], *, enough: int | None, held: int | None) -> None:
@@ -117,7 +117,7 @@ class ScriptedSlots:
       del left[:most]
       context += tokens
       full = len(context) == self.capacity
-      stopped = tokens[-1] == self._scripted.protocol.stop or len(tokens) == budget or full
+      stopped = tokens[-1] == self._scripted.protocol.stop_token or len(tokens) == budget or full
       result[slot] = SlotOutput(tokens, [LOGPROB] * len(tokens), [LOGPROB] * len(tokens), stopped, 0)
     self._flying = result
 

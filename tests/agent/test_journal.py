@@ -117,7 +117,7 @@ def test_of_a_group_only_what_is_missing_is_drawn(real: Real, tmp_path: pathlib.
   [group] = agent.rollout(weights, [request])
   for known in ((0,), (1, 3), (0, 1, 2), (3,)):
     agent, journal = kept(real, tmp_path)
-    keys = agent.keys(journal, checksum_weights(weights), request)
+    keys = agent.journal_keys(journal, checksum_weights(weights), request)
     with pytest.raises(KeyboardInterrupt), journal.stage("mps"):
       for copy in known:
         journal.add(keys[copy], group[copy])
@@ -182,14 +182,14 @@ def test_what_is_in_two_checkpoints_goes(real: Real, tmp_path: pathlib.Path) -> 
 
   with journal.stage("rl"):
     agent.rollout(real[1], REQUESTS[:2])
-    journal.settle()
+    journal.prune_checkpointed()
     first = parts()
     assert first >= 1
     agent.rollout(real[1], REQUESTS[2:3])
-    journal.settle()
+    journal.prune_checkpointed()
     second = parts()
     assert second >= 1
-    journal.settle()
+    journal.prune_checkpointed()
     assert parts() == 0
 
 

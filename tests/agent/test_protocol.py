@@ -73,12 +73,12 @@ def test_prompt_turn_and_observation_are_the_templates_own_tokens(
   nothing = "\n<|im_start|>user\nObservation: None<|im_end|>\n<|im_start|>assistant\n"
   act = "<thought>add 7</thought><code>print(x)</code><|im_end|>"
   twelve = "\n<|im_start|>user\nObservation: 12<|im_end|>\n<|im_start|>assistant\n"
-  assert [*protocol.prompt("add 7")] == spelled(tokenizer, before)
-  assert [*protocol.turn(Turn("first_thought", "plan: add"))] == spelled(tokenizer, plan)
-  assert [*protocol.observation(None)] == spelled(tokenizer, nothing)
-  assert [*protocol.turn(Turn("act", "add 7", "print(x)"))] == spelled(tokenizer, act)
-  assert [*protocol.observation("12")] == spelled(tokenizer, twelve)
-  assert [protocol.stop] == spelled(tokenizer, "<|im_end|>")
+  assert [*protocol.encode_prompt("add 7")] == spelled(tokenizer, before)
+  assert [*protocol.encode_turn(Turn("first_thought", "plan: add"))] == spelled(tokenizer, plan)
+  assert [*protocol.encode_observation(None)] == spelled(tokenizer, nothing)
+  assert [*protocol.encode_turn(Turn("act", "add 7", "print(x)"))] == spelled(tokenizer, act)
+  assert [*protocol.encode_observation("12")] == spelled(tokenizer, twelve)
+  assert [protocol.stop_token] == spelled(tokenizer, "<|im_end|>")
 
 
 def test_a_conversation_is_what_the_template_renders(
@@ -90,21 +90,21 @@ def test_a_conversation_is_what_the_template_renders(
     {"role": "user", "content": "Observation: None"},
   ]
   text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-  ours = protocol.prompt("add 7") + protocol.turn(Turn("first_thought", "plan: add")) + protocol.observation(None)
+  ours = protocol.encode_prompt("add 7") + protocol.encode_turn(Turn("first_thought", "plan: add")) + protocol.encode_observation(None)
   assert [*ours] == spelled(tokenizer, str(text))
 
 
 @settings(deadline=None)
 @given(turn=turns)
 def test_a_turn_is_read_as_it_was_written(protocol: AgentProtocol, turn: Turn) -> None:
-  assert protocol.parse(protocol.turn(turn), turn.kind) == turn
+  assert protocol.parse_turn(protocol.encode_turn(turn), turn.kind) == turn
 
 
 @settings(deadline=None)
 @given(turn=turns)
 def test_a_turn_is_of_its_kind_alone(protocol: AgentProtocol, turn: Turn) -> None:
   other = "act" if turn.kind == "first_thought" else "first_thought"
-  assert protocol.parse(protocol.turn(turn), other) is None
+  assert protocol.parse_turn(protocol.encode_turn(turn), other) is None
 
 
 @settings(deadline=None)
@@ -112,12 +112,12 @@ def test_a_turn_is_of_its_kind_alone(protocol: AgentProtocol, turn: Turn) -> Non
 def test_a_special_token_too_many_or_too_few_makes_a_turn_malformed(
   protocol: AgentProtocol, tokenizer: PreTrainedTokenizerFast, turn: Turn, data: st.DataObject
 ) -> None:
-  tokens = protocol.turn(turn)
+  tokens = protocol.encode_turn(turn)
   at = data.draw(st.integers(0, len(tokens)))
   added = data.draw(st.sampled_from(sorted(special(tokenizer))))
   lost = data.draw(st.sampled_from([i for i, t in enumerate(tokens) if t in special(tokenizer)]))
-  assert protocol.parse((*tokens[:at], added, *tokens[at:]), turn.kind) is None
-  assert protocol.parse(tokens[:lost] + tokens[lost + 1 :], turn.kind) is None
+  assert protocol.parse_turn((*tokens[:at], added, *tokens[at:]), turn.kind) is None
+  assert protocol.parse_turn(tokens[:lost] + tokens[lost + 1 :], turn.kind) is None
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_a_special_token_too_many_or_too_few_makes_a_turn_malformed(
   ],
 )
 def test_malformed_acts_are_none(protocol: AgentProtocol, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-  assert protocol.parse(spelled(tokenizer, text), "act") is None
+  assert protocol.parse_turn(spelled(tokenizer, text), "act") is None
 
 
 def test_spaces_around_a_thought_and_a_code_are_not_part_of_it(
   protocol: AgentProtocol, tokenizer: PreTrainedTokenizerFast
 ) -> None:
   tokens = spelled(tokenizer, "<thought> add \n</thought><code>\nif x:\n  print(x)\n</code><|im_end|>")
-  assert protocol.parse(tokens, "act") == Turn("act", "add", "if x:\n  print(x)")
+  assert protocol.parse_turn(tokens, "act") == Turn("act", "add", "if x:\n  print(x)")
 
 
 @settings(deadline=None)
@@ -163,10 +163,10 @@ def test_text_never_becomes_a_special_token(
   assert not structure.intersection(protocol.encode(text))
   assert protocol.decode(protocol.encode(text)) == text
   for ours, empty in (
-    (protocol.prompt(text), protocol.prompt("")),
-    (protocol.observation(text), protocol.observation("")),
-    (protocol.turn(Turn("first_thought", text)), protocol.turn(Turn("first_thought", ""))),
-    (protocol.turn(Turn("act", text, text)), protocol.turn(Turn("act", "", ""))),
+    (protocol.encode_prompt(text), protocol.encode_prompt("")),
+    (protocol.encode_observation(text), protocol.encode_observation("")),
+    (protocol.encode_turn(Turn("first_thought", text)), protocol.encode_turn(Turn("first_thought", ""))),
+    (protocol.encode_turn(Turn("act", text, text)), protocol.encode_turn(Turn("act", "", ""))),
   ):
     assert [t for t in ours if t in structure] == [t for t in empty if t in structure]
 
@@ -185,11 +185,11 @@ def test_llama_style() -> None:
   protocol = AgentProtocol(tokenizer)
   prompt = "<|begin|><|header|>user<|header_end|>\n\nadd 7<|eot|><|header|>assistant<|header_end|>\n\n"
   observation = "<|header|>user<|header_end|>\n\nObservation: 12<|eot|><|header|>assistant<|header_end|>\n\n"
-  assert [protocol.stop] == spelled(tokenizer, "<|eot|>")
-  assert [*protocol.prompt("add 7")] == spelled(tokenizer, prompt)
-  assert [*protocol.observation("12")] == spelled(tokenizer, observation)
+  assert [protocol.stop_token] == spelled(tokenizer, "<|eot|>")
+  assert [*protocol.encode_prompt("add 7")] == spelled(tokenizer, prompt)
+  assert [*protocol.encode_observation("12")] == spelled(tokenizer, observation)
   header = spelled(tokenizer, "<thought>add</thought><code><|header|>user</code><|eot|>")
-  assert protocol.parse(header, "act") is None
+  assert protocol.parse_turn(header, "act") is None
   assert not special(tokenizer).intersection(protocol.encode("<|header|>user<|header_end|><|eot|>"))
 
 
@@ -199,8 +199,8 @@ def test_a_templates_own_system_prompt_is_left_out(bos: str | None) -> None:
   tokenizer = foreign(DEFAULT_SYSTEM, END_OF_TEXT, TURN_START, TURN_END, *TAGS, eos_token=TURN_END, **named)
   protocol = AgentProtocol(tokenizer)
   prompt = "<|im_start|>user\nadd 7<|im_end|>\n<|im_start|>assistant\n"
-  assert [*protocol.prompt("add 7")] == spelled(tokenizer, prompt)
-  assert [protocol.stop] == spelled(tokenizer, TURN_END)
+  assert [*protocol.encode_prompt("add 7")] == spelled(tokenizer, prompt)
+  assert [protocol.stop_token] == spelled(tokenizer, TURN_END)
 
 
 @pytest.mark.parametrize(

@@ -54,13 +54,13 @@ def test_the_context_is_what_the_protocol_spells(stage: Stage) -> None:
   p = stage.protocol
   trajectory = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
   assert trajectory.context() == (
-    *p.prompt(question().text),
-    *p.turn(plan()),
-    *p.observation(None),
-    *p.turn(COUNT),
-    *p.observation("12"),
-    *p.turn(submit()),
-    *p.observation(""),
+    *p.encode_prompt(question().text),
+    *p.encode_turn(plan()),
+    *p.encode_observation(None),
+    *p.encode_turn(COUNT),
+    *p.encode_observation("12"),
+    *p.encode_turn(submit()),
+    *p.encode_observation(""),
   )
   for step in trajectory.steps:
     assert step.logprobs == (LOGPROB,) * len(step.tokens)
@@ -136,10 +136,10 @@ def test_an_answer_in_the_last_act_counts(stage: Stage) -> None:
 def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
   p = stage.protocol
   malformed = [
-    p.turn(COUNT)[1:],  # no opening tag
-    (*p.turn(COUNT)[:-2], p.stop),  # no closing tag
-    p.turn(plan()),  # a plan where an act belongs
-    (p.stop,),
+    p.encode_turn(COUNT)[1:],  # no opening tag
+    (*p.encode_turn(COUNT)[:-2], p.stop_token),  # no closing tag
+    p.encode_turn(plan()),  # a plan where an act belongs
+    (p.stop_token,),
   ]
   for tokens in malformed:
     trajectory = one(stage.agent(), stage.in_turn(plan(), tokens), *asked("q"))
@@ -148,18 +148,18 @@ def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
     assert (broken.kind, broken.tokens, broken.author) == ("malformed", tuple(tokens), "student")
     assert len(broken.logprobs) == len(tokens)
     assert (broken.thought, broken.code, broken.observation_tokens) == (p.decode(tokens), "", ())
-    assert trajectory.ledger.of("student").generated == len(p.turn(plan())) + len(tokens)
+    assert trajectory.ledger.of("student").generated == len(p.encode_turn(plan())) + len(tokens)
     assert trajectory.ledger.tool_calls == 0
   assert [s.kind for s in one(stage.agent(), stage.in_turn(COUNT), *asked("q")).steps] == ["malformed"]
 
 
 def test_a_turn_may_take_so_many_tokens(stage: Stage) -> None:
-  size = len(stage.protocol.turn(COUNT))
+  size = len(stage.protocol.encode_turn(COUNT))
   weights = stage.in_turn(plan(), COUNT, submit())
   assert one(stage.agent(turn_tokens=size), weights, *asked("q")).status == "answered"
   short = one(stage.agent(turn_tokens=size - 1), weights, *asked("q"))
   assert (short.status, [s.kind for s in short.steps]) == ("bad_format", ["first_thought", "malformed"])
-  assert short.steps[1].tokens == stage.protocol.turn(COUNT)[:-1]
+  assert short.steps[1].tokens == stage.protocol.encode_turn(COUNT)[:-1]
 
 
 @pytest.mark.parametrize("decode", [1, 3, 64])
@@ -218,7 +218,7 @@ def test_a_prefix_costs_what_is_read_of_it_and_its_acts_are_free(stage: Stage) -
   trajectory = one(stage.agent(), weights, RolloutRequest("on", question(), whole.prefix(3), 2))
   assert (trajectory.status, trajectory.acts, len(trajectory.steps)) == ("step_limit", 2, 5)
   usage = trajectory.ledger.of("student")
-  assert usage.generated == 2 * len(stage.protocol.turn(COUNT))
+  assert usage.generated == 2 * len(stage.protocol.encode_turn(COUNT))
   assert usage.read == len(whole.context(3)) + len(trajectory.steps[3].observation_tokens)
   assert trajectory.ledger.tool_calls == 2
 

@@ -49,13 +49,13 @@ def test_tokens_are_those_of_the_text(protocol: AgentProtocol, tool: Sandbox) ->
   [played] = run_scripts([(question(), script(plan(), scripted.act("print(12)"), submit("12")))], tool)
   trajectory = tokenize_trajectory(protocol, played)
   assert trajectory.context() == (
-    *protocol.prompt(played.question),
-    *protocol.turn(plan()),
-    *protocol.observation(None),
-    *protocol.turn(scripted.act("print(12)")),
-    *protocol.observation("12"),
-    *protocol.turn(submit("12")),
-    *protocol.observation(""),
+    *protocol.encode_prompt(played.question),
+    *protocol.encode_turn(plan()),
+    *protocol.encode_observation(None),
+    *protocol.encode_turn(scripted.act("print(12)")),
+    *protocol.encode_observation("12"),
+    *protocol.encode_turn(submit("12")),
+    *protocol.encode_observation(""),
   )
   assert all(s.logprobs == () for s in trajectory.steps)
   textual = [dataclasses.replace(s, tokens=(), observation_tokens=()) for s in trajectory.steps]
@@ -93,6 +93,6 @@ def test_act_runs_each_turn_in_the_state_before_it(protocol: AgentProtocol, tool
   assert [outcome and outcome.answer for _, outcome in taken] == [s.answer for s in steps]
   assert taken[2][1] is None
   assert steps[0] == tokenize_step(protocol, steps[0])
-  assert steps[0].tokens == protocol.turn(scripted.act("print(x + 1)"))
-  assert steps[0].observation_tokens == protocol.observation("13")
-  assert steps[2].observation_tokens == protocol.observation(None)
+  assert steps[0].tokens == protocol.encode_turn(scripted.act("print(x + 1)"))
+  assert steps[0].observation_tokens == protocol.encode_observation("13")
+  assert steps[2].observation_tokens == protocol.encode_observation(None)

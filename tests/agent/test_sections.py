@@ -15,7 +15,7 @@ def protocol() -> AgentProtocol:
 
 
 def test_an_act_comes_in_its_sections(protocol: AgentProtocol) -> None:
-  found = list(SectionDecoder(protocol).feed(protocol.turn(Turn("act", "add", "print(1)"))))
+  found = list(SectionDecoder(protocol).feed(protocol.encode_turn(Turn("act", "add", "print(1)"))))
   assert "".join(text for section, text in found if section == "thought") == "add"
   assert "".join(text for section, text in found if section == "code") == "print(1)"
   assert {section for section, _ in found} == {"thought", "code"}
@@ -25,7 +25,7 @@ def test_an_act_comes_in_its_sections(protocol: AgentProtocol) -> None:
 def test_a_character_waits_for_all_of_its_tokens(protocol: AgentProtocol, size: int) -> None:
   """The tokenizer spells these by bytes, so pieces end within characters."""
   text = "7 € für 𝒳"
-  tokens = protocol.turn(Turn("first_thought", text))
+  tokens = protocol.encode_turn(Turn("first_thought", text))
   sections = SectionDecoder(protocol)
   found = [piece for i in range(0, len(tokens), size) for piece in sections.feed(tokens[i : i + size])]
   assert len(protocol.encode("€")) > 1 or len(protocol.encode("𝒳")) > 1, "nothing is split"
@@ -35,11 +35,11 @@ def test_a_character_waits_for_all_of_its_tokens(protocol: AgentProtocol, size: 
 
 
 def test_what_a_malformed_turn_spells_outside_of_all_sections(protocol: AgentProtocol) -> None:
-  tokens = (*protocol.encode("add"), protocol.stop)
+  tokens = (*protocol.encode("add"), protocol.stop_token)
   assert [*SectionDecoder(protocol).feed(tokens)] == [("", "add")]
 
 
 def test_a_broken_character_is_told_when_its_section_ends(protocol: AgentProtocol) -> None:
-  whole = protocol.turn(Turn("first_thought", "€"))
+  whole = protocol.encode_turn(Turn("first_thought", "€"))
   broken = (whole[0], whole[1], *whole[-2:])
   assert "".join(text for _, text in SectionDecoder(protocol).feed(broken)) == "\N{REPLACEMENT CHARACTER}"

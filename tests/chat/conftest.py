@@ -40,7 +40,7 @@ def model(folder: pathlib.Path) -> pretrained.Model:
 
 @pytest.fixture(scope="session")
 def on_mesh(folder: pathlib.Path, model: pretrained.Model, one_device: Mesh) -> LocalChat:
-  template = ChatTemplate(model.tokenizer, generation=pretrained.open_pretrained(str(folder)).generation)
+  template = ChatTemplate(model.tokenizer, generation=pretrained.open_pretrained(str(folder)).generation_config)
   size, stops = {"slots": SLOTS, "length": LENGTH, "block": LENGTH}, Stops(template.stops)
   programs = SamplerPrograms(model.graph, model.config, one_device, **size, stops=stops)
   shapes = ProgramShapes(piece=16, rows=(4,), decode=4)

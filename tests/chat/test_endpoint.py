@@ -198,7 +198,7 @@ def test_a_server_that_is_killed_and_comes_back_is_survived() -> None:
 
   with scripted(says) as server, endpoint(server, concurrency=2) as chat:
     replies: list[Any] = []
-    for place, reply in chat.replies([ask(f"figs {i}") for i in range(12)]):
+    for place, reply in chat.iter_replies([ask(f"figs {i}") for i in range(12)]):
       replies.append((place, reply.text))
       if len(replies) == 3:
         server.stop()
@@ -222,7 +222,7 @@ def test_no_more_is_asked_when_the_money_is_spent() -> None:
   """A reply costs 7 times 2 + 3 times 10 = 44 millionths: after three of them, 132, a budget of 100 is spent."""
   budget = ChatBudget(100e-6, 0.0, (2.0, 10.0))
   with scripted(upper) as server, endpoint(server, budget=budget, concurrency=1) as chat:
-    replies = dict(chat.replies([ask(f"{i}") for i in range(6)]))
+    replies = dict(chat.iter_replies([ask(f"{i}") for i in range(6)]))
     assert [replies[i].text for i in range(3)] == ["0", "1", "2"] and len(server.asked) == 3
     assert all(replies[i].hopeless and "over budget: 0.000132 USD spent" in replies[i].failed for i in range(3, 6))
     with pytest.raises(UserError, match=r"chat: over budget: .* of chat\.budget_usd = 0\.0001; raise it to go on"):
@@ -257,7 +257,7 @@ def test_a_budget_counts_the_most_that_a_reply_of_unknown_tokens_can_have_taken(
       with contextlib.closing(recorded):
         with pytest.raises(UserError, match=r"over budget: 0\.000332 USD spent"):
           recorded.ask([ask(name) for name in "abc"])
-        assert len(server.asked) == 2 and recorded.used() == budget.used == Usage(generated=18, read=76)
+        assert len(server.asked) == 2 and recorded.total_usage() == budget.used == Usage(generated=18, read=76)
 
 
 # Replies
@@ -396,7 +396,7 @@ def test_the_key_is_told_nowhere(caplog: pytest.LogCaptureFixture, capfd: pytest
       scripted(upper, lambda number, status=status: told(status)) as server,
       endpoint(server, key=KEY, patience_s=0.0) as chat,
     ):
-      said += [repr(reply) for _, reply in chat.replies([ask("a")])]
+      said += [repr(reply) for _, reply in chat.iter_replies([ask("a")])]
   assert len(said) == 4 and all("Bearer [the key]" in text for text in said)
   out, err = capfd.readouterr()
   for text in (*said, out, err):
@@ -434,7 +434,7 @@ def test_who_stops_listening_ends_what_is_on_its_way() -> None:
   with scripted(upper, lambda number: servers.silence if number else None) as server:
     began = time.monotonic()
     with endpoint(server, timeout_s=60.0, concurrency=1) as chat:
-      replies = chat.replies([ask("a"), ask("b")])
+      replies = chat.iter_replies([ask("a"), ask("b")])
       assert next(replies)[1].text == "A"
       replies.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 5.0

@@ -57,7 +57,7 @@ def test_the_likeliest_reply_is_that_of_the_full_forward_pass(on_mesh: LocalChat
     if tokens[-1] in on_mesh.template.stops:
       break
   [reply] = on_mesh.ask([ask("greedy", temperature=0.0, tokens=8)])
-  assert reply.text == on_mesh.template.text(tokens[read:])
+  assert reply.text == on_mesh.template.decode_reply(tokens[read:])
   assert (reply.usage.read, reply.usage.generated) == (read, len(tokens) - read)
   assert reply.cut == (tokens[-1] not in on_mesh.template.stops)
 

@@ -27,7 +27,7 @@ class Counting(ChatBackend):
   def __init__(self) -> None:
     self.asked: list[str] = []
 
-  def replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
     for place, ask in reversed([*enumerate(asks)]):
       self.asked.append(ask.name)
       if ask.name == "killed":
@@ -64,7 +64,7 @@ def test_what_was_answered_is_not_asked_again(path: pathlib.Path) -> None:
     before = asked.ask([ask("a"), ask("b")])
     assert asked.ask([ask("b"), ask("a")]) == before[::-1]
     assert (asked.asked, asked.known) == (2, 2)
-    assert asked.used() == Usage(6, 0, 14, 0.2)
+    assert asked.total_usage() == Usage(6, 0, 14, 0.2)
   with chat(path, second) as asked:
     assert [*asked.ask([ask("a"), ask("c"), ask("b")])[::2]] == before
   assert (first.asked, second.asked) == (["b", "a"], ["c"])

@@ -367,7 +367,7 @@ def killed_in_the_middle(folder: pathlib.Path, seconds: float, **more: Any) -> N
     port, found = command.port, {}
     comeback = threading.Timer(seconds, lambda: made.append(Command(folder, port)))
     with endpoint(command, model="tiny", seed=9, **more) as chat:  # type: ignore[arg-type]
-      for place, reply in chat.replies(asks(12)):
+      for place, reply in chat.iter_replies(asks(12)):
         found[place] = reply.text
         if len(found) == 2:
           assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL

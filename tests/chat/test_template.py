@@ -51,7 +51,7 @@ def test_a_conversation_has_the_tokens_that_transformers_gives_it(
   template = ChatTemplate(tokenizer)
   for talk in (TALK, TALK[1:], TALK[1:2]):
     expected = tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
-    assert list(template.prompt(talk)) == expected
+    assert list(template.encode_prompt(talk)) == expected
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -59,8 +59,8 @@ def test_a_conversation_has_the_tokens_that_transformers_gives_it(
 def test_no_text_becomes_a_special_token(text: str, role: str, tokenizer: PreTrainedTokenizerFast) -> None:
   template, special = ChatTemplate(tokenizer), set(tokenizer.all_special_ids)
   talk = [{"role": role, "content": f"a {text} b"}, {"role": "user", "content": "c"}]
-  harmless = template.prompt([{**talk[0], "content": "a"}, talk[1]])
-  ids = template.prompt(talk)
+  harmless = template.encode_prompt([{**talk[0], "content": "a"}, talk[1]])
+  ids = template.encode_prompt(talk)
   assert [i for i in ids if i in special] == [i for i in harmless if i in special]
   whole = tokenizer.decode(ids, skip_special_tokens=False)
   assert f"a {text} b".replace("\ud800", "\N{REPLACEMENT CHARACTER}") in whole, "not a character of it is lost"
@@ -72,7 +72,7 @@ def test_a_token_that_ends_turns_is_special_whatever_it_is_called(tokenizer: Pre
   over, think = tokenizer.convert_tokens_to_ids(["<turn_over>", "<think>"])
   tokenizer.chat_template = CHATML_TEMPLATE.replace("<|im_end|>", "<turn_over>")
   template = ChatTemplate(tokenizer)
-  ids = template.prompt([{"role": "user", "content": "figs<turn_over><think>"}])
+  ids = template.encode_prompt([{"role": "user", "content": "figs<turn_over><think>"}])
   assert (ids.count(over), ids.count(think)) == (1, 1)
   assert "figs<turn_over><think><turn_over>" in tokenizer.decode(ids)
   assert template.stops == (over, tokenizer.eos_token_id)
@@ -83,9 +83,9 @@ def test_tags_are_meant_in_an_assistants_message_alone(tokenizer: PreTrainedToke
   said = {"content": "<code>print(7)</code><|im_end|>"}
   end = tokenizer.convert_tokens_to_ids("<|im_end|>")
   for role, tags in (("user", 0), ("system", 0), ("assistant", 1)):
-    ids = template.prompt([{"role": role, **said}])
+    ids = template.encode_prompt([{"role": role, **said}])
     assert (ids.count(tag), ids.count(end)) == (tags, 1)
-  assert ChatTemplate(tokenizer).prompt([{"role": "assistant", **said}]).count(tag) == 0
+  assert ChatTemplate(tokenizer).encode_prompt([{"role": "assistant", **said}]).count(tag) == 0
 
 
 def test_a_distilled_student_sees_what_the_agent_sees() -> None:
@@ -95,12 +95,12 @@ def test_a_distilled_student_sees_what_the_agent_sees() -> None:
   tokenizer.chat_template = protocol.chat_template()
   template = ChatTemplate(tokenizer, tags=TAGS)
   user = {"role": "user", "content": "How many 7s?"}
-  assert template.prompt([user]) == protocol.prompt("How many 7s?")
+  assert template.encode_prompt([user]) == protocol.encode_prompt("How many 7s?")
   turn = tuple(tokenizer.encode("<first_thought>add</first_thought><|im_end|>", add_special_tokens=False))
-  talk = [user, {"role": "assistant", "content": template.text(turn)}, {"role": "tool", "content": "None"}]
-  assert template.prompt(talk) == protocol.prompt("How many 7s?") + turn + protocol.observation(None)
+  talk = [user, {"role": "assistant", "content": template.decode_reply(turn)}, {"role": "tool", "content": "None"}]
+  assert template.encode_prompt(talk) == protocol.encode_prompt("How many 7s?") + turn + protocol.encode_observation(None)
   with pytest.raises(ConversationRefused, match="the agent knows the roles user, assistant and tool, not system"):
-    template.prompt([{"role": "system", "content": "x"}])
+    template.encode_prompt([{"role": "system", "content": "x"}])
 
 
 def test_replies_end_at_the_tokenizers_the_templates_and_the_models_own_ends(
@@ -111,12 +111,12 @@ def test_replies_end_at_the_tokenizers_the_templates_and_the_models_own_ends(
   assert ChatTemplate(tokenizer, generation={"eos_token_id": [tag, end]}).stops == (end, tag)
   tokenizer.eos_token = "<|endoftext|>"
   assert ChatTemplate(tokenizer, generation={"eos_token_id": tag}).stops == (end, text_end, tag)
-  assert ChatTemplate(tokenizer).text([*tokenizer.encode("figs"), text_end]) == "figs"
+  assert ChatTemplate(tokenizer).decode_reply([*tokenizer.encode("figs"), text_end]) == "figs"
 
 
 def test_nothing_depends_on_the_day(tokenizer: PreTrainedTokenizerFast) -> None:
   tokenizer.bos_token, tokenizer.chat_template = "<|endoftext|>", TRIMMING
-  assert "user 2024 figs" in tokenizer.decode(ChatTemplate(tokenizer).prompt([{"role": "user", "content": "figs"}]))
+  assert "user 2024 figs" in tokenizer.decode(ChatTemplate(tokenizer).encode_prompt([{"role": "user", "content": "figs"}]))
 
 
 @pytest.mark.parametrize("chat_template", [None, "{% for %}", "{{ nothing.at.all }}"])
@@ -156,19 +156,19 @@ def test_a_templates_switches_are_those_of_transformers(
   thinking: PreTrainedTokenizerFast, switches: dict[str, bool]
 ) -> None:
   expected = thinking.apply_chat_template(TALK, add_generation_prompt=True, **switches)["input_ids"]
-  assert list(ChatTemplate(thinking, switches=switches).prompt(TALK)) == expected
+  assert list(ChatTemplate(thinking, switches=switches).encode_prompt(TALK)) == expected
   other = ChatTemplate(thinking, switches={"enable_thinking": not switches.get("enable_thinking", True)})
-  assert list(other.prompt(TALK, {"enable_thinking": True, **switches})) == expected, "a conversation's own count"
+  assert list(other.encode_prompt(TALK, {"enable_thinking": True, **switches})) == expected, "a conversation's own count"
   assert ("</think>" in thinking.decode(expected)) == (switches == {"enable_thinking": False})
 
 
 def test_thinking_is_hidden_in_a_question_and_left_out_of_an_answer(thinking: PreTrainedTokenizerFast) -> None:
   template, end = ChatTemplate(thinking), thinking.get_vocab()["</think>"]
-  asked = template.prompt([{"role": "user", "content": "a </think> b"}])
-  assert end not in asked and "a </think> b" in template.text(asked)
+  asked = template.encode_prompt([{"role": "user", "content": "a </think> b"}])
+  assert end not in asked and "a </think> b" in template.decode_reply(asked)
   talk = [TALK[1], {"role": "assistant", "content": "<think>hm</think>12"}, TALK[1]]
-  assert list(template.prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
-  assert "hm" not in template.text(template.prompt(talk))
+  assert list(template.encode_prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+  assert "hm" not in template.decode_reply(template.encode_prompt(talk))
 
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "messages", "add_generation_prompt", "tools", "x y"])
@@ -176,4 +176,4 @@ def test_a_switch_that_the_template_does_not_have_is_refused(thinking: PreTraine
   with pytest.raises(UserError, match=rf"chat\.template_kwargs: .* has no switch '{name}'; leave it out"):
     ChatTemplate(thinking, switches={name: False})
   with pytest.raises(ConversationRefused, match=f"has no switch '{name}'"):
-    ChatTemplate(thinking).prompt(TALK, {name: False})
+    ChatTemplate(thinking).encode_prompt(TALK, {name: False})

@@ -59,13 +59,13 @@ def lies_on(weights: object) -> set[int]:
 
 def test_the_student_is_trained_on_one_mesh_and_samples_on_another_and_the_teacher_on_its_own(run: Experiment) -> None:
   assert (lies_on(run.student.weights), lies_on(run.teacher_model.weights)) == ({1}, {3})
-  agents = {"student": run.student_agent, "teacher": run.teacher_agent, "rl": run.rl_agent(0.6)}
+  agents = {"student": run.student_agent, "teacher": run.teacher_agent, "rl": run.make_rl_agent(0.6)}
   assert {name: device(agent.programs.mesh) for name, agent in agents.items()} == {"student": 2, "teacher": 3, "rl": 2}
-  assert device(run.single_agent().programs.mesh) == 2
+  assert device(run.make_single_agent().programs.mesh) == 2
 
 
 def test_each_agent_has_its_own_model_slots_and_decoding(run: Experiment) -> None:
-  student, teacher, rl = run.student_agent, run.teacher_agent, run.rl_agent(0.6)
+  student, teacher, rl = run.student_agent, run.teacher_agent, run.make_rl_agent(0.6)
   assert (student.programs.config, teacher.programs.config) == (run.student.config, run.teacher_model.config)
   assert student.programs.config != teacher.programs.config
   assert (student.programs.slots, teacher.programs.slots, rl.programs.slots) == (6, 4, 6)
@@ -108,7 +108,7 @@ def test_policy_gradient_trains_and_scores_the_student_on_its_mesh_and_the_teach
 
 def test_a_supervised_stage_has_its_own_settings_and_those_that_all_share(run: Experiment) -> None:
   c = run.config
-  found = {name: run.settings(c[name]) for name in ("warm_start", "sft", "bc")}
+  found = {name: run.make_sft_config(c[name]) for name in ("warm_start", "sft", "bc")}
   assert {name: (s.learning_rate, s.epochs) for name, s in found.items()} == {
     name: (c[name].learning_rate, c[name].epochs) for name in found
   }

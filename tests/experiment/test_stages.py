@@ -26,17 +26,17 @@ def config() -> ConfigDict:
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_an_entry_is_whole(stage: Stage) -> None:
   c = config()
-  assert len(stage.label) <= 20 or not stage.begin, "a label stands in a column of the table"
-  assert bool(stage.begin) == bool(stage.lessons or stage.starts)
-  assert not (stage.lessons and stage.starts)
-  assert {stage.group, *stage.reads} <= set(c)
-  assert stage.changes.keys() <= set(c[stage.group])
-  assert {stage.begin, *stage.uses, *stage.goes_by} <= {"", "untrained", *STAGES}
-  assert ("train" in stage.reads) == bool(stage.begin)
+  assert len(stage.label) <= 20 or not stage.init_from, "a label stands in a column of the table"
+  assert bool(stage.init_from) == bool(stage.sft_data or stage.rl_starts)
+  assert not (stage.sft_data and stage.rl_starts)
+  assert {stage.group, *stage.config_groups} <= set(c)
+  assert stage.overrides.keys() <= set(c[stage.group])
+  assert {stage.init_from, *stage.inputs, *stage.budget_from} <= {"", "untrained", *STAGES}
+  assert ("train" in stage.config_groups) == bool(stage.init_from)
 
 
 def test_every_policy_gradient_arm_names_the_checkpoint_it_starts_from() -> None:
-  begun = {name: stage.begin for name, stage in STAGES.items() if stage.starts}
+  begun = {name: stage.init_from for name, stage in STAGES.items() if stage.rl_starts}
   assert begun == {
     "bc_grpo": "bc_all",
     "grpo": "warm_start",
@@ -50,10 +50,10 @@ def test_every_policy_gradient_arm_names_the_checkpoint_it_starts_from() -> None
 
 def test_the_recipe_has_what_the_entries_name() -> None:
   assert (
-    recipe.SFT_DATA.keys() == {s.lessons for s in STAGES.values() if s.lessons} == set(get_args(stages.SftDataName))
+    recipe.SFT_DATA.keys() == {s.sft_data for s in STAGES.values() if s.sft_data} == set(get_args(stages.SftDataName))
   )
   assert (
-    recipe.RL_STARTS.keys() == {s.starts for s in STAGES.values() if s.starts} == set(get_args(stages.RlStartsName))
+    recipe.RL_STARTS.keys() == {s.rl_starts for s in STAGES.values() if s.rl_starts} == set(get_args(stages.RlStartsName))
   )
 
 
@@ -74,7 +74,7 @@ def test_all_arms_can_be_asked_for_at_once() -> None:
   everything = resolve_stages(config().stages, ("all",))
   assert sorted(everything) == sorted(STAGES)
   for name in everything:
-    assert all(everything.index(other) < everything.index(name) for other in STAGES[name].builds_on)
+    assert all(everything.index(other) < everything.index(name) for other in STAGES[name].dependencies)
 
 
 def test_what_is_none_is_refused() -> None:

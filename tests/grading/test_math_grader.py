@@ -114,7 +114,7 @@ def test_a_hang_is_ended_in_time_and_the_next_honest_answer_is_graded() -> None:
   # so much memory that no processor fills it within the time
   with MathGrader(cpu_s=1.0, wall_s=STANDSTILL_S, memory_mb=4096) as grader:
     assert graded(grader, "x", "x+0")[0] == 1.0
-    first = grader.pid
+    first = grader.worker_pid
     start, began = time.process_time(), children_s()
     assert graded(grader, "x", SLOW) == (0.0, "the answer took too long to verify")
     assert time.process_time() - start < 0.2
@@ -122,10 +122,10 @@ def test_a_hang_is_ended_in_time_and_the_next_honest_answer_is_graded() -> None:
     assert gone(first)
     assert 0.9 < children_s() - began < 10  # one child's second, and what it took to load
     assert graded(grader, "x", "x+0")[0] == 1.0
-    last = grader.pid
+    last = grader.worker_pid
   assert last is not None
   assert gone(last)
-  assert grader.pid is None
+  assert grader.worker_pid is None
 
 
 def test_a_gold_that_hangs_is_the_graders_failure() -> None:
@@ -145,16 +145,16 @@ def test_too_much_memory_is_wrong_and_ends_with_the_answer() -> None:
 def test_a_child_that_somebody_kills_is_started_again() -> None:
   with MathGrader() as grader:
     assert graded(grader, "x", "x+0")[0] == 1.0
-    assert grader.pid is not None
-    os.kill(grader.pid, signal.SIGKILL)
+    assert grader.worker_pid is not None
+    os.kill(grader.worker_pid, signal.SIGKILL)
     assert graded(grader, "x", "0+x")[0] == 1.0
 
 
 def test_a_child_that_gets_no_processor_is_given_up_for_another() -> None:
   with MathGrader(wall_s=0.3) as grader:
     assert graded(grader, "x", "x+0")[0] == 1.0
-    assert grader.pid is not None
-    os.kill(grader.pid, signal.SIGSTOP)
+    assert grader.worker_pid is not None
+    os.kill(grader.worker_pid, signal.SIGSTOP)
     assert graded(grader, "x", "0+x") == (1.0, "equal")
 
 
@@ -183,7 +183,7 @@ def test_what_is_plainly_no_answer_is_refused_without_a_child() -> None:
       assert graded(grader, "5", answer)[0] == 0.0
     assert graded(grader, " x ", "x") == (1.0, "the same text")
     assert graded(grader, "", "")[0] is None
-    assert grader.pid is None
+    assert grader.worker_pid is None
 
 
 def test_aime_golds_are_whole_numbers_below_a_thousand() -> None:

@@ -110,10 +110,10 @@ def test_the_protocol_speaks_through_it(tokenizer: PreTrainedTokenizerFast) -> N
   tokenizer = copy.deepcopy(tokenizer)
   assert sorted(add_tags(tokenizer)) == list(range(49152, 49158)) and len(tokenizer) == 49158
   protocol = AgentProtocol(tokenizer)
-  assert protocol.stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
-  prompt = protocol.prompt("What is <|im_end|> 1?")
+  assert protocol.stop_token == tokenizer.convert_tokens_to_ids("<|im_end|>")
+  prompt = protocol.encode_prompt("What is <|im_end|> 1?")
   assert protocol.decode(prompt) == "<|im_start|>user\nWhat is <|im_end|> 1?<|im_end|>\n<|im_start|>assistant\n"
-  assert prompt.count(protocol.stop) == 1
+  assert prompt.count(protocol.stop_token) == 1
   assert {"<repo_name>", "<jupyter_text>", "<|im_end|>"} <= set(tokenizer.all_special_tokens)
 
 

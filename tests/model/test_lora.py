@@ -52,10 +52,10 @@ def trained(tiny: Tiny, mesh: Mesh) -> Tiny:
   learnt = np.ones(12, np.float32)
   learnt[0] = 0.0
   batch = make_update(pack_examples([Example(ROW[0], learnt, learnt)], length=12), length=12, micro=1, most=1)
-  state = trainer.start(own)
+  state = trainer.init_state(own)
   for _ in range(2):
     state, _ = trainer(state, batch)
-  return Tiny(tiny.config, tiny.graph, trainer.whole(state))
+  return Tiny(tiny.config, tiny.graph, trainer.full_weights(state))
 
 
 def test_new_adapters_change_nothing(plain: Tiny, one_device: Mesh) -> None:

@@ -68,17 +68,17 @@ def test_of_five_steps_three_are_left_on_average() -> None:
   ],
 )
 def test_a_stage_takes_what_it_draws_reads_and_learns(stage: str, changed: dict[str, Any], seconds: float) -> None:
-  found = costs(**changed).of(stage)
+  found = costs(**changed).stage_seconds(stage)
   assert found == (seconds if seconds is None else pytest.approx(seconds))
 
 
 def test_every_model_of_the_recipe_is_evaluated() -> None:
   """The untrained student, five stages that train, and a teacher on the chips."""
-  assert costs().evaluation() == pytest.approx(200 * (6 * STUDENT + TEACHER))
-  assert costs(**{"teacher.kind": "prompted"}).evaluation() == pytest.approx(200 * 6 * STUDENT)
-  assert costs(**{"stages": ("warm_start", "mps", "sft")}).evaluation() == pytest.approx(200 * (3 * STUDENT + TEACHER))
+  assert costs().evaluation_seconds() == pytest.approx(200 * (6 * STUDENT + TEACHER))
+  assert costs(**{"teacher.kind": "prompted"}).evaluation_seconds() == pytest.approx(200 * 6 * STUDENT)
+  assert costs(**{"stages": ("warm_start", "mps", "sft")}).evaluation_seconds() == pytest.approx(200 * (3 * STUDENT + TEACHER))
 
 
 def test_a_program_that_is_not_there_costs_nothing() -> None:
   config = costs()._config
-  assert StageCosts(config, {("student", "decode"): 1e-3}).of("warm_start") == 0.0
+  assert StageCosts(config, {("student", "decode"): 1e-3}).stage_seconds("warm_start") == 0.0

@@ -58,7 +58,7 @@ def test_what_was_spent_to_measure_stands_below_and_in_no_cost(rows: list[dict[s
 
 
 def test_every_arm_fits_a_terminal(rows: list[dict[str, Any]]):
-  rows += [{**rows[0], "model": name, "from": stage.begin} for name, stage in STAGES.items()]
+  rows += [{**rows[0], "model": name, "from": stage.init_from} for name, stage in STAGES.items()]
   assert max(map(len, table.format_table(rows).splitlines())) <= 120
 
 

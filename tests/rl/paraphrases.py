@@ -253,7 +253,7 @@ EXPECTED: dict[Truth, StepVerdict] = {"equal": "equal", "different": "different"
 def compared(isolation: str) -> Iterator[tuple[Paraphrase, StepVerdict]]:
   """Runs every pair in the sandbox, each piece of code in a session of its own, and compares what it did."""
   limits = {"timeout_s": 20.0, "memory_mb": 512, "files_mb": 16, "output_chars": 4096}
-  search = BM25Search.of(DOCUMENTS, top_k=2, passage_chars=400)
+  search = BM25Search.from_documents(DOCUMENTS, top_k=2, passage_chars=400)
   with (
     Sandbox(isolation=isolation, workers=2, sessions=16, search=search, **limits) as tool,
     open_grader("math500") as grader,

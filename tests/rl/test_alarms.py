@@ -112,7 +112,7 @@ def test_what_metrics_say_is_told_once_where_it_was_first() -> None:
   lines = lines_of("kl", [0.1, 0.7, 0.9])
   lines = [line | {"alarm/kl": float(i > 0), "alarm/ess": 0.0} for i, line in enumerate(lines)]
   (alarm,) = find_fired_alarms(lines, SETTINGS | {"kl": 5.0})
-  assert (alarm.sign.name, alarm.step, alarm.value) == ("kl", 1, 0.7)
+  assert (alarm.rule.name, alarm.step, alarm.value) == ("kl", 1, 0.7)
 
 
 def test_an_alarm_says_what_it_means_and_what_to_do() -> None:

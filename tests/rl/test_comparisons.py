@@ -112,22 +112,22 @@ def test_a_step_of_rl_asks_once_for_each_undecided_pair_and_books_it_once() -> N
     rollout(act("12")),  # the teacher's by execution; undecided against the mistake, which is text
     rollout(act(""), grade=1.0),  # right: nothing hangs on its first step
   ]
-  (judged,) = comparisons.judged([START], [group], "paper")
+  (judged,) = comparisons.judge_undecided([START], [group], "paper")
   assert chat.rounds == [3]
   assert [t.ledger.of("scripted").generated for t in judged] == [20, 0, 10, 0]
   assert [t.ledger.tool_calls for t in judged] == [1] * 4
   assert [dataclasses.replace(t, ledger=Ledger()) for t in judged] == [
     dataclasses.replace(t, ledger=Ledger()) for t in group
   ]
-  same = comparisons.of(START)
+  same = comparisons.comparator_for(START)
   assert [assign_tier(t, START.correction, "paper", same) for t in judged] == ["key", "key", "key", "final"]
 
 
 def test_the_judge_of_a_step_of_rl_sees_all_that_came_before() -> None:
   chat = ScriptedChat(lambda ask: said("unsure"))
-  start = dataclasses.replace(START, trajectory=dataclasses.replace(START.trajectory, steps=(PLAN, act("5"))))
+  start = dataclasses.replace(START, trajectory=dataclasses.replace(START.prefix, steps=(PLAN, act("5"))))
   new = dataclasses.replace(rollout(act("5"), act("Sum = 12")), prefix_steps=2)
-  StepComparisons(grade_number, judge(chat)).judged([start], [[new]], "paper")
+  StepComparisons(grade_number, judge(chat)).judge_undecided([start], [[new]], "paper")
   assert [step.get("printed", step.get("plan")) for step in data_of(chat.asked[0])["steps"]] == ["plan: add", "5"]
 
 
@@ -145,25 +145,25 @@ def test_the_tier_that_the_judges_words_lead_to(teachers: str, mistakes: str, ex
   about = {"Total: 12": teachers, "five and eight": mistakes}
   chat = ScriptedChat(lambda ask: said(about[data_of(ask)["second"]["printed"]]))
   comparisons = StepComparisons(grade_number, judge(chat))
-  (group,) = comparisons.judged([START], [[rollout(act("Sum = 12"))]], "paper")
-  assert assign_tier(group[0], START.correction, "paper", comparisons.of(START)) == expected
+  (group,) = comparisons.judge_undecided([START], [[rollout(act("Sum = 12"))]], "paper")
+  assert assign_tier(group[0], START.correction, "paper", comparisons.comparator_for(START)) == expected
 
 
 def test_without_a_judge_the_undecided_stays_so() -> None:
   comparisons = StepComparisons(grade_number, None)
-  assert comparisons.numbers() == {}, "nothing was compared yet"
+  assert comparisons.metrics() == {}, "nothing was compared yet"
   group = [rollout(act("Sum = 12")), rollout(act("12"))]
-  assert comparisons.judged([START], [group], "paper") == [group]
-  assert [assign_tier(t, START.correction, "paper", comparisons.of(START)) for t in group] == ["none", "key"]
+  assert comparisons.judge_undecided([START], [group], "paper") == [group]
+  assert [assign_tier(t, START.correction, "paper", comparisons.comparator_for(START)) for t in group] == ["none", "key"]
   expected = {"steps_equal": 1 / 3, "steps_different": 0.0, "steps_undecided": 2 / 3}
-  assert comparisons.numbers() == pytest.approx(expected)
+  assert comparisons.metrics() == pytest.approx(expected)
 
 
 def test_release_mistake_7_what_a_tool_says_in_rl_is_not_cut_to_256_characters(stage: Stage) -> None:
   """Of two that differ in their last character of 302, cut there, one would have passed for the other."""
   codes = {"0": "print('fig ' * 75, 1)", "1": "print('fig ' * 75, 2)", "2": "print('fig ' * 750)"}
   weights = stage.weights(lambda name, text: scripted_act(codes[name[-1]]))
-  start = dataclasses.replace(START.trajectory, prefix_steps=1)
+  start = dataclasses.replace(START.prefix, prefix_steps=1)
   [group] = stage.agent(length=2048).rollout(weights, [RolloutRequest("rl", QUESTION, start, 1, copies=3)])
   first, second, endless = (t.steps[t.prefix_steps] for t in group)
   assert [len(step.observation) for step in (first, second)] == [302, 302]

@@ -93,10 +93,10 @@ def test_a_malformed_turn_is_learnt_from() -> None:
   cut = Trajectory("q", "2 + 2?", (9, 9), (PLAN, broken), "bad_format", grade=0.0, prefix_steps=1)
   _, scored = scored_group([rollout("7", grade=1.0), cut])
   assert (scored.tier, scored.advantage, scored.tokens) == ("none", -1.0, 3)
-  sample = scored.sample()
+  sample = scored.to_example()
   assert sample.tokens.tolist() == [9, 9, 1, 2, 7, 8, 9]
-  assert sample.learnt.tolist() == [0, 0, 0, 0, 1, 1, 1]
-  assert sample.sampled.tolist() == [0, 0, 0, 0, -0.5, -1.0, -2.0]
+  assert sample.loss_mask.tolist() == [0, 0, 0, 0, 1, 1, 1]
+  assert sample.sampling_logprobs.tolist() == [0, 0, 0, 0, -0.5, -1.0, -2.0]
   assert sample.advantage == -1.0
 
 

@@ -26,7 +26,7 @@ def watching(run: Experiment, earlier: Sequence[Mapping[str, float]] = ()) -> RL
     make_scorer(run.config, "student", run.student.graph, run.meshes.train, lora.NO_PARAMS, temperature=t)
     for t in (rl.temperature, run.config.student.temperature)
   ]
-  agent = run.rl_agent(rl.temperature)
+  agent = run.make_rl_agent(rl.temperature)
   return RLMonitor(
     run, "rl", rl, agent=agent, scorers=(made[0], made[1]), begin=lambda: run.student.weights, earlier=earlier
   )
@@ -37,7 +37,7 @@ def looks(
 ) -> None:
   """Steps whose rollouts all failed: nothing but the given numbers is there."""
   for number, found in enumerate(numbers, start=first):
-    metrics.write(number, found | watch.look(number, found, [], run.student.weights, closely=False))
+    metrics.write(number, found | watch.update(number, found, [], run.student.weights, closely=False))
 
 
 @pytest.fixture
@@ -58,24 +58,24 @@ def test_it_is_told_once_and_ends_what_it_is_to_end(
     metrics, watch = MetricsWriter(workdir, "rl"), watching(run)
     looks(run, watch, metrics, silent[:4])
     assert watch.fatal is None
-    watch.heed()
+    watch.raise_if_fatal()
     looks(run, watch, metrics, silent[4:], first=4)
     with pytest.raises(UserError, match=r"rl: alarm no_signal at step 4: .* is 1, over 0\.9\. .* take no_signal out"):
-      watch.heed()
+      watch.raise_if_fatal()
     metrics.close()
     assert capsys.readouterr().out.count("alarm no_signal at step 4") == 1
-    lines = MetricsWriter(workdir, "rl").below(6)
+    lines = MetricsWriter(workdir, "rl").lines_before(6)
     told: list[Any] = [[line.get(f"alarm/{name}") for name in ("no_signal", "ess", "kl")] for line in lines]
     assert told == [[None] * 3] * 4 + [[1.0, 0.0, None]] * 2
     assert lines[0]["ess_least"] == 0.8 and lines[0]["clip_share_greatest"] == 0.02
 
     with pytest.raises(UserError, match="alarm no_signal at step 4"):
       watching(run, lines)
-    watching(run, lines[:4]).heed()
+    watching(run, lines[:4]).raise_if_fatal()
     config.alarms.stop = ()
     again = watching(run, lines)
     looks(run, again, metrics, silent[:1], first=6)
-    again.heed()
+    again.raise_if_fatal()
     assert "alarm" not in capsys.readouterr().out, "it has been told"
 
 
@@ -101,4 +101,4 @@ def test_where_the_teacher_is_distilled_any_group_teaches(config: ConfigDict, tm
   with Experiment(config, Workdir(str(tmp_path))) as run:
     watch = watching(run)
     looks(run, watch, MetricsWriter(run.workdir, "rl"), [{"no_signal_groups": 1.0}] * 6)
-    assert not watch.told
+    assert not watch.fired

@@ -41,7 +41,7 @@ def config_of(overrides: dict[str, str]) -> ConfigDict:
 def test_the_table_is_read() -> None:
   names = "GRPO GRPO Dr. DAPO GSPO REINFORCE++ truncated on-policy"
   assert [name.split()[0] for name in SETTINGS] == names.split()
-  knobs = [(PolicyGradientConfig.of(config_of(o).rl), config_of(o).rl.final) for o in SETTINGS.values()]
+  knobs = [(PolicyGradientConfig.from_config(config_of(o).rl), config_of(o).rl.final) for o in SETTINGS.values()]
   assert len(set(knobs)) == len(knobs), "two names for one setting"
 
 
@@ -50,14 +50,14 @@ def test_the_first_row_is_the_default_and_names_every_knob() -> None:
   assert {name.removeprefix("rl.") for name in first} == {f.name for f in dataclasses.fields(PolicyGradientConfig)}
   assert config_of(first).to_dict() == config_of({}).to_dict()
   paper = module("paper").get_config()
-  assert PolicyGradientConfig.of(paper.rl) == PolicyGradientConfig.of(config_of({}).rl)
+  assert PolicyGradientConfig.from_config(paper.rl) == PolicyGradientConfig.from_config(config_of({}).rl)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_row_trains(name: str, make_tiny: Callable[..., Tiny], one_device: Mesh) -> None:
   """A step of what the stage would train with: it is finite, moves the weights, and tells what it has to."""
   config = config_of(SETTINGS[name])
-  knobs = PolicyGradientConfig.of(config.rl)
+  knobs = PolicyGradientConfig.from_config(config.rl)
   tiny = make_tiny(vocab=8, width=8, layers=1, heads=2, kv_heads=1, head_width=4, mlp=16)
   draws = np.random.default_rng(0)
   learnt = np.array([0, 1, 1, 0, 1], np.float32)
@@ -68,8 +68,8 @@ def test_each_row_trains(name: str, make_tiny: Callable[..., Tiny], one_device: 
   share = make_loss_weight_fn(knobs.normaliser, [3, 3], length=config.rl.length)
   update = make_update(pack_examples(samples, length=10), length=10, micro=1, most=1, share=share)
   trainer = loop.make_trainer(config, tiny.graph, one_device, NO_PARAMS)
-  arguments = (trainer.start(tiny.weights), NO_PARAMS, place_batch(one_device, update))
-  step = trainer.program(arguments[0]).lower(*arguments).compile({"xla_backend_optimization_level": 0})
+  arguments = (trainer.init_state(tiny.weights), NO_PARAMS, place_batch(one_device, update))
+  step = trainer.jit_update(arguments[0]).lower(*arguments).compile({"xla_backend_optimization_level": 0})
   state, numbers = step(*arguments)
   assert all(np.isfinite(float(x)) for x in numbers.values())
   assert ("kl_reference" in numbers, "truncated_share" in numbers) == (knobs.kl > 0, knobs.truncate > 0)

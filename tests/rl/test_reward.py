@@ -144,5 +144,5 @@ def test_a_replacement_that_submits_earns_no_key() -> None:
 def test_tiers_pay_what_they_are_set_to() -> None:
   tiers = TierRewards(final=1.0, key=0.5, avoid=0.1)
   names: tuple[Any, ...] = ("final", "key", "avoid", "none")
-  assert [tiers.pay(n) for n in names] == [1.0, 0.5, 0.1, 0.0]
-  assert [TierRewards(1.0, 0.0, 0.0).pay(n) for n in names] == [1.0, 0.0, 0.0, 0.0]
+  assert [tiers.reward(n) for n in names] == [1.0, 0.5, 0.1, 0.0]
+  assert [TierRewards(1.0, 0.0, 0.0).reward(n) for n in names] == [1.0, 0.0, 0.0, 0.0]

@@ -39,7 +39,7 @@ def config(*names: str) -> ConfigDict:
 def tell(workdir: Workdir, names: Sequence[str], steps: Mapping[int, float]) -> None:
   """A start of a run, which writes the loss of some steps."""
   with trackers.open_trackers(config(*names), workdir, {"seed": 7}) as told:
-    metrics = MetricsWriter(workdir, "rl", tell=told.tell)
+    metrics = MetricsWriter(workdir, "rl", tell=told.log_metrics)
     for step, loss in steps.items():
       metrics.write(step, {"loss": loss})
     metrics.close()
@@ -93,7 +93,7 @@ class Broken(trackers.Tracker):
       raise ConnectionError("nobody there")
     self.told = list[int]()
 
-  def tell(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
     del stage, numbers
     self.told.append(step)
     if len(self.told) == 2:
@@ -134,7 +134,7 @@ def test_of_a_run_that_is_ended_it_is_told_so(
   c = smoke_config()
   c.trackers.to = ("json",)
   with pytest.raises(RunInterrupted), Experiment(c, Workdir(str(here / "run"))) as run:
-    run.metrics("rl")
+    run.open_metrics("rl")
     raise RunInterrupted(15)
   assert "json may lack the end of this run: ConnectionError: failed: True" in caplog.text
 

@@ -102,7 +102,7 @@ def test_a_run_that_is_asked_to_end_keeps_what_it_has_drawn_before_a_trace(
   monkeypatch.setattr(profiler._Profile, "close", lambda self: (order.append("trace"), close(self)))
   c = smoke_config()
   c.profile.steps = 1
-  with pytest.raises(RunInterrupted), Experiment(c, Workdir(str(tmp_path))) as run, run.at("rl"):
+  with pytest.raises(RunInterrupted), Experiment(c, Workdir(str(tmp_path))) as run, run.stage_scope("rl"):
     raise RunInterrupted(15)
   assert order == ["journal", "trace"]
   assert json.loads((tmp_path / "metrics/stages.jsonl").read_text())["done"] is False
@@ -111,7 +111,7 @@ def test_a_run_that_is_asked_to_end_keeps_what_it_has_drawn_before_a_trace(
 def test_what_cannot_be_booked_does_not_hide_what_ended_the_stage(tmp_path: pathlib.Path) -> None:
   (tmp_path / "metrics/stages.jsonl").mkdir(parents=True)
   with Experiment(smoke_config(), Workdir(str(tmp_path))) as run:
-    with pytest.raises(RunInterrupted), run.at("rl"):
+    with pytest.raises(RunInterrupted), run.stage_scope("rl"):
       raise RunInterrupted(15)
-    with pytest.raises(UserError, match=r"metrics/stages.jsonl cannot be written"), run.at("rl"):
+    with pytest.raises(UserError, match=r"metrics/stages.jsonl cannot be written"), run.stage_scope("rl"):
       pass

@@ -53,7 +53,7 @@ def test_a_journal_is_found_again_and_goes_when_its_stage_is_done(workdir: Workd
   with pytest.raises(KeyboardInterrupt), first.stage("eval/sft"):
     for name in ("a", "b"):
       first.add(first.key(name), trajectory(name))
-      first.tick()
+      first.write_if_due()
     raise KeyboardInterrupt
   assert [name for name in store.store if "part" in name] == [
     f"/bucket/runs/one/journal/eval/sft/part-0000{i}.jsonl" for i in range(2)

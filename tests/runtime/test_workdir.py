@@ -222,7 +222,7 @@ def test_metrics_go_on_after_a_restart(workdir: Workdir) -> None:
 
 
 def test_checkpoints_of_a_stage_have_a_folder_of_their_own(workdir: Workdir) -> None:
-  assert workdir.checkpoints("sft") == workdir.root / "checkpoints" / "sft"
+  assert workdir.checkpoint_folder("sft") == workdir.root / "checkpoints" / "sft"
 
 
 def test_lone_surrogates_are_told_apart_from_text(workdir: Workdir) -> None:

@@ -94,7 +94,7 @@ def test_draws_follow_the_exact_distribution(name: str) -> None:
   assert counts[~possible].sum() == 0
   assert scipy.stats.chisquare(counts[possible], DRAWS * p[possible]).pvalue > 1e-3
   np.testing.assert_allclose(logprobs, np.log(p[tokens]), rtol=0, atol=1e-5)
-  np.testing.assert_allclose(found.plain, scipy.special.log_softmax(LOGITS)[tokens], rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found.model_logprobs, scipy.special.log_softmax(LOGITS)[tokens], rtol=0, atol=1e-5)
   for other in SETTINGS.keys() - {name}:  # so many draws tell the settings from each other
     q = np.maximum(exact(*SETTINGS[other]), 1e-9)
     assert scipy.stats.chisquare(counts, DRAWS * q / q.sum()).pvalue < 1e-9, other

@@ -91,7 +91,7 @@ class Context:
   turns: int = 0
 
   def take(self, turn: DrawnTurn) -> None:
-    for token, *logprobs in zip(turn.tokens, turn.logprobs, turn.plain, strict=True):
+    for token, *logprobs in zip(turn.tokens, turn.logprobs, turn.model_logprobs, strict=True):
       self.drawn[len(self.tokens)] = (logprobs[0], logprobs[1])
       self.tokens.append(token)
     self.turns += 1
@@ -285,7 +285,7 @@ def test_a_slot_is_given_to_the_next_while_others_draw(sampler: Sampler) -> None
     for name in sampler.collect():
       order.append(name)
       sampler.release(name)
-  assert sampler.slots.meter.numbers()["sampler/occupancy"] >= 0.95
+  assert sampler.slots.meter.metrics()["sampler/occupancy"] >= 0.95
   assert sampler.slots.meter.places > 0
 
 

@@ -177,10 +177,10 @@ def test_the_trainer_gives_the_log_probabilities_of_the_draws(
     sampled = np.array(logprobs, np.float32)
     samples.append(Example(np.array(tokens, np.int32), (sampled != 0).astype(np.float32), sampled))
   batch = fill_batch(pack_examples(samples, length=64), length=64, count=3, denominator=1.0)
-  assert 26 <= batch.learnt.sum() <= 33
+  assert 26 <= batch.loss_mask.sum() <= 33
   scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
   found, _ = scored(tiny.graph, tiny.weights, batch, temperature=decoding.temperature, chunk=64)
-  np.testing.assert_allclose(found * batch.learnt, batch.sampled, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found * batch.loss_mask, batch.sampling_logprobs, rtol=0, atol=1e-5)
 
 
 # What a slot holds

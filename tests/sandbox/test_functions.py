@@ -129,9 +129,9 @@ def test_a_file_of_any_allowed_size_reaches_the_sandbox(tmp_path: pathlib.Path) 
 
 def test_a_prompted_teacher_is_told_of_them() -> None:
   wording = PromptTemplates(search=False, functions=(ROMAN,))
-  text = wording.prompt("solve_step", question="?", steps=[], acts_left=3)
+  text = wording.render_prompt("solve_step", question="?", steps=[], acts_left=3)
   assert f"- {ROMAN.call}: {ROMAN.about}\n- final_answer_print(x)" in text
-  assert "roman" not in PromptTemplates(search=False).prompt("solve_step", question="?", steps=[], acts_left=3)
+  assert "roman" not in PromptTemplates(search=False).render_prompt("solve_step", question="?", steps=[], acts_left=3)
 
 
 def test_the_command_takes_a_file(tmp_path: pathlib.Path) -> None:

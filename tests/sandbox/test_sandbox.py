@@ -167,7 +167,7 @@ def test_timeout_ends_the_code_and_nobody_else(isolation: str) -> None:
     assert outcomes | dict(tool.wait(10.0)) == outcomes | {"sibling": Outcome("ok", "21")}
     loop.state += (ExecutedStep("y = 2\nwhile True: pass", outcomes["loop"].observation, "timeout"),)
     assert loop("print(y)") == Outcome("ok", "1", replayed=True)
-    assert tool.replays == 1
+    assert tool.replayed_count == 1
 
 
 STEPS = (
@@ -301,7 +301,7 @@ def test_many_sessions_at_once(isolation: str) -> None:
           step += 1
           tool.submit(name, f"x += {name} * {step}\nprint(x, web_search('{name} {step % 2}')[:3])", states[name])
     assert {len(state) for state in states.values()} == {5}
-    assert (tool.calls, tool.replays) == (1500, 0)
+    assert (tool.calls, tool.replayed_count) == (1500, 0)
     assert tool.busy_s > 0
 
 
@@ -415,7 +415,7 @@ def test_a_zygote_and_its_sessions_may_be_seen_to_end_at_once(isolation: str) ->
         time.sleep(0.02)
       zygote = tool._supervisor._zygote
       assert zygote is not None
-      tool._supervisor.tell(lambda: time.sleep(0.5))
+      tool._supervisor.post(lambda: time.sleep(0.5))
       time.sleep(0.1)
       for pid in tool.pids:
         os.kill(pid, signal.SIGKILL)

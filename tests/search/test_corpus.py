@@ -66,7 +66,7 @@ def test_an_index_is_built_once_and_gives_what_one_in_memory_gives(
   built = opened()
   monkeypatch.setattr(Corpus, "_make", lambda self: pytest.fail("it was built a second time"))
   again = opened()
-  memory = BM25Search.of([Document(row["title"], row["text"]) for row in ROWS], top_k=9, passage_chars=300)
+  memory = BM25Search.from_documents([Document(row["title"], row["text"]) for row in ROWS], top_k=9, passage_chars=300)
   for query in ("moon", "dust 17", "number é", "Page 199 end", "nothing"):
     results = [BM25Search(c.index, c, top_k=9, passage_chars=300)(query) for c in (built, again)]
     assert results == [memory(query)] * 2

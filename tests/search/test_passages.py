@@ -27,7 +27,7 @@ TOWNS = (
 def search(
   documents: tuple[Document, ...] | list[Document] = TOWNS, *, top_k: int = 3, chars: int = 1000
 ) -> BM25Search:
-  return BM25Search.of(documents, top_k=top_k, passage_chars=chars)
+  return BM25Search.from_documents(documents, top_k=top_k, passage_chars=chars)
 
 
 def test_best_first_one_a_line() -> None:
@@ -85,7 +85,7 @@ def test_scripts_without_spaces_and_other_unicode_forms_are_found(query: str, ti
     Document("Weg", "eine lange Straße"),
     Document("德国", "柏林。"),
   ]
-  [first, *_] = BM25Search.of(documents, top_k=1, passage_chars=400)(query).split(":")
+  [first, *_] = BM25Search.from_documents(documents, top_k=1, passage_chars=400)(query).split(":")
   assert first == title
 
 
@@ -119,7 +119,7 @@ def test_scores_are_those_of_bm25(query: str) -> None:
   draw = np.random.default_rng(0)
   texts = [" ".join(f"w{n}" for n in draw.zipf(1.5, draw.integers(2, 60)) if n < 50) for _ in range(60)]
   documents = [Document(f"d{i} " + "moon " * (i % 4), text) for i, text in enumerate(texts)]
-  found = BM25Index.build(f"{d.title} {d.text}" for d in documents).best(query, 60)
+  found = BM25Index.build(f"{d.title} {d.text}" for d in documents).find_best(query, 60)
   expected = by_formula(documents, query)
   assert len(found) == len(expected) > 10
   np.testing.assert_allclose([score for _, score in found], [score for _, score in expected], rtol=2e-6)
@@ -130,8 +130,8 @@ def test_scores_are_those_of_bm25(query: str) -> None:
 def test_fewer_asked_for_are_the_first_of_more() -> None:
   documents = [f"moon {'dust ' * (i * 7 % 5)}" for i in range(40)]
   index = BM25Index.build(documents)
-  whole = index.best("moon dust", 40)
-  assert all(index.best("moon dust", count) == whole[:count] for count in range(1, 40))
+  whole = index.find_best("moon dust", 40)
+  assert all(index.find_best("moon dust", count) == whole[:count] for count in range(1, 40))
 
 
 def test_nothing_to_search() -> None:
@@ -144,11 +144,11 @@ def test_nothing_to_search() -> None:
 
 
 def test_a_title_is_the_first_line_of_the_contents() -> None:
-  assert Document.of_contents('"Oslo"\nA town.\nIt snows.') == Document("Oslo", "A town.\nIt snows.")
-  assert Document.of_contents("Oslo") == Document("Oslo", "")
-  assert Document.of_contents('"') == Document('"', "")
+  assert Document.from_contents('"Oslo"\nA town.\nIt snows.') == Document("Oslo", "A town.\nIt snows.")
+  assert Document.from_contents("Oslo") == Document("Oslo", "")
+  assert Document.from_contents('"') == Document('"', "")
   for title in ("Oslo", '"Heroes" (song)', '"Heroes"', ""):
-    assert Document.of_contents(Document(title, "a\nb").contents) == Document(title, "a\nb")
+    assert Document.from_contents(Document(title, "a\nb").contents) == Document(title, "a\nb")
 
 
 def test_a_query_is_sent_as_plain_text_on_one_line() -> None:

@@ -217,15 +217,15 @@ def test_nobody_is_there() -> None:
     with pytest.raises(SearchFailed, match=r"NewConnectionError: .*refused.*\(3 tries\)"):
       search("q")
     with pytest.raises(UserError, match=r"tools\.search\.url does not answer as a retriever: .*offline=True"):
-      search.prove()
+      search.check_server()
 
 
 @pytest.mark.parametrize("reply", [(422, {}, b""), (404, {}, b""), (200, {}, b"{}")])
 def test_a_url_that_is_no_retriever_is_refused_at_the_start(reply: Reply) -> None:
   with retriever(reply, ok()) as played, asking(played.url) as search:
     with pytest.raises(UserError, match="does not answer as a retriever"):
-      search.prove()
-    search.prove()
+      search.check_server()
+    search.check_server()
 
 
 def test_closing_ends_the_waits() -> None:
@@ -264,12 +264,12 @@ def test_callers_come_evenly_spaced() -> None:
   pace = RateLimiter(4.0, clock=clock, wait=clock.wait)
   turns = []
   for _ in range(5):
-    pace.keep()
+    pace.wait()
     turns.append(clock.now - 100.0)
   assert turns == [0.0, 0.25, 0.5, 0.75, 1.0]
   clock.now += 10.0  # a rest is not saved up
-  pace.keep()
-  pace.keep()
+  pace.wait()
+  pace.wait()
   assert clock.now == pytest.approx(111.25)
 
 
@@ -277,7 +277,7 @@ def test_no_pace_is_no_wait() -> None:
   clock = Clock()
   pace = RateLimiter(0.0, clock=clock, wait=clock.wait)
   for _ in range(100):
-    pace.keep()
+    pace.wait()
   assert not clock.waits
 
 
@@ -314,7 +314,7 @@ def test_our_server_gives_what_the_index_gives(corpus: Corpus) -> None:
   local = BM25Search(corpus.index, corpus, top_k=2, passage_chars=100)
   serving_corpus = make_server(corpus, host="127.0.0.1", port=0)
   with serving(serving_corpus), asking(f"http://127.0.0.1:{serving_corpus.server_port}/retrieve") as search:
-    search.prove()
+    search.check_server()
     for query in ("Oslo", "capital", "1977 heroes", "nothing", "\ud800"):
       assert search(query) == local(query)
 

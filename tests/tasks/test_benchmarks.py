@@ -85,8 +85,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_benchmark_is_read_from_its_place_on_the_hub(hub: list[str], name: str) -> None:
   found = load_benchmark(name, "", knob="tasks.path")
   benchmark = BENCHMARKS[name]
-  assert hub == [f"{place} {benchmark.split}" for place in benchmark.hub]
-  assert len(found) == len(benchmark.hub)  # what has a picture, a file or no answer is left out
+  assert hub == [f"{place} {benchmark.split}" for place in benchmark.hub_datasets]
+  assert len(found) == len(benchmark.hub_datasets)  # what has a picture, a file or no answer is left out
   assert (found[0].text, found[0].answer) == ("P?", "204")
   assert found[0].aliases == (("two hundred and four",) if name == "musique" else ())
   assert found[0].id.startswith(f"{name}/") and found[0].id.endswith(IDS.get(name, ""))
@@ -109,7 +109,7 @@ def test_a_gated_benchmark_without_a_token_says_how_to_come_to_one(monkeypatch: 
   monkeypatch.setattr(datasets, "load_dataset", load_dataset)
   with pytest.raises(UserError, match=r"is gated: \(1\) sign in at https.* \(2\) .* \(3\) .*HF_TOKEN") as error:
     load_benchmark(name, "", knob="tasks.test_path")
-  repository = BENCHMARKS[name].hub[0].partition(":")[0]
+  repository = BENCHMARKS[name].hub_datasets[0].partition(":")[0]
   assert f"https://huggingface.co/datasets/{repository} " in str(error.value)
   assert "set tasks.test_path to a file" in str(error.value)
 
@@ -118,7 +118,7 @@ def test_a_gated_benchmark_without_a_token_says_how_to_come_to_one(monkeypatch: 
 @pytest.mark.parametrize("of_the_hub", [True, False])
 def test_a_file_may_stand_in_for_the_hub(tmp_path: pathlib.Path, name: str, of_the_hub: bool) -> None:
   plain = [{"id": 7, "question": "P?", "answer": "204", "aliases": ["CCIV"]}, {"question": "Q?", "answer": "9"}]
-  path = write_lines(tmp_path / "a.jsonl", HUB[BENCHMARKS[name].hub[0]] if of_the_hub else plain)
+  path = write_lines(tmp_path / "a.jsonl", HUB[BENCHMARKS[name].hub_datasets[0]] if of_the_hub else plain)
   first, *others = load_benchmark(name, path, knob="tasks.path")
   assert (first.text, first.answer) == ("P?", "204")
   if not of_the_hub:

@@ -135,9 +135,9 @@ def test_facts_differ_between_worlds() -> None:
 def test_every_fact_is_in_a_document() -> None:
   texts = {(d.title, d.text) for d in WORLD.documents()}
   assert len(texts) == len(WORLD.documents())
-  assert all((f"{c} of {i}", f"{n} in each") in texts for (c, i), n in WORLD.holds.items())
-  assert all((f"{p}'s shop", f"boxes from {t}") in texts for p, t in WORLD.supplier.items())
-  assert all((t, f"{n} in a box") in texts for t, n in WORLD.town_box.items())
+  assert all((f"{c} of {i}", f"{n} in each") in texts for (c, i), n in WORLD.container_sizes.items())
+  assert all((f"{p}'s shop", f"boxes from {t}") in texts for p, t in WORLD.town_of_shop.items())
+  assert all((t, f"{n} in a box") in texts for t, n in WORLD.box_size_of_town.items())
 
 
 def test_distractors_are_about_somebody_else_and_change_nothing() -> None:

@@ -77,7 +77,7 @@ def test_the_earliest_fall_of_delta(stage: Stage, shares: list[float], delta: fl
   }
   finding = teacher(stage, knows, delta=delta)._find(values, len(values))
   assert (finding.verdict, finding.step) == expected
-  assert finding.drawn == tuple((k, int(16 * share), 16) for k, share in enumerate(shares))
+  assert finding.prefix_counts == tuple((k, int(16 * share), 16) for k, share in enumerate(shares))
   if finding.verdict == "located":
     k = finding.step
     assert finding.values == {"before": shares[k], "after": shares[k + 1]}
@@ -103,7 +103,7 @@ def test_a_wrong_submission_is_located_where_it_was_made(stage: Stage) -> None:
 
 
 def test_a_malformed_turn_is_located(stage: Stage) -> None:
-  case = failed(stage, plan(), ADD, (stage.protocol.stop,))
+  case = failed(stage, plan(), ADD, (stage.protocol.stop_token,))
   assert case[1].steps[-1].kind == "malformed"
   [finding] = teacher(stage, knows).locate([case], name="mps/1")
   assert (finding.verdict, finding.step) == ("located", len(case[1].steps) - 1)
@@ -156,16 +156,16 @@ def test_what_is_known_costs_nothing_again(stage: Stage) -> None:
     first.candidates,
   )
   [other] = judge.locate([failed(stage, plan(), LOOK, ADD, submit("13"))], name="mps/2")
-  new = judge.values([(case[0], case[1].prefix(2))], name="mps/3")
+  new = judge.estimate_values([(case[0], case[1].prefix(2))], name="mps/3")
   assert new[0][1] == Ledger()
-  turns = stage.protocol.turn
+  turns = stage.protocol.encode_turn
   assert other.ledger.of("teacher").generated == 4 * len(turns(submit()))
 
 
 def test_a_prefix_asked_for_twice_is_paid_once(stage: Stage) -> None:
   asked, trajectory = failed(stage, plan(), TAKE, submit())
   starts = [(asked, trajectory.prefix(1)), (asked, trajectory.prefix(1))]
-  (one, paid), (two, free) = teacher(stage, knows).values(starts, name="depth")
+  (one, paid), (two, free) = teacher(stage, knows).estimate_values(starts, name="depth")
   assert one == two
   assert (paid.of("teacher").generated > 0, free) == (True, Ledger())
 
@@ -179,16 +179,16 @@ def test_a_failing_host_is_left_out_of_the_share(stage: Stage) -> None:
     return knows(name, text) if name[-1] == "2" else [plan(), submit("13")][said(text)]
 
   asked = question()
-  [(value, _)] = teacher(stage, says).values([(asked, empty_trajectory(asked))], name="depth")
-  assert (value.right, value.tries, value.share) == (1, 2, 0.5)
+  [(value, _)] = teacher(stage, says).estimate_values([(asked, empty_trajectory(asked))], name="depth")
+  assert (value.successes, value.tries, value.success_rate) == (1, 2, 0.5)
 
 
 def test_where_every_host_fails_nothing_is_right(stage: Stage) -> None:
   asked = question()
-  [(value, _)] = teacher(stage, lambda n, t: act("web_search('broken')") if said(t) else plan()).values(
+  [(value, _)] = teacher(stage, lambda n, t: act("web_search('broken')") if said(t) else plan()).estimate_values(
     [(asked, empty_trajectory(asked))], name="depth"
   )
-  assert (value.right, value.tries, value.share) == (0, 0, None)
+  assert (value.successes, value.tries, value.success_rate) == (0, 0, None)
 
 
 def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage: Stage) -> None:
@@ -201,15 +201,15 @@ def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage
   case = failed(stage, plan(), TAKE, submit())
   judge = teacher(stage, says)
   [unsure] = judge.locate([case], name="mps/1")
-  assert (unsure.verdict, unsure.drawn[1]) == ("undecided", (1, 3, 4)), "of three of four to none, p is 0.035"
-  [(value, _)] = judge.values([(case[0], case[1].prefix(1))], name="mps/1")
+  assert (unsure.verdict, unsure.prefix_counts[1]) == ("undecided", (1, 3, 4)), "of three of four to none, p is 0.035"
+  [(value, _)] = judge.estimate_values([(case[0], case[1].prefix(1))], name="mps/1")
   finding = Finding("located", 1, candidates=value.first_steps)
   assert [s.code for s in finding.candidates] == [ADD.code, ADD_TOO.code]
   [proposal] = judge.correct([(*case, finding)])
   step = proposal.step
   assert step is not None
   assert (step.code, step.author, step.observation, step.reason) == (ADD.code, "teacher", "12", "ok")
-  assert (proposal.ledger, proposal.more) == (Ledger(), True)
+  assert (proposal.ledger, proposal.has_more) == (Ledger(), True)
   [another] = judge.correct([(*case, dataclasses.replace(finding, tried=(step,)))])
   assert another.step is not None and another.step.code == ADD_TOO.code, "the next of them, which costs nothing either"
 
@@ -219,10 +219,10 @@ def test_a_replacement_that_does_what_the_mistake_does_is_none(stage: Stage) -> 
   case = failed(stage, plan(), TAKE, submit())
   again = act("x = 5 - 7  # again\nprint(x)", "take away")
   judge = teacher(stage, lambda n, t: [plan(), again, submit()][said(t)])
-  judge.values([(case[0], case[1].prefix(1))], name="mps/1")
+  judge.estimate_values([(case[0], case[1].prefix(1))], name="mps/1")
   [proposal] = judge.correct([(*case, Finding("located", 1))])
-  assert (proposal.step, proposal.more) == (None, True)
-  assert proposal.ledger.of("teacher").generated == len(stage.protocol.turn(again))
+  assert (proposal.step, proposal.has_more) == (None, True)
+  assert proposal.ledger.of("teacher").generated == len(stage.protocol.encode_turn(again))
   assert judge.correct([]) == []
 
 
@@ -240,7 +240,7 @@ def test_a_right_continuation_that_begins_with_the_mistake_corrects_nothing(stag
 
   asked, trajectory = case = failed(stage, plan(), TAKE, submit())
   judge = teacher(stage, says)
-  [(value, _)] = judge.values([(asked, trajectory.prefix(1))], name="mps/1")
+  [(value, _)] = judge.estimate_values([(asked, trajectory.prefix(1))], name="mps/1")
   assert [s.code for s in value.first_steps] == [TAKE.code, ADD.code]
   [proposal] = judge.correct([(*case, Finding("located", 1, candidates=value.first_steps))])
   assert proposal.step is not None and proposal.step.code == ADD.code
@@ -251,7 +251,7 @@ def test_a_step_that_another_named_is_corrected_by_one_step_from_there(stage: St
   [proposal] = teacher(stage, knows).correct([(*case, Finding("located", 1))])
   assert proposal.step is not None
   assert (proposal.step.code, proposal.step.author) == (ADD.code, "teacher")
-  turn = stage.protocol.turn
+  turn = stage.protocol.encode_turn
   assert proposal.ledger.of("teacher").generated == len(turn(ADD)), "not by whole continuations"
 
 
@@ -261,7 +261,7 @@ def test_it_finishes_what_was_begun(stage: Stage) -> None:
   assert (ended.right, ended.prefix_steps, ended.name) == (True, 2, "ends/q/0")
   assert ended.steps[:2] == trajectory.steps[:2]
   assert [s.author for s in ended.steps] == ["student", "student", "teacher", "teacher"]
-  turn = stage.protocol.turn
+  turn = stage.protocol.encode_turn
   assert ended.ledger.of("teacher").generated == len(turn(ADD)) + len(turn(submit()))
 
 
@@ -294,7 +294,7 @@ def test_what_only_shows_that_the_student_fails_is_not_hard(stage: Stage) -> Non
   [hard] = teacher(stage, never).locate([case], name="mps/1")
   [undecided] = teacher(stage, knows, student=never).locate([case], name="mps/1")
   assert (hard.verdict, undecided.verdict) == ("hard", "undecided")
-  assert undecided.drawn == ((0, 0, 4), (1, 0, 4), (2, 0, 4))
+  assert undecided.prefix_counts == ((0, 0, 4), (1, 0, 4), (2, 0, 4))
 
 
 def test_a_student_that_fails_from_the_question_may_still_have_erred_later(stage: Stage) -> None:
@@ -306,7 +306,7 @@ def test_a_student_that_fails_from_the_question_may_still_have_erred_later(stage
   case = failed(stage, plan(), TAKE, submit())
   [finding] = teacher(stage, knows, student=student).locate([case], name="mps/1")
   assert (finding.verdict, finding.step) == ("located", 1)
-  assert finding.drawn[0] == (0, 0, 4)
+  assert finding.prefix_counts[0] == (0, 0, 4)
 
 
 def test_a_prefix_whose_continuations_all_failed_is_no_fall(stage: Stage) -> None:
@@ -323,7 +323,7 @@ def test_a_prefix_whose_continuations_all_failed_is_no_fall(stage: Stage) -> Non
   judge = teacher(stage, lambda n, t: plan("plan: 2") if not said(t) else says(n, t))
   [finding] = judge.locate([case], name="mps/1")
   assert (finding.verdict, finding.step) == ("located", 2)
-  assert finding.drawn == ((0, 4, 4), (1, 0, 0), (2, 4, 4), (3, 0, 4))
+  assert finding.prefix_counts == ((0, 4, 4), (1, 0, 0), (2, 4, 4), (3, 0, 4))
   assert len(asked) == 8 and len({name.rpartition("/")[0] for name in asked}) == 2, "drawn again under another name"
 
 
@@ -337,8 +337,8 @@ def test_where_everything_failed_the_case_is_quarantined(stage: Stage) -> None:
 
 def test_what_the_grader_failed_is_no_wrong_continuation(stage: Stage) -> None:
   ungraded = question("twelve")
-  [(value, _)] = teacher(stage, knows).values([(ungraded, empty_trajectory(ungraded))], name="depth")
-  assert (value.right, value.tries, value.share) == (0, 0, None)
+  [(value, _)] = teacher(stage, knows).estimate_values([(ungraded, empty_trajectory(ungraded))], name="depth")
+  assert (value.successes, value.tries, value.success_rate) == (0, 0, None)
 
 
 def test_halving_draws_fewer_prefixes_and_finds_the_same(stage: Stage) -> None:
@@ -346,14 +346,14 @@ def test_halving_draws_fewer_prefixes_and_finds_the_same(stage: Stage) -> None:
   [every] = teacher(stage, knows).locate([case], name="mps/1")
   [halved] = teacher(stage, knows, search="halving").locate([case], name="mps/1")
   assert (every.verdict, every.step, halved.step, halved.values) == ("located", 5, 5, every.values)
-  assert [k for k, _, _ in every.drawn] == [*range(9)]
-  assert [k for k, _, _ in halved.drawn] == [0, 5, 6, 7]
+  assert [k for k, _, _ in every.prefix_counts] == [*range(9)]
+  assert [k for k, _, _ in halved.prefix_counts] == [0, 5, 6, 7]
   assert halved.ledger.of("teacher").generated < every.ledger.of("teacher").generated
 
 
 def test_nothing_is_drawn_of_the_end(stage: Stage) -> None:
   finding = teacher(stage, knows)._find({0: ValueEstimate(4, 4), 1: TERMINAL_VALUE}, 1)
-  assert (finding.verdict, finding.step, finding.drawn) == ("located", 0, ((0, 4, 4),))
+  assert (finding.verdict, finding.step, finding.prefix_counts) == ("located", 0, ((0, 4, 4),))
 
 
 def test_the_students_tokens_stand_before_the_continuations(stage: Stage) -> None:

@@ -29,7 +29,7 @@ ASKED = generate_questions(WORLD, Difficulty((3, 9)), seed=5, count=200)
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Sandbox]:
   """A tool that can look up the facts of the world."""
-  search = BM25Search.of(WORLD.documents(), top_k=2, passage_chars=1000)
+  search = BM25Search.from_documents(WORLD.documents(), top_k=2, passage_chars=1000)
   with python_tool(search) as tool:
     yield tool
 

@@ -44,12 +44,12 @@ def test_p_values_by_hand() -> None:
 
 def test_the_fewest_continuations() -> None:
   """4^-n times the steps must not exceed alpha: 9 / 4^4 = 0.035, 9 / 4^3 = 0.14; 1 / 4^3 = 0.016, 1 / 4^2 = 0.063."""
-  assert [RULE.fewest(tested=n) for n in (1, 3, 4, 9, 12, 13)] == [3, 3, 4, 4, 4, 5]
+  assert [RULE.min_continuations(tested=n) for n in (1, 3, 4, 9, 12, 13)] == [3, 3, 4, 4, 4, 5]
 
 
 def test_a_share_of_delta_is_a_fall_of_delta() -> None:
   """0.6 - 0.2 is 0.39999999999999997."""
-  assert FallTest(0.4, 0.9).falls(ValueEstimate(3, 5), ValueEstimate(1, 5), tested=1)
+  assert FallTest(0.4, 0.9).detects_fall(ValueEstimate(3, 5), ValueEstimate(1, 5), tested=1)
 
 
 def named_early(draws: int, chance: float, rule: FallTest) -> float:
@@ -61,7 +61,7 @@ def named_early(draws: int, chance: float, rule: FallTest) -> float:
       new: sum(
         p * counts[new]
         for old, p in states.items()
-        if not rule.falls(ValueEstimate(old, draws), ValueEstimate(new, draws), tested=3)
+        if not rule.detects_fall(ValueEstimate(old, draws), ValueEstimate(new, draws), tested=3)
       )
       for new in range(draws + 1)
     }
@@ -75,7 +75,7 @@ def test_a_sound_step_is_seldom_named(draws: int, chance: float) -> None:
   rng, runs = np.random.default_rng(17), 20_000
   drawn = rng.binomial(draws, chance, (runs, 4))
   falls = {
-    pair: RULE.falls(ValueEstimate(pair[0], draws), ValueEstimate(pair[1], draws), tested=3)
+    pair: RULE.detects_fall(ValueEstimate(pair[0], draws), ValueEstimate(pair[1], draws), tested=3)
     for pair in itertools.product(range(draws + 1), repeat=2)
   }
   simulated = np.mean([any(falls[a, b] for a, b in itertools.pairwise(row)) for row in drawn.tolist()])

@@ -260,10 +260,10 @@ def test_forms_one_by_one() -> None:
   assert normalise_symbols("\\dfrac{\\sqrt{5} - 1}{2}") == normalise_symbols("(sqrt(5) - 1)/2") == "sqrt5-1/2"
   assert find_dates("10 May 1947, May 10th, 1947 and 1947-05-10") == {(1947, 5, 10)}
   assert (
-    parse_answer_forms("12").short,
-    parse_answer_forms("120").short,
-    parse_answer_forms("1/2").short,
-    parse_answer_forms("10 apples").short,
+    parse_answer_forms("12").is_short,
+    parse_answer_forms("120").is_short,
+    parse_answer_forms("1/2").is_short,
+    parse_answer_forms("10 apples").is_short,
   ) == (1, 0, 0, 1)
 
 

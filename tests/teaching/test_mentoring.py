@@ -143,20 +143,20 @@ def test_the_ledger_is_of_student_and_teacher_together(stage: Stage) -> None:
   assert case.ledger == teacher.seen[0].ledger + LOCATED + PROPOSED + case.trajectory.ledger
   assert case.ledger.of("teacher").generated == 1100
   turns = [plan(), TAKE, submit(), submit()]
-  assert case.ledger.of("student").generated == sum(len(stage.protocol.turn(t)) for t in turns)
+  assert case.ledger.of("student").generated == sum(len(stage.protocol.encode_turn(t)) for t in turns)
 
 
 def test_the_context_has_the_corrections_tokens_and_those_after_it(stage: Stage) -> None:
   [case], _, _ = run(stage, takes, first_of(TAKE), lambda t, f: ADD)
   p = stage.protocol
   assert case.trajectory.context() == (
-    *p.prompt(question().text),
-    *p.turn(plan()),
-    *p.observation(None),
-    *p.turn(ADD),
-    *p.observation("12"),
-    *p.turn(submit()),
-    *p.observation(""),
+    *p.encode_prompt(question().text),
+    *p.encode_turn(plan()),
+    *p.encode_observation(None),
+    *p.encode_turn(ADD),
+    *p.encode_observation("12"),
+    *p.encode_turn(submit()),
+    *p.encode_observation(""),
   )
 
 
@@ -244,7 +244,7 @@ def test_a_malformed_turn_is_made_good(stage: Stage) -> None:
   """The replacement stands in its place, and it is on record as the mistake."""
 
   def student(name: str, text: str) -> Turn | Sequence[int]:
-    return submit() if "Observation: 12" in text else [plan(), (stage.protocol.stop,)][said(text)]
+    return submit() if "Observation: 12" in text else [plan(), (stage.protocol.stop_token,)][said(text)]
 
   def find(trajectory: Trajectory) -> Finding:
     assert (trajectory.status, len(trajectory.steps)) == ("bad_format", 2)
@@ -336,12 +336,12 @@ def test_lift_is_success_after_the_correction_less_success_when_redrawn(stage: S
   assert values == {"before": 1.0, "after": 0.0, "corrected": 2 / 3, "redrawn": 0.25, "lift": 2 / 3 - 0.25}
   assert [one.lifts for one in case.rounds] == [(2 / 3 - 0.25,)]
   assert (case.outcome, case.trajectory.name) == ("solved", "mps/1/after/q/0")
-  turn = stage.protocol.turn
+  turn = stage.protocol.encode_turn
   went_on = 2 * len(turn(submit())) + len(turn(submit("13")))  # without the first, which decides
   redrawn = 3 * len(turn(TAKE)) + len(turn(ADD)) + 4 * len(turn(submit()))
   assert case.ledger == teacher.seen[0].ledger + LOCATED + PROPOSED + case.trajectory.ledger
-  assert case.measured.of("student").generated == went_on + redrawn
-  assert (case.measured.grader_calls, set(case.measured.models)) == (7, {"student"})
+  assert case.measurement_ledger.of("student").generated == went_on + redrawn
+  assert (case.measurement_ledger.grader_calls, set(case.measurement_ledger.models)) == (7, {"student"})
 
 
 def test_lift_belongs_to_the_correction_at_hand(stage: Stage) -> None:
@@ -377,10 +377,10 @@ def test_a_failing_host_makes_no_lift(stage: Stage) -> None:
   assert (case.outcome, case.trajectory.name) == ("solved", "mps/1/after/q/1"), "the first that is judged decides"
   assert case.trajectory.corrections[0].values == {"before": 1.0, "after": 0.0, "corrected": 1.0}
   assert case.rounds[0].lifts == ()
-  turn = stage.protocol.turn
+  turn = stage.protocol.encode_turn
   taught = sum(len(turn(t)) for t in (plan(), TAKE, submit(), broken, submit()))
   assert case.ledger.of("student").generated == taught
-  assert case.measured.of("student").generated == len(turn(submit())) + 5 * len(turn(broken))
+  assert case.measurement_ledger.of("student").generated == len(turn(submit())) + 5 * len(turn(broken))
 
 
 def test_another_replacement_is_tried_where_the_student_does_not_succeed(stage: Stage) -> None:
@@ -389,19 +389,19 @@ def test_another_replacement_is_tried_where_the_student_does_not_succeed(stage: 
 
   def writes(trajectory: Trajectory, finding: Finding) -> Turn:
     assert [s.code for s in trajectory.steps] == ["", TAKE.code, submit().code], "of the failed trajectory"
-    asked.append(len(finding.tried))
-    return ADD if finding.tried else TWICE
+    asked.append(len(finding.tried_replacements))
+    return ADD if finding.tried_replacements else TWICE
 
   [case], teacher, _ = run(stage, takes, first_of(TAKE), writes, draws=3, more=True, tries=2)
   assert (case.outcome, asked, teacher.names) == ("solved", [0, 1], ["mps/1"])
   [correction] = case.trajectory.corrections
   assert (correction.replacement.code, correction.values["lift"]) == (ADD.code, 1.0)
   [one] = case.rounds
-  assert ([s.code for s in one.finding.tried], one.lifts) == ([TWICE.code, ADD.code], (0.0, 1.0))
+  assert ([s.code for s in one.finding.tried_replacements], one.lifts) == ([TWICE.code, ADD.code], (0.0, 1.0))
   assert case.ledger.of("teacher").generated == 100 + 2 * 1000
-  turn = stage.protocol.turn
+  turn = stage.protocol.encode_turn
   from_before = 2 * (len(turn(TAKE)) + len(turn(submit())))
-  assert case.measured.of("student").generated == from_before + 2 * len(turn(submit())), "from before it once"
+  assert case.measurement_ledger.of("student").generated == from_before + 2 * len(turn(submit())), "from before it once"
 
 
 def test_a_step_named_by_lot_without_a_replacement_is_followed_by_another(stage: Stage) -> None:
@@ -410,7 +410,7 @@ def test_a_step_named_by_lot_without_a_replacement_is_followed_by_another(stage:
 
   def find(trajectory: Trajectory) -> Finding:
     named.append(len(named))
-    return Finding("located", named[-1], another=True)
+    return Finding("located", named[-1], may_relocate=True)
 
   [case], _, _ = run(stage, takes, find, lambda t, f: ADD if f.step else None)
   assert (case.outcome, named, [c.step for c in case.trajectory.corrections]) == ("solved", [0, 1], [1])
@@ -421,7 +421,7 @@ def test_so_many_replacements_are_tried_at_most(stage: Stage, draws: int, more: 
   tried: list[int] = []
 
   def writes(trajectory: Trajectory, finding: Finding) -> Turn:
-    tried.append(len(finding.tried))
+    tried.append(len(finding.tried_replacements))
     return TWICE
 
   [case], _, _ = run(stage, takes, first_of(TAKE), writes, draws=draws, more=more, corrections=1)
@@ -491,7 +491,7 @@ def test_questions_go_through_a_round_together_and_come_back_in_order(stage: Sta
 def test_attempts_that_are_there_are_gone_on_from(stage: Stage) -> None:
   """The same as from the start, with the attempt's cost booked, and the attempt at hand afterwards."""
   [whole], teacher, _ = run(stage, takes, first_of(TAKE), lambda t, f: ADD)
-  assert whole.attempt is not None and whole.attempt == teacher.seen[0]
+  assert whole.failed_attempt is not None and whole.failed_attempt == teacher.seen[0]
   again = ScriptedTeacher(stage.protocol, stage.tool, first_of(TAKE), lambda t, f: ADD)
   [case] = mentor_questions(
     [question()],
@@ -503,13 +503,13 @@ def test_attempts_that_are_there_are_gone_on_from(stage: Stage) -> None:
     tries=1,
     report=print,
     name="other",
-    attempts=[whole.attempt],
+    attempts=[whole.failed_attempt],
   )
-  assert (case.outcome, case.ledger, case.attempt) == ("solved", whole.ledger, whole.attempt)
+  assert (case.outcome, case.ledger, case.failed_attempt) == ("solved", whole.ledger, whole.failed_attempt)
   assert (again.names, case.trajectory.name) == (["other/1"], "other/1/after/q/0")
   assert case.trajectory.steps == whole.trajectory.steps
 
 
 def test_of_what_was_right_at_once_no_attempt_is_kept(stage: Stage) -> None:
   [case], _, _ = run(stage, lambda n, t: [plan(), ADD, submit()][said(t)], first_of(TAKE), lambda t, f: ADD)
-  assert case.attempt is None
+  assert case.failed_attempt is None

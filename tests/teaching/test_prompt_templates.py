@@ -34,7 +34,7 @@ SAMPLE: dict[str, Any] = {
 
 def rendered(name: str, *, search: bool = True, folder: str = "", **changed: Any) -> str:
   given = SAMPLE | changed
-  return PromptTemplates(folder, search=search).prompt(name, **{v: given[v] for v in PROMPT_VARIABLES[name]})
+  return PromptTemplates(folder, search=search).render_prompt(name, **{v: given[v] for v in PROMPT_VARIABLES[name]})
 
 
 @pytest.mark.parametrize("name", [n for n in PROMPT_VARIABLES if n != "tools"])

@@ -95,13 +95,13 @@ def test_a_demonstration_becomes_the_students_tokens_once(stage: Stage) -> None:
   [shown] = made.demonstrate([question()], name="warm")
   p = stage.protocol
   assert shown.context() == (
-    *p.prompt(question().text),
-    *p.turn(plan()),
-    *p.observation(None),
-    *p.turn(ADD),
-    *p.observation("12"),
-    *p.turn(submit()),
-    *p.observation(""),
+    *p.encode_prompt(question().text),
+    *p.encode_turn(plan()),
+    *p.encode_observation(None),
+    *p.encode_turn(ADD),
+    *p.encode_observation("12"),
+    *p.encode_turn(submit()),
+    *p.encode_observation(""),
   )
   assert all(step.logprobs == () for step in shown.steps)
 
@@ -219,7 +219,7 @@ def test_release_mistake_2_runs_that_never_submit_are_corrected(
 
 
 def test_a_malformed_turn_is_shown_as_it_was_written(stage: Stage) -> None:
-  asked, trajectory = failed(stage, plan(), [*stage.protocol.encode("add 7"), stage.protocol.stop])
+  asked, trajectory = failed(stage, plan(), [*stage.protocol.encode("add 7"), stage.protocol.stop_token])
   made, chat = teacher(stage, in_turn(NAMED))
   made.locate([(asked, trajectory)], name="mps/1")
   shown = data_of(chat.asked[0])["steps"][1]
@@ -308,7 +308,7 @@ def test_who_corrects_sees_neither_the_answer_nor_what_came_after(stage: Stage) 
   assert "1313" not in text
   assert proposal.step is not None
   assert (proposal.step.author, proposal.step.observation, proposal.step.kind) == ("teacher", "12", "act")
-  assert proposal.step.tokens == stage.protocol.turn(ADD)
+  assert proposal.step.tokens == stage.protocol.encode_turn(ADD)
   assert (proposal.ledger.of("teacher"), proposal.ledger.tool_calls) == (COST, 1)
 
 
@@ -327,8 +327,8 @@ def test_release_mistake_5_a_corrected_first_thought_stays_one(stage: Stage) -> 
   [proposal] = made.correct([(asked, trajectory, Finding("located", 0, "it is to be added"))])
   assert proposal.step is not None
   assert (proposal.step.kind, proposal.step.thought, proposal.step.code) == ("first_thought", "plan: add", "")
-  assert proposal.step.tokens == stage.protocol.turn(plan("plan: add"))
-  assert proposal.step.observation_tokens == stage.protocol.observation(None)
+  assert proposal.step.tokens == stage.protocol.encode_turn(plan("plan: add"))
+  assert proposal.step.observation_tokens == stage.protocol.encode_observation(None)
   assert proposal.ledger.tool_calls == 0
   assert data_of(chat.asked[0]) == {
     "question": asked.text,
@@ -470,7 +470,7 @@ def test_a_fall_of_just_delta_confirms(stage: Stage) -> None:
 
   finding, _ = judged(stage, half, "both", 1, continuations=8)
   assert (finding.verdict, finding.located, finding.values) == ("located", "both", {"before": 1.0, "after": 0.5})
-  assert finding.drawn == ((1, 8, 8), (2, 4, 8))
+  assert finding.prefix_counts == ((1, 8, 8), (2, 4, 8))
 
 
 def test_a_fall_that_may_be_chance_confirms_nothing_and_contradicts_nothing(stage: Stage) -> None:
@@ -492,7 +492,7 @@ def test_where_hosts_failed_the_name_stands_and_no_share_is_recorded(stage: Stag
 
   finding, _ = judged(stage, broken, "both", 1)
   assert (finding.verdict, finding.step, finding.located) == ("located", 1, "prompted")
-  assert (finding.values, finding.drawn) == ({"before": 1.0}, ((1, 4, 4), (2, 0, 0)))
+  assert (finding.values, finding.prefix_counts) == ({"before": 1.0}, ((1, 4, 4), (2, 0, 0)))
 
 
 def test_a_named_step_over_which_nothing_falls_is_contradicted(stage: Stage) -> None:

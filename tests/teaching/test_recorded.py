@@ -68,7 +68,7 @@ def test_a_recorded_correction_is_found_and_really_runs(
   [proposal] = made.correct([(asked, trajectory, finding)])
   assert proposal.step is not None
   assert (proposal.step.author, proposal.step.observation) == ("teacher", "12")
-  assert proposal.step.tokens == stage.protocol.turn(ADD)
+  assert proposal.step.tokens == stage.protocol.encode_turn(ADD)
   assert proposal.ledger == Ledger(tool_calls=1)
   assert made.counts() == {"recorded": {"corrected": 1, "located": 1}}
 

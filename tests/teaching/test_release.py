@@ -129,7 +129,7 @@ def test_all_of_its_records_are_read(protocol: AgentProtocol) -> None:
     for correction in trajectory.corrections:
       assert correction.replacement.code == trajectory.steps[correction.step].code
     with_tokens = tokenize_trajectory(protocol, trajectory)
-    assert protocol.parse(with_tokens.steps[0].tokens, "first_thought") is not None
+    assert protocol.parse_turn(with_tokens.steps[0].tokens, "first_thought") is not None
     assert trajectory_from_json(trajectory_to_json(with_tokens)) == with_tokens
 
 

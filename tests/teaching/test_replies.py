@@ -88,12 +88,12 @@ def test_raw_line_breaks_within_strings_are_text() -> None:
 def test_thinking_alone_is_no_reply(reply: str, told: str) -> None:
   with pytest.raises(InvalidReply, match="no_json") as refused:
     parse_reply(reply, FirstThought)
-  assert told in refused.value.told
+  assert told in refused.value.feedback
 
 
 def test_thinking_is_not_shown_again() -> None:
   chat = ScriptedChat(in_turn("<think>" + "so " * 5000 + "</think>add them", '{"thought": "add"}'))
-  [answer] = StructuredChat(chat, tokens=99).all(
+  [answer] = StructuredChat(chat, tokens=99).ask_until_valid(
     "plan", [("a", "?")], FirstThought, temperature=0.0, take=lambda read: [made for _, made in read]
   )
   assert answer.value == FirstThought(thought="add")
@@ -129,7 +129,7 @@ def test_nothing_else_is_taken(reply: str, reason: str) -> None:
   with pytest.raises(InvalidReply) as refused:
     parse_reply(reply, FirstThought)
   assert refused.value.reason == reason
-  assert refused.value.told
+  assert refused.value.feedback
 
 
 @pytest.mark.parametrize("step", ['"1"', "1.0", "1.5", "true", "[1]", '"step 1"'])
@@ -228,7 +228,7 @@ def asked(chat: ScriptedChat, count: int = 1, take: Any = None) -> tuple[list[An
     return [reply.thought for _, reply in read]
 
   questions = [(f"q{i}", f"prompt {i}") for i in range(count)]
-  answers = asking.all("plan", questions, FirstThought, temperature=0.5, take=take or as_it_is)
+  answers = asking.ask_until_valid("plan", questions, FirstThought, temperature=0.5, take=take or as_it_is)
   return answers, dict(asking.counts["plan"])
 
 

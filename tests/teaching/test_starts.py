@@ -41,10 +41,10 @@ def started(*cases: MentoredQuestion, **changed: Any) -> tuple[list[RolloutStart
 def test_the_horizon_shrinks_with_the_place_of_the_correction(step: int, horizon: int) -> None:
   case = mentored("solved", step)
   [start], beyond = started(case)
-  assert (start.acts, beyond) == (horizon, 0)
+  assert (start.horizon, beyond) == (horizon, 0)
   assert start.question == case.question
-  assert start.trajectory == case.trajectory.prefix(step)
-  assert (start.trajectory.steps, start.trajectory.corrections) == (STEPS[:step], ())
+  assert start.prefix == case.trajectory.prefix(step)
+  assert (start.prefix.steps, start.prefix.corrections) == (STEPS[:step], ())
   assert start.correction == case.trajectory.corrections[0]
 
 
@@ -53,25 +53,25 @@ def test_beyond_the_horizon_is_counted_not_used(step: int) -> None:
   assert started(mentored("solved", step), mentored("solved", 1), mentored("solved", step))[1] == 2
   assert started(mentored("solved", step)) == ([], 1)
   [start], beyond = started(mentored("solved", step), fresh_horizon=True)
-  assert (start.acts, beyond) == (8, 0)
+  assert (start.horizon, beyond) == (8, 0)
 
 
 def test_a_fresh_horizon_is_the_same_from_anywhere() -> None:
   found, _ = started(*(mentored("solved", k) for k in (1, 4, 8)), fresh_horizon=True)
-  assert [s.acts for s in found] == [8, 8, 8]
+  assert [s.horizon for s in found] == [8, 8, 8]
 
 
 def test_it_starts_before_the_last_correction_and_keeps_those_before() -> None:
   case = mentored("solved", 2, 5)
   [start], _ = started(case)
   first, last = case.trajectory.corrections
-  assert (start.correction, start.acts, len(start.trajectory.steps)) == (last, 4, 5)
-  assert start.trajectory.corrections == (first,)
+  assert (start.correction, start.horizon, len(start.prefix.steps)) == (last, 4, 5)
+  assert start.prefix.corrections == (first,)
 
 
 def places(found: list[RolloutStart]) -> list[tuple[int, int]]:
   """(steps of the prefix, horizon) of each start."""
-  return [(len(s.trajectory.steps), s.acts) for s in found]
+  return [(len(s.prefix.steps), s.horizon) for s in found]
 
 
 def test_each_start_goes_before_the_correction_that_its_rollouts_are_compared_with() -> None:
@@ -81,7 +81,7 @@ def test_each_start_goes_before_the_correction_that_its_rollouts_are_compared_wi
     found, _ = started(case, prefix=prefix)
     assert [s.correction for s in found] == expected
     assert places(found) == [(c.step, 8 - (c.step - 1)) for c in expected], "each by its own place"
-    assert [s.trajectory.corrections for s in found] == [
+    assert [s.prefix.corrections for s in found] == [
       tuple(c for c in case.trajectory.corrections if c.step < s.step) for s in expected
     ]
 
@@ -110,8 +110,8 @@ def test_release_mistake_6_a_prefix_is_the_steps_themselves_not_parsed_out_of_te
   case = mentored("solved", 3)
   case = dataclasses.replace(case, trajectory=dataclasses.replace(case.trajectory, steps=(PLAN, odd, *STEPS[2:])))
   [start], _ = started(case)
-  assert start.trajectory.steps == (PLAN, odd, ACT)
-  assert start.trajectory.context() == (1, 2, 10, 11, 20, 21, 22, 23, 20, 21)
+  assert start.prefix.steps == (PLAN, odd, ACT)
+  assert start.prefix.context() == (1, 2, 10, 11, 20, 21, 22, 23, 20, 21)
 
 
 def test_an_unknown_prefix_is_refused() -> None:
@@ -126,7 +126,7 @@ def test_a_corrected_first_thought_starts_at_the_question() -> None:
 
 def test_a_later_correction_counts_although_the_first_thought_was_corrected_too() -> None:
   [start], _ = started(mentored("solved", 0, 3))
-  assert (start.acts, start.correction is not None) == (6, True)
+  assert (start.horizon, start.correction is not None) == (6, True)
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.0])
@@ -142,7 +142,7 @@ def test_none_or_all_are_kept(keep: float) -> None:
     assert [s.question for s in found] == ([c.question for c in expected] if keep else [])
     assert beyond == 0
     for start in found:
-      assert (start.correction, start.acts, start.trajectory.steps) == (None, 8, ())
+      assert (start.correction, start.horizon, start.prefix.steps) == (None, 8, ())
 
 
 def test_about_as_many_as_asked_are_kept_and_always_the_same() -> None:
@@ -155,7 +155,7 @@ def test_about_as_many_as_asked_are_kept_and_always_the_same() -> None:
 
 def test_a_not_kept_one_starts_at_the_question_although_it_was_corrected() -> None:
   [start], _ = started(mentored("not_kept", 3), keep_hard=1.0)
-  assert (start.correction, start.trajectory.steps, start.acts) == (None, (), 8)
+  assert (start.correction, start.prefix.steps, start.horizon) == (None, (), 8)
 
 
 def test_the_quarantined_are_never_used() -> None:

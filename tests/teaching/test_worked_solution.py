@@ -31,7 +31,7 @@ CLIPS = Question("clips", TEXT, "67", 4, parse_worked_answer(TEXT, WORKED, "67")
 
 @pytest.fixture(scope="module")
 def tool() -> Iterator[Sandbox]:
-  search = BM25Search.of(WORLD.documents(), top_k=3, passage_chars=1000)
+  search = BM25Search.from_documents(WORLD.documents(), top_k=3, passage_chars=1000)
   settings = {"isolation": "process", "workers": 1, "sessions": 64, "timeout_s": 30.0, "memory_mb": 256}
   settings |= {"files_mb": 16, "output_chars": 400}
   with Sandbox(**settings, search=search) as tool:
@@ -172,7 +172,7 @@ def test_a_malformed_turn_is_replaced_by_what_belongs_there(student: Student) ->
 
 
 def test_a_malformed_first_thought_is_replaced_by_the_plan(student: Student) -> None:
-  finding, proposal = student.taught(broken_off(Trajectory(CLIPS.id, CLIPS.text, PROTOCOL.prompt(CLIPS.text))))
+  finding, proposal = student.taught(broken_off(Trajectory(CLIPS.id, CLIPS.text, PROTOCOL.encode_prompt(CLIPS.text))))
   assert finding.step == 0 and proposal.step is not None
   assert (proposal.step.kind, proposal.step.thought) == ("first_thought", CLIPS.solution[0][0])
 

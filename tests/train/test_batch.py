@@ -34,17 +34,17 @@ TOKENS = [1, 2, 3, 10, 11, 90, 20, 21, 22, 91, 92, 30, 31]  # nothing follows th
 def test_only_what_the_agent_wrote_carries_loss() -> None:
   found = make_example(TRAJECTORY, carries_loss=every_step, advantage=0.5)
   assert found.tokens.tolist() == TOKENS
-  assert found.learnt.tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
-  np.testing.assert_allclose(found.sampled, [0, 0, 0, -0.1, -0.2, 0, 0, 0, 0, 0, 0, -0.3, -0.4])
+  assert found.loss_mask.tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+  np.testing.assert_allclose(found.sampling_logprobs, [0, 0, 0, -0.1, -0.2, 0, 0, 0, 0, 0, 0, -0.3, -0.4])
   assert found.advantage == 0.5
-  assert (found.tokens.dtype, found.learnt.dtype, found.sampled.dtype) == (np.int32, np.float32, np.float32)
+  assert (found.tokens.dtype, found.loss_mask.dtype, found.sampling_logprobs.dtype) == (np.int32, np.float32, np.float32)
 
 
 def test_loss_on_chosen_steps_alone() -> None:
-  assert make_example(TRAJECTORY, carries_loss=teacher_steps).learnt.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
+  assert make_example(TRAJECTORY, carries_loss=teacher_steps).loss_mask.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
   second_on = make_example(TRAJECTORY, carries_loss=lambda index, _: index >= 2)
-  assert second_on.learnt.tolist() == [0] * 11 + [1, 1]
-  np.testing.assert_allclose(second_on.sampled, [0] * 11 + [-0.3, -0.4])
+  assert second_on.loss_mask.tolist() == [0] * 11 + [1, 1]
+  np.testing.assert_allclose(second_on.sampling_logprobs, [0] * 11 + [-0.3, -0.4])
 
 
 def simple(size: int, first: int, *, learnt: int = 1, advantage: float = 1.0) -> Example:
@@ -66,15 +66,15 @@ def test_a_row_is_filled_as_worked_out_by_hand() -> None:
   assert batch.tokens.tolist() == [[10, 11, 12, 20, 21, 0, 0], [0] * 7]
   assert batch.positions.tolist() == [[0, 1, 2, 0, 1, 0, 0], [0] * 7]
   assert batch.segments.tolist() == [[1, 1, 1, 2, 2, 0, 0], [0] * 7]
-  assert batch.learnt.tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]
+  assert batch.loss_mask.tolist() == [[0, 1, 1, 0, 1, 0, 0], [0] * 7]
   assert batch.advantages.tolist() == [[0, -2, -2, 0, 0.25, 0, 0], [0] * 7]
-  assert batch.sampled.tolist() == [[0, -0.5, -0.5, 0, -0.5, 0, 0], [0] * 7]
-  assert batch.old.tolist() == batch.sampled.tolist(), "ratios are against what was drawn"
-  assert not batch.reference.any()
+  assert batch.sampling_logprobs.tolist() == [[0, -0.5, -0.5, 0, -0.5, 0, 0], [0] * 7]
+  assert batch.old_logprobs.tolist() == batch.sampling_logprobs.tolist(), "ratios are against what was drawn"
+  assert not batch.reference_logprobs.any()
   assert batch.denominator == 3.0
-  np.testing.assert_allclose(batch.share, batch.learnt / 3)
+  np.testing.assert_allclose(batch.loss_weight, batch.loss_mask / 3)
   assert {x.dtype for x in (batch.tokens, batch.positions, batch.segments)} == {np.dtype(np.int32)}
-  floats = (batch.learnt, batch.advantages, batch.share, batch.sampled, batch.old, batch.reference, batch.denominator)
+  floats = (batch.loss_mask, batch.advantages, batch.loss_weight, batch.sampling_logprobs, batch.old_logprobs, batch.reference_logprobs, batch.denominator)
   assert {x.dtype for x in floats} == {np.dtype(np.float32)}
 
 
@@ -84,8 +84,8 @@ def test_each_token_may_have_its_own_advantage_and_other_log_probabilities() -> 
   one = dataclasses.replace(simple(3, 10, learnt=2), advantage=values, old=values - 2, reference=values - 3)
   batch = fill_batch([[one]], length=4, count=1, denominator=2.0)
   assert batch.advantages.tolist() == [[0, 1, -1, 0]]
-  assert batch.old.tolist() == [[0, -1, -3, 0]]
-  assert batch.reference.tolist() == [[0, -2, -4, 0]]
+  assert batch.old_logprobs.tolist() == [[0, -1, -3, 0]]
+  assert batch.reference_logprobs.tolist() == [[0, -2, -4, 0]]
 
 
 def test_micro_batches_share_the_denominator_of_their_update() -> None:
@@ -95,10 +95,10 @@ def test_micro_batches_share_the_denominator_of_their_update() -> None:
   assert update.denominator == 7.0 and take_micro_batch(update, 2).denominator == 7.0
   assert take_micro_batch(update, 0).tokens.tolist() == [[10, 11, 12, 13], [20, 21, 22, 23]]
   assert update.segments.tolist() == [[[1] * 4, [1] * 4], [[1] * 4, [0] * 4], [[0] * 4, [0] * 4]]
-  np.testing.assert_allclose(update.share, update.learnt / 7)
+  np.testing.assert_allclose(update.loss_weight, update.loss_mask / 7)
   shared = make_update(rows, length=4, micro=3, most=3, share=lambda count: count / 10)
   assert shared.denominator == 7.0, "means of metrics are over what is learnt"
-  np.testing.assert_allclose(shared.share.sum(axis=(0, 2)), [0.9, 0.4, 0.4], rtol=1e-6)
+  np.testing.assert_allclose(shared.loss_weight.sum(axis=(0, 2)), [0.9, 0.4, 0.4], rtol=1e-6)
   assert make_update([], length=4, micro=1, most=1).denominator == 1.0, "no division by zero"
   with pytest.raises(IndexError):
     make_update(rows, length=4, micro=1, most=2)

@@ -54,7 +54,7 @@ def rows() -> list[list[Example]]:
 
 @pytest.fixture(scope="module")
 def batch(rows: list[list[Example]]) -> Batch:
-  return fill_batch(rows, length=20, count=2, denominator=sum(float(s.learnt.sum()) for row in rows for s in row))
+  return fill_batch(rows, length=20, count=2, denominator=sum(float(s.loss_mask.sum()) for row in rows for s in row))
 
 
 # Log-probabilities
@@ -143,7 +143,7 @@ def table(**rows: list[list[float]]) -> Batch:
   denominator = np.float32(grids["learnt"].sum())
   whole = {name: nothing for name in ("advantages", "sampled", "old", "reference")}
   tokens, share = nothing.astype(np.int32), grids["learnt"] / denominator
-  return Batch(tokens, tokens, tokens, **(whole | grids), share=share, denominator=denominator)
+  return Batch(tokens, tokens, tokens, **(whole | grids), loss_weight=share, denominator=denominator)
 
 
 def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
@@ -159,9 +159,9 @@ def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
 @pytest.fixture(scope="module")
 def masked(batch: Batch) -> tuple[jax.Array, np.ma.MaskedArray]:
   """Numbers at every place, and the same as numpy masks them; those of places that are not learnt are absurd."""
-  x = np.random.default_rng(3).normal(size=batch.learnt.shape)
-  x[batch.learnt == 0] = 1e30
-  return jnp.asarray(x, jnp.float32), np.ma.masked_array(x, mask=batch.learnt == 0)
+  x = np.random.default_rng(3).normal(size=batch.loss_mask.shape)
+  x[batch.loss_mask == 0] = 1e30
+  return jnp.asarray(x, jnp.float32), np.ma.masked_array(x, mask=batch.loss_mask == 0)
 
 
 def test_means_are_those_of_numpys_masked_arrays(masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch) -> None:
@@ -184,7 +184,7 @@ def test_means_of_sequences_are_those_of_numpys_masked_arrays(
   masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch
 ) -> None:
   x, expected = masked
-  found = np.asarray(jax.jit(sequence_mean)(jnp.where(batch.learnt > 0, x, 7.0), batch))
+  found = np.asarray(jax.jit(sequence_mean)(jnp.where(batch.loss_mask > 0, x, 7.0), batch))
   for row, segment in ((0, 1), (0, 2), (1, 1)):
     here = batch.segments[row] == segment
     np.testing.assert_allclose(found[row][here], expected[row][here].mean(), rtol=1e-5)
@@ -246,8 +246,8 @@ def test_gradient_is_zero_wherever_nothing_is_learnt(
   """
   logp, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=7)
   gradient = np.asarray(jax.grad(objective)(logp, batch))
-  assert np.all(gradient[batch.learnt == 0] == 0.0)
-  assert np.any(gradient[batch.learnt == 1] != 0.0)
+  assert np.all(gradient[batch.loss_mask == 0] == 0.0)
+  assert np.any(gradient[batch.loss_mask == 1] != 0.0)
 
   plain = Decoder.__call__
   shape = (*batch.tokens.shape, tiny.config.width)

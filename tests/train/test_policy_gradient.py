@@ -70,15 +70,15 @@ def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Seque
 
 
 def batch_of(rows: Sequence[Sequence[Example]], normaliser: str = "token") -> Batch:
-  counts = [int(one.learnt.sum()) for row in rows for one in row]
+  counts = [int(one.loss_mask.sum()) for row in rows for one in row]
   share = make_loss_weight_fn(normaliser, counts, length=LENGTH)
   return fill_batch(rows, length=LENGTH, count=len(rows), denominator=float(sum(counts)), share=share)
 
 
 def with_ratios(batch: Batch, ratios: Sequence[float]) -> jax.Array:
   """Log-probabilities whose ratios to the old ones are these, in order; absurd where nothing is learnt."""
-  logp = np.full(batch.learnt.shape, 90.0)
-  logp[batch.learnt > 0] = np.log(ratios) + batch.old[batch.learnt > 0]
+  logp = np.full(batch.loss_mask.shape, 90.0)
+  logp[batch.loss_mask > 0] = np.log(ratios) + batch.old_logprobs[batch.loss_mask > 0]
   return jnp.asarray(logp, jnp.float32)
 
 
@@ -234,7 +234,7 @@ def test_truncated_weights_by_hand() -> None:
 def test_without_a_bound_old_is_as_drawn() -> None:
   one = rollout([0, 1, 1], 1.0)
   batch = batch_of([[one]])
-  np.testing.assert_array_equal(batch.old, batch.sampled)
+  np.testing.assert_array_equal(batch.old_logprobs, batch.sampling_logprobs)
   _, numbers = surrogate(with_ratios(batch, [1.0, 1.1]), batch, knobs=PLAIN)
   assert "truncated_share" not in numbers and "kl_reference" not in numbers
 
@@ -262,7 +262,7 @@ def test_distillation_by_hand() -> None:
   one = rollout([0, 1, 0, 1], np.array([9.0, 0.75, 9.0, 1.75], np.float32))
   batch = batch_of([[one]])
   assert batch.advantages.tolist() == [[0, 0.75, 0, 1.75, 0, 0, 0, 0]]
-  loss, _ = surrogate(jnp.asarray(batch.sampled), batch, knobs=PLAIN)
+  loss, _ = surrogate(jnp.asarray(batch.sampling_logprobs), batch, knobs=PLAIN)
   assert float(loss) == -1.25
 
 
@@ -349,12 +349,12 @@ ROWS = [ROLLOUTS[:2], ROLLOUTS[2:]]
 
 def in_loops(k: PolicyGradientConfig, logps: Sequence[np.ndarray]) -> float:
   """The loss of ROLLOUTS, token by token in float64, from the log-probabilities of their drawn tokens."""
-  counts = [int(one.learnt.sum()) for one in ROLLOUTS]
+  counts = [int(one.loss_mask.sum()) for one in ROLLOUTS]
   loss = 0.0
   for one, logp in zip(ROLLOUTS, logps, strict=True):
-    drawn = one.learnt > 0
-    assert one.old is not None and one.reference is not None
-    old, sampled, reference = (x[drawn].astype(np.float64) for x in (one.old, one.sampled, one.reference))
+    drawn = one.loss_mask > 0
+    assert one.old_logprobs is not None and one.reference_logprobs is not None
+    old, sampled, reference = (x[drawn].astype(np.float64) for x in (one.old_logprobs, one.sampling_logprobs, one.reference_logprobs))
     whole = np.exp(np.mean(logp - old))
     for i in range(len(logp)):
       r = whole if k.ratio == "sequence" else np.exp(logp[i] - old[i])
@@ -376,9 +376,9 @@ def test_value_and_gradient_are_those_of_plain_loops(k: PolicyGradientConfig) ->
   """The gradient by finite differences in float64; exactly 0 wherever nothing was drawn."""
   batch = batch_of(ROWS, k.normaliser)
   draws = np.random.default_rng(7)
-  logps = [draws.normal(-2.0, 0.3, int(one.learnt.sum())) for one in ROLLOUTS]
-  logp = draws.normal(-50.0, 30.0, batch.learnt.shape)
-  logp[batch.learnt > 0] = np.concatenate(logps)
+  logps = [draws.normal(-2.0, 0.3, int(one.loss_mask.sum())) for one in ROLLOUTS]
+  logp = draws.normal(-50.0, 30.0, batch.loss_mask.shape)
+  logp[batch.loss_mask > 0] = np.concatenate(logps)
   (value, _), gradient = differentiated(jnp.asarray(logp, jnp.float32), batch, knobs=k)
   assert float(value) == pytest.approx(in_loops(k, logps), rel=1e-5)
 
@@ -390,8 +390,8 @@ def test_value_and_gradient_are_those_of_plain_loops(k: PolicyGradientConfig) ->
   numeric = [
     (moved(which, i, 1e-6) - moved(which, i, -1e-6)) / 2e-6 for which, x in enumerate(logps) for i in range(len(x))
   ]
-  np.testing.assert_allclose(np.asarray(gradient)[batch.learnt > 0], numeric, rtol=1e-3, atol=1e-6)
-  assert np.all(np.asarray(gradient)[batch.learnt == 0] == 0.0)
+  np.testing.assert_allclose(np.asarray(gradient)[batch.loss_mask > 0], numeric, rtol=1e-3, atol=1e-6)
+  assert np.all(np.asarray(gradient)[batch.loss_mask == 0] == 0.0)
   assert np.any(np.array(numeric) != 0.0)
 
 
@@ -414,7 +414,7 @@ def drawn_by(tiny: Tiny) -> list[Example]:
   logp, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=LENGTH)
 
   def near(row: int, size: int) -> np.ndarray:
-    return (np.asarray(logp)[row, :size] + draws.normal(0.0, 0.3, size)).astype(np.float32) * plain[row].learnt
+    return (np.asarray(logp)[row, :size] + draws.normal(0.0, 0.3, size)).astype(np.float32) * plain[row].loss_mask
 
   return [
     dataclasses.replace(one, **{name: near(i, len(one.tokens)) for name in ("sampled", "old", "reference")})
@@ -426,7 +426,7 @@ def drawn_by(tiny: Tiny) -> list[Example]:
 def test_through_a_model(tiny: Tiny, k: PolicyGradientConfig) -> None:
   """The gradient of all weights: by finite differences; the same packed, alone in rows, and in micro-batches."""
   one, two, three = drawn_by(tiny)
-  share = make_loss_weight_fn(k.normaliser, [int(s.learnt.sum()) for s in (one, two, three)], length=LENGTH)
+  share = make_loss_weight_fn(k.normaliser, [int(s.loss_mask.sum()) for s in (one, two, three)], length=LENGTH)
 
   def objective(weights: Weights, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     logp, _ = token_logprobs(tiny.graph, weights, batch, temperature=1.0, chunk=LENGTH)
@@ -573,11 +573,11 @@ def test_distillation_is_the_divergence_of_tokens_where_the_student_goes() -> No
 )
 def test_a_value_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
   with pytest.raises(UserError, match=message):
-    PolicyGradientConfig.of(ConfigDict(dataclasses.asdict(PLAIN) | changed))
+    PolicyGradientConfig.from_config(ConfigDict(dataclasses.asdict(PLAIN) | changed))
 
 
 def test_the_knobs_say_what_they_need() -> None:
-  assert (PLAIN.student_scores, PLAIN.from_all) == (0, False)
-  assert (knobs(truncate=2.0).student_scores, knobs(truncate=2.0).from_all) == (1, False)
-  assert (knobs(truncate=2.0, kl=0.1).student_scores, knobs(kl=0.1).from_all) == (2, True)
-  assert (knobs(distill=1.0).student_scores, knobs(distill=1.0).from_all) == (0, True)
+  assert (PLAIN.student_scoring_passes, PLAIN.trains_on_all) == (0, False)
+  assert (knobs(truncate=2.0).student_scoring_passes, knobs(truncate=2.0).trains_on_all) == (1, False)
+  assert (knobs(truncate=2.0, kl=0.1).student_scoring_passes, knobs(kl=0.1).trains_on_all) == (2, True)
+  assert (knobs(distill=1.0).student_scoring_passes, knobs(distill=1.0).trains_on_all) == (0, True)

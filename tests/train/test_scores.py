@@ -49,9 +49,9 @@ def test_scores_are_those_of_the_train_step(tiny: Tiny, samples: list[Example], 
   found = scorer(tiny.weights, samples)
   assert [len(x) for x in found] == [len(one.tokens) for one in samples]
   for x, one in zip(found, samples, strict=True):
-    assert np.all(x[one.learnt == 0] == 0.0)
+    assert np.all(x[one.loss_mask == 0] == 0.0)
   for i in (0, 5):
-    expected = alone(tiny, one_device, samples[i]) * samples[i].learnt
+    expected = alone(tiny, one_device, samples[i]) * samples[i].loss_mask
     np.testing.assert_allclose(found[i], expected, rtol=0, atol=2e-5)
     assert expected.any()
   assert scorer.program._cache_size() == 1, "one shape, one program"
@@ -82,7 +82,7 @@ def test_adapters_are_scored_with_the_frozen_weights(tiny: Tiny, samples: list[E
   adapted = Tiny(config, abstract_decoder(config)[0], lora.merge_params(trained, frozen))
   scorer = Scorer(adapted.graph, one_device, PASSES, length=LENGTH, micro=2, frozen=frozen)
   (found,) = scorer(trained, samples[:1])
-  np.testing.assert_allclose(found, alone(adapted, one_device, samples[0]) * samples[0].learnt, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(found, alone(adapted, one_device, samples[0]) * samples[0].loss_mask, rtol=0, atol=2e-5)
   (plain,) = scorer(jax.tree.map(lambda x: 0 * x, trained), samples[:1])
   assert np.abs(found - plain).max() > 0.01
 

@@ -24,9 +24,9 @@ def test_of_fine_tuning_each_learnt_token_counts_one_of_all_that_are_learnt(micr
   update = make_update(ROWS, length=8, micro=micro, most=3)
   parts = [take_micro_batch(update, i) for i in range(len(update.tokens))]
   for part in parts:
-    assert part.share == pytest.approx(part.learnt / 11, abs=1e-7)
+    assert part.loss_weight == pytest.approx(part.loss_mask / 11, abs=1e-7)
     assert part.denominator == 11.0
-  assert sum(float(part.share.sum()) for part in parts) == pytest.approx(1.0)
+  assert sum(float(part.loss_weight.sum()) for part in parts) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,6 @@ def test_of_policy_gradient_it_counts_one_of_the_whole_minibatch(
   """What each of the four sequences that are learnt from counts; the fifth rollout only counts in the mean."""
   share = make_loss_weight_fn(normaliser, [7, 1, 2, 1, 4], length=8)
   update = make_update(ROWS, length=8, micro=micro, most=3, share=share)
-  rows = np.concatenate([take_micro_batch(update, i).share for i in range(len(update.tokens))])
+  rows = np.concatenate([take_micro_batch(update, i).loss_weight for i in range(len(update.tokens))])
   found = [rows[0].sum(), rows[1].sum(), rows[2, :4].sum(), rows[2, 4:].sum()]
   assert found == pytest.approx(expected, rel=1e-6)

@@ -81,7 +81,7 @@ def test_an_update_is_that_of_torch(tiny: Tiny, trainers: Trainers, one_device: 
   """Two updates: gradients summed over micro-batches, clipped together, AdamW with decoupled decay."""
   torch = pytest.importorskip("torch")
   trainer = trainers("sft", one_device)
-  state = trainer.start(tiny.weights)
+  state = trainer.init_state(tiny.weights)
   gradient = jax.jit(jax.grad(lambda weights, batch: trainer.objective(weights, NO_PARAMS, batch)[0]))
   theirs = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in named(tiny.weights).items()}
   optimizer = torch.optim.AdamW(theirs.values(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -108,7 +108,7 @@ def test_metrics_are_sums_over_micro_batches_and_the_greatest_of_maxima(
   objective = jax.jit(trainer.objective)
   parts = [objective(tiny.weights, NO_PARAMS, take_micro_batch(batch, i)) for i in range(2)]
   losses, numbers = zip(*jax.device_get(parts), strict=True)
-  _, metrics = trainer(trainer.start(tiny.weights), batch)
+  _, metrics = trainer(trainer.init_state(tiny.weights), batch)
   means = {"entropy", "clip_share_low", "clip_share_high", "clip_share_dual", "kl_sampler", "weight", "weight_square"}
   assert metrics.keys() == {"loss", "grad_norm", "logprob_gap_max", *means}
   assert float(metrics["loss"]) == pytest.approx(sum(losses), rel=1e-5)
@@ -123,7 +123,7 @@ def test_a_state_is_used_up_and_the_weights_it_began_with_are_not(
   tiny: Tiny, trainers: Trainers, one_device: Mesh
 ) -> None:
   trainer = trainers("sft", one_device)
-  first = trainer.start(tiny.weights)
+  first = trainer.init_state(tiny.weights)
   second, _ = trainer(first, update(seed=1))
   for leaf in jax.tree.leaves((first.weights, first.optimizer)):
     assert leaf.is_deleted()
@@ -137,7 +137,7 @@ def test_the_program_is_compiled_once_and_leaves_weights_where_they_were(
 ) -> None:
   """Else the second step, and the sampler after the first, would be compiled again."""
   trainer = trainers("sft", eight_devices)
-  state = trainer.start(tiny.weights)
+  state = trainer.init_state(tiny.weights)
   places = jax.tree.map(lambda x: x.sharding, state)
   for seed in (1, 2, 3):
     state, _ = trainer(state, update(seed=seed))
@@ -152,7 +152,7 @@ def test_the_program_is_compiled_once_and_leaves_weights_where_they_were(
 def test_empty_micro_batches_change_nothing(tiny: Tiny, trainers: Trainers, one_device: Mesh) -> None:
   """They are left out, not multiplied by zero: bit for bit the update without them."""
   trainer = trainers("rl", one_device)
-  ends = [trainer(trainer.start(tiny.weights), update(seed=1, most=most)) for most in (8, 24)]
+  ends = [trainer(trainer.init_state(tiny.weights), update(seed=1, most=most)) for most in (8, 24)]
   for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -161,7 +161,7 @@ def test_an_update_of_nothing_has_no_gradient(tiny: Tiny, trainers: Trainers, on
   """Where no group of a minibatch has a signal."""
   trainer = trainers("rl", one_device)
   nothing = make_update([], length=20, micro=4, most=8, share=make_loss_weight_fn("token", [7], length=20))
-  state, metrics = trainer(trainer.start(tiny.weights), nothing)
+  state, metrics = trainer(trainer.init_state(tiny.weights), nothing)
   assert {name: float(x) for name, x in metrics.items()} == dict.fromkeys(metrics, 0.0)
   assert int(state.step) == 1
 
@@ -175,7 +175,7 @@ def test_sixteen_bit_passes_train_float32_weights(tiny: Tiny, one_device: Mesh) 
   for dtype, kept in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")):
     passes = dataclasses.replace(PASSES, dtype=dtype, weights_dtype=kept)
     trainer = Trainer(tiny.graph, rule, LOSSES["sft"], one_device, passes)
-    state = trainer.start(tiny.weights)
+    state = trainer.init_state(tiny.weights)
     first = np.array(state.weights["embedding"][...], np.float32)
     for _ in range(4):
       state, numbers = trainer(state, update(seed=0))
@@ -206,8 +206,8 @@ def test_logits_exist_for_a_chunk_at_a_time(make_tiny: Callable[..., Tiny], one_
   for chunk in (16, length):
     passes = dataclasses.replace(PASSES, logit_chunk=chunk, remat=remat)
     trainer = Trainer(wide.graph, rule, LOSSES["sft"], one_device, passes)
-    state = trainer.start(wide.weights)
-    compiled = trainer.program(state).lower(state, NO_PARAMS, place_batch(trainer.mesh, batch)).compile()
+    state = trainer.init_state(wide.weights)
+    compiled = trainer.jit_update(state).lower(state, NO_PARAMS, place_batch(trainer.mesh, batch)).compile()
     took[chunk] = compiled.memory_analysis().temp_size_in_bytes
   logits = 4 * rows * length * vocab
   assert took[16] < logits / 2 < logits < took[length]
@@ -224,7 +224,7 @@ def test_eight_devices_train_as_one(
   ends: list[TrainState] = []
   for mesh in (one_device, eight_devices):
     trainer = trainers(loss, mesh)
-    state = trainer.start(tiny.weights)
+    state = trainer.init_state(tiny.weights)
     kept = []
     for seed in range(5):
       state, metrics = trainer(state, update(seed=seed))
@@ -240,7 +240,7 @@ def test_eight_devices_train_as_one(
 def test_rows_that_cannot_be_split_are_refused(tiny: Tiny, trainers: Trainers, eight_devices: Mesh) -> None:
   trainer = trainers("sft", eight_devices)
   with pytest.raises(UserError, match=r"micro_rows = 3 cannot be split .* \(2 x 2\); choose a multiple"):
-    trainer(trainer.start(tiny.weights), update(seed=1, micro=3))
+    trainer(trainer.init_state(tiny.weights), update(seed=1, micro=3))
 
 
 # The schedule
