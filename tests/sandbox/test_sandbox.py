@@ -19,9 +19,9 @@ from score_jax.sandbox.interface import ExecutedStep, Outcome, format_observatio
 from score_jax.sandbox.process import Zygote
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.sandbox.supervisor import Supervisor
+from tests.sandbox.test_hostile import descendants
 
 CHARS = 400
-from tests.sandbox.test_hostile import descendants
 
 
 def found(query: str) -> str:
