@@ -80,8 +80,9 @@ def test_a_loaded_index_is_mapped_and_not_read(opened: Callable[..., Corpus]) ->
 
 
 def test_the_same_file_gives_the_same_index_whatever_the_hash_seed(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-  code = "import pathlib, sys\nfrom score_jax.search.corpus import Corpus, Fields\nfile, to = map(pathlib.Path, sys.argv[1:])"
-  code += "\nprint(Corpus(file, fields=Fields('title', 'text'), sha256='', indexes=to).folder, end='')"
+  code = "import pathlib, sys\nfrom score_jax.search.corpus import Corpus, PassageFields"
+  code += "\nfile, to = map(pathlib.Path, sys.argv[1:])"
+  code += "\nprint(Corpus(file, fields=PassageFields('title', 'text'), sha256='', indexes=to).folder, end='')"
   found = []
   for seed in ("1", "2"):
     command = [sys.executable, "-W", "ignore", "-c", code, str(path), str(tmp_path / seed)]

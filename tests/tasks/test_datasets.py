@@ -55,8 +55,8 @@ def test_every_row_says_where_it_stands(places: dict[str, str], name: str) -> No
 def test_no_tensorflow_is_imported(places: dict[str, str]) -> None:
   code = (
     "import sys\n"
-    "from score_jax.tasks import rows\n"
-    f"found = list(rows.read({places['array_record']!r}, split='train', knob='tasks.path'))\n"
+    "from score_jax.tasks.datasets import read_rows\n"
+    f"found = list(read_rows({places['array_record']!r}, split='train', knob='tasks.path'))\n"
     "print(len(found), 'tensorflow' in sys.modules)"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

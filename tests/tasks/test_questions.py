@@ -204,7 +204,7 @@ def test_graders_that_hold_something_are_closed_with_the_one_for_both(
       closed.append(self.name)
 
   monkeypatch.setattr(
-    source, "grader", lambda name, judge: Holding(name) if name == "gsm8k" else lambda q, a: (1.0, name)
+    source, "make_grader", lambda name, judge: Holding(name) if name == "gsm8k" else lambda q, a: (1.0, name)
   )
   path = write_lines(tmp_path / "mine.jsonl", SUMS)
   hard = write_lines(tmp_path / "hard.jsonl", [{"input": f"How many {i}?", "target": i} for i in range(8)])
