@@ -40,12 +40,12 @@ class EventPrinter:
   def on_tokens(self, name: str, tokens: Sequence[int]) -> None:
     del name
     for section, text in self._sections.feed(tokens):
-      self._say(section, text)
+      self._print(section, text)
 
   def on_step(self, name: str, step: Any) -> None:
     del name
     if step.kind == "act":
-      self._say("observation", step.observation if step.reason == "ok" else f"[{step.reason}] {step.observation}")
+      self._print("observation", step.observation if step.reason == "ok" else f"[{step.reason}] {step.observation}")
 
   def print_outcome(self, status: str, answer: str | None) -> None:
     if self._json:
@@ -53,7 +53,7 @@ class EventPrinter:
     else:
       print(f"\n\n{self._looking('1', 'answer: ' + answer) if answer is not None else 'no answer: ' + status}")
 
-  def _say(self, section: str, text: str) -> None:
+  def _print(self, section: str, text: str) -> None:
     if self._json:
       print(json.dumps({"section": section, "text": text}, ensure_ascii=False), flush=True)
       return

@@ -92,13 +92,13 @@ def make_demonstration_solver(teacher: Teacher) -> BenchmarkSolver:
 
 
 def run_benchmark(
-  workdir: Workdir, candidate: EvaluatedModel, exam: EvalSet, *, part: int, say: Callable[[str], None]
+  workdir: Workdir, candidate: EvaluatedModel, exam: EvalSet, *, part: int, log: Callable[[str], None]
 ) -> list[list[Trajectory]]:
   """The tries of a candidate at each question of an exam, in order; those that are not in the workdir yet are made.
 
   Args:
     part: questions of a part.
-    say: told of every part that is begun.
+    log: told of every part that is begun.
 
   Raises:
     UserError: `part` is no number of questions, or a part in the workdir is damaged.
@@ -111,7 +111,7 @@ def run_benchmark(
   for number, start in enumerate(range(0, len(exam.questions), part)):
     name, questions = f"{stem}-{number:05d}.jsonl", exam.questions[start : start + part]
     if not (found := _read(workdir, name, exam.tries)):
-      say(f"eval: {candidate.name}, {exam.benchmark}, {start} of {len(exam.questions)} questions done")
+      log(f"eval: {candidate.name}, {exam.benchmark}, {start} of {len(exam.questions)} questions done")
       found = _made(workdir, name, candidate, questions, exam.tries)
     groups += found
   return groups
@@ -245,7 +245,7 @@ class BenchmarkRun(Experiment):
     marks: dict[str, TryScores] = {}
     for one in self._exams[0]:
       with self.stage_scope(f"eval_{candidate.name}_{one.benchmark}"):
-        groups = run_benchmark(self.workdir, candidate, one, part=self.config.eval.part, say=self.log)
+        groups = run_benchmark(self.workdir, candidate, one, part=self.config.eval.part, log=self.log)
       marks[one.benchmark] = score_tries(one, groups)
       rows.append(
         make_result_row(candidate, one.benchmark, compute_scores(one, groups), **costs, tries=groups) | origin
@@ -314,7 +314,7 @@ def evaluate_stages(run: Experiment) -> list[dict[str, Any]]:
   for model in models:
     candidate = _candidate(run, model)
     with run.stage_scope(f"eval_{model}"):
-      groups = run_benchmark(run.workdir, candidate, exam, part=run.config.eval.part, say=run.log)
+      groups = run_benchmark(run.workdir, candidate, exam, part=run.config.eval.part, log=run.log)
     costs = {"ledger": sum_training_cost(run, model), "measured": sum_measurement_cost(run, model)}
     found = make_result_row(candidate, exam.benchmark, compute_scores(exam, groups), **costs, tries=groups)
     rows.append(found | {"from": STAGES[model].init_from if model in STAGES else ""})

@@ -31,7 +31,11 @@ class NumberLimit:
   def allows(self, value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
       return False
-    inside = math.isfinite(value) and self.min_value <= value <= self.max_value and not (self.exclude_min and value == self.min_value)
+    inside = (
+      math.isfinite(value)
+      and self.min_value <= value <= self.max_value
+      and not (self.exclude_min and value == self.min_value)
+    )
     return inside or value in self.extra_values
 
   def __str__(self) -> str:

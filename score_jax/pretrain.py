@@ -146,7 +146,7 @@ def _train(
     seed=config.seed,
     workdir=workdir,
     metrics=MetricsWriter(workdir, role),
-    say=print,
+    log=print,
     validate=None,
   )
   folder = workdir.root / role

@@ -132,7 +132,7 @@ def sft_stage(run: Experiment, name: str, lesson: TrainingData) -> dict[str, Any
     seed=run.config.seed,
     workdir=run.workdir,
     metrics=run.open_metrics(name),
-    say=run.log,
+    log=run.log,
     validate=lambda weights: measure_validation_accuracy(run, weights),
   )
   left_out = {"without_loss": len(samples) - len(learnt), **trained.left_out}

@@ -54,7 +54,8 @@ def select_mentored_questions(run: Experiment) -> list[Question]:
 def compute_token_budget(run: Experiment, name: str, model: str) -> int:
   """Tokens that a model generated in the stages that a stage goes by; those that only measured do not count."""
   return sum(
-    ledger_from_dict(require_stage_result(run, other)["ledger"]).of(model).generated for other in STAGES[name].budget_from
+    ledger_from_dict(require_stage_result(run, other)["ledger"]).of(model).generated
+    for other in STAGES[name].budget_from
   )
 
 
@@ -287,7 +288,11 @@ def _failed(run: Experiment) -> tuple[list[MentoredQuestion], list[MentoredQuest
 
 
 def _before_the_error(failed: Iterable[MentoredQuestion]) -> QuestionPrefixes:
-  return [(c.question, c.failed_attempt.prefix(c.first_error)) for c in failed if c.failed_attempt and c.first_error is not None]
+  return [
+    (c.question, c.failed_attempt.prefix(c.first_error))
+    for c in failed
+    if c.failed_attempt and c.first_error is not None
+  ]
 
 
 def _attempts(cases: Iterable[MentoredQuestion]) -> Ledger:

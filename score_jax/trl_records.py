@@ -85,7 +85,7 @@ class TrlFormatter:
       written = tokens + step.tokens
       tokens = written + step.observation_tokens
     said = messages[:-1]
-    read = self.protocol.read(self.rendered(said))
+    read = self.protocol.encode_with_special(self.rendered(said))
     if self.protocol.special_tokens_in(read) != self.protocol.special_tokens_in(written):
       raise NotExpressible("texts that would be read as special tokens")
     return said

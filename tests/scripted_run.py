@@ -324,7 +324,7 @@ def _spy_on_models(patch: pytest.MonkeyPatch, record: Record) -> None:
     record.stage = ""
 
   patch.setattr(Agent, "rollout", spied_rollout)
-  patch.setattr(Experiment, "at", spied_at)
+  patch.setattr(Experiment, "stage_scope", spied_at)
 
 
 def _spy_on_training(patch: pytest.MonkeyPatch, record: Record) -> None:

@@ -38,12 +38,12 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   """A run before its mentoring: of question a the student's first try is right, of b and c it is wrong."""
 
   def counted(says: Callable[[str, str], Turn]) -> Callable[[str, str], Turn]:
-    def say(name: str, text: str) -> Turn:
+    def counting(name: str, text: str) -> Turn:
       turn = says(name, text)
       drawn[name] += len(stage.protocol.encode_turn(turn))
       return turn
 
-    return say
+    return counting
 
   def student(name: str, text: str) -> Turn:
     if "Observation: 12" in text:
@@ -63,7 +63,7 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   monkeypatch.setattr(recipe, "weights_of", lambda run, name: stage.weights(counted(student)))
   monkeypatch.setattr(recipe, "mentored_questions", lambda run: [question(name=name) for name in "abc"])
   workdir = Workdir(str(tmp_path))
-  return SimpleNamespace(config=config, workdir=workdir, student_agent=stage.agent(), say=lambda line: None)
+  return SimpleNamespace(config=config, workdir=workdir, student_agent=stage.agent(), log=lambda line: None)
 
 
 def tokens(drawn: Counter[str], wanted: Callable[[str], bool]) -> int:

@@ -52,7 +52,7 @@ def run(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     workdir=Workdir(str(tmp_path)),
     student=SimpleNamespace(weights=None),
     known=teacher,
-    say=lambda line: None,
+    log=lambda line: None,
   )
 
 

@@ -63,7 +63,7 @@ def setting(stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     config=config,
     workdir=Workdir(str(tmp_path)),
     student_agent=student,
-    say=lambda line: None,
+    log=lambda line: None,
   )
   tried = student.rollout(weights, [RolloutRequest(f"mps/{q.id}", q, empty_trajectory(q), 4, 2) for q in questions])
   wrong, right = ([group[copy] for group in tried] for copy in (0, 1))

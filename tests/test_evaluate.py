@@ -23,7 +23,7 @@ def test_records_of_another_identity_go_and_those_of_other_benchmarks_stay(tmp_p
     """The questions that are asked, of two in two parts."""
     asked.clear()
     exam = EvalSet(benchmark, [Question(f"{benchmark}{i}", "How many?", "1") for i in range(2)], tries=2)
-    run_benchmark(Workdir(str(tmp_path)), EvaluatedModel("model", solve, weights), exam, part=1, say=lambda _: None)
+    run_benchmark(Workdir(str(tmp_path)), EvaluatedModel("model", solve, weights), exam, part=1, log=lambda _: None)
     return [*asked]
 
   assert examined("a", "1") == ["a0", "a1"]

@@ -41,7 +41,7 @@ class Examined:
   def __call__(self, exam: EvalSet = EXAM, *, weights: str = "a" * 64, part: int = 2) -> list[list[str]]:
     """The names of the tries that an examination comes to, by question."""
     candidate = EvaluatedModel("model", self.solve, weights)
-    return [[t.name for t in group] for group in run_benchmark(self.workdir, candidate, exam, part=part, say=print)]
+    return [[t.name for t in group] for group in run_benchmark(self.workdir, candidate, exam, part=part, log=print)]
 
 
 @pytest.fixture

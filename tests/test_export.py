@@ -135,14 +135,20 @@ def test_the_template_says_what_the_agent_sees(exported: pathlib.Path) -> None:
   expected = [
     protocol.encode_prompt(question),
     protocol.encode_prompt(question) + turns[0] + protocol.encode_observation(None),
-    protocol.encode_prompt(question) + turns[0] + protocol.encode_observation(None) + turns[1] + protocol.encode_observation("7"),
+    protocol.encode_prompt(question)
+    + turns[0]
+    + protocol.encode_observation(None)
+    + turns[1]
+    + protocol.encode_observation("7"),
   ]
   for count, ids in zip((1, 3, 5), expected, strict=True):
     found = theirs.apply_chat_template(talk[:count], add_generation_prompt=True)["input_ids"]
     assert found == list(ids)
   whole = theirs.apply_chat_template(talk[:4])["input_ids"]
   assert whole == [*expected[1], *turns[1]]
-  assert AgentProtocol(theirs).encode_prompt(question) == protocol.encode_prompt(question), "it speaks through what it wrote"
+  assert AgentProtocol(theirs).encode_prompt(question) == protocol.encode_prompt(question), (
+    "it speaks through what it wrote"
+  )
   with pytest.raises(Exception, match="the agent knows the roles user, assistant and tool, not system"):
     theirs.apply_chat_template([{"role": "system", "content": "x"}])
 

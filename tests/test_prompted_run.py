@@ -143,7 +143,7 @@ def test_judges_ask_the_server_and_replay_offline(tmp_path: pathlib.Path) -> Non
     c.url, c.record = proxy.url, str(tmp_path / "chat.sqlite")
     verdicts = []
     for c.offline in (False, True):
-      with open_chat(c, tmp_path, seed=0, on_mesh=nobody, say=print) as chat:
+      with open_chat(c, tmp_path, seed=0, on_mesh=nobody, log=print) as chat:
         told = {"wording": PromptTemplates(search=False), "temperature": 0.3, "tokens": 64}
         opinions = ChatStepJudge(chat, **told)([StepPair(question.text, (plan,), *acts)])
         verdicts.append([opinions, make_answer_judge(lambda: chat, **told)(question, "twelve")])

@@ -60,8 +60,8 @@ def run(tmp_path: pathlib.Path) -> Any:
     config=config,
     workdir=workdir,
     tasks=SimpleNamespace(train=[q for q, _, _ in cases]),
-    say=lambda line: None,
-    protocol=SimpleNamespace(prompt=lambda text: (1, 2)),
+    log=lambda line: None,
+    protocol=SimpleNamespace(encode_prompt=lambda text: (1, 2)),
   )
 
 

@@ -133,7 +133,9 @@ def test_a_command_runs_under_the_posix_locale(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_ascii_lacks_is_printed_as_escapes() -> None:
-  code = "from score_jax.text import escape_unencodable_output; escape_unencodable_output(); print(chr(0xfc), chr(0x2026))"
+  code = (
+    "from score_jax.text import escape_unencodable_output; escape_unencodable_output(); print(chr(0xfc), chr(0x2026))"
+  )
   done = subprocess.run([sys.executable, "-c", code], env=SHELL | POSIX, capture_output=True, check=False)
   assert (done.returncode, done.stdout, done.stderr) == (0, b"\\xfc \\u2026\n", b"")
 

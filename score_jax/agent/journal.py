@@ -25,7 +25,7 @@ from score_jax.runtime.processes import run_on_primary
 from score_jax.runtime.workdir import Workdir
 from score_jax.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -57,7 +57,7 @@ class Journal:
       try:
         self._write()
       except UserError as error:  # as it may be what ends the run
-        log.warning("what was drawn last is lost: %s", error)
+        logger.warning("what was drawn last is lost: %s", error)
       raise
     else:
       self.remove_stage(name)
@@ -78,7 +78,7 @@ class Journal:
     try:
       return None if line is None else trajectory_from_json(line)
     except ValueError as error:
-      log.warning("%s: a trajectory cannot be read (%s); it is drawn again", self._folder, error)
+      logger.warning("%s: a trajectory cannot be read (%s); it is drawn again", self._folder, error)
       return None
 
   def add(self, key: str, trajectory: Trajectory) -> None:
@@ -108,7 +108,7 @@ class Journal:
     for name in self._parts:
       lines = _lines(texts[name])
       if lines is None:
-        log.warning("%s is damaged; what it held is drawn again", self._workdir.root / name)
+        logger.warning("%s is damaged; what it held is drawn again", self._workdir.root / name)
         continue
       for line in lines:
         key, _, rest = line.removeprefix('{"key":"').partition('","trajectory":')

@@ -172,7 +172,7 @@ def open_chat(
   *,
   seed: int,
   on_mesh: Callable[[], ChatBackend],
-  say: Callable[[str], None],
+  log: Callable[[str], None],
 ) -> Iterator[RecordedChat]:
   """Who answers, with the record of what was said.
 
@@ -180,7 +180,7 @@ def open_chat(
     config: the group `chat`.
     folder: the run's; there lies the record, unless the config names another.
     on_mesh: loads the model of kind mesh; called when something is asked that the record does not hold.
-    say: told in the end what was asked.
+    log: told in the end what was asked.
 
   Raises:
     UserError: nobody is named, a setting makes no sense, or the record cannot be used.
@@ -205,7 +205,7 @@ def open_chat(
     failed = sorted(endpoint.failures.items()) if endpoint is not None else ()
     tried = "".join(f", {count} times {kind}" for kind, count in failed)
     unsaid = f", {n} replies whose tokens are estimated" if (n := recorded.estimated) else ""
-    say(f"chat: {recorded.asked} asks to {model}, {recorded.known} answered from {recorded.path}{tried}{unsaid}")
+    log(f"chat: {recorded.asked} asks to {model}, {recorded.known} answered from {recorded.path}{tried}{unsaid}")
 
 
 def _endpoint(c: ConfigDict, seed: int) -> Any:

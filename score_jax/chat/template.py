@@ -86,7 +86,9 @@ class ChatTemplate:
     self._bytes = {c: b for b, c in bytes_to_unicode().items()} if '"ByteLevel"' in decoder else None
     self.stops = self._stops(after, generation or {})
 
-  def encode_prompt(self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+  def encode_prompt(
+    self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None
+  ) -> tuple[int, ...]:
     """All that stands before the reply to messages, each {"role": …, "content": …}.
 
     Args:

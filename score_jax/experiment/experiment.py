@@ -233,7 +233,7 @@ class Experiment:
       raise UserError("chat.kind = 'mesh' on several processes is not there; serve the model, and set it to endpoint")
     if not processes.is_primary():
       return BroadcastChat(c.chat.model, None)
-    opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, say=self.log)
+    opened = open_chat(c.chat, self.workdir.root, seed=c.seed, on_mesh=self._chat_on_mesh, log=self.log)
     chat = self._open.enter_context(opened)
     return chat if processes.process_count() == 1 else BroadcastChat(chat.model, chat)
 

@@ -106,7 +106,9 @@ def load_stage_weights(run: Experiment, stage: str) -> Weights:
     return run.teacher_model.weights
   found = load_newest_weights(run, stage)
   if found is None:
-    raise UserError(f"{run.workdir.checkpoint_folder(stage)}: no checkpoint can be read; put {stage} into config.stages")
+    raise UserError(
+      f"{run.workdir.checkpoint_folder(stage)}: no checkpoint can be read; put {stage} into config.stages"
+    )
   return found[1]
 
 

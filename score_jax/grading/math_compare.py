@@ -279,7 +279,9 @@ def forms_equal(gold: AnswerForm, answer: AnswerForm) -> bool:
     case Ratio(), _:
       return _same_ratio(gold, answer)
     case TimeOfDay(), TimeOfDay():
-      return gold.parts == answer.parts and (gold.meridiem == answer.meridiem or not (gold.meridiem and answer.meridiem))
+      return gold.parts == answer.parts and (
+        gold.meridiem == answer.meridiem or not (gold.meridiem and answer.meridiem)
+      )
     case Atom(), Atom():
       return atoms_equal(gold.text, answer.text)
     case Matrix(), _:

@@ -278,7 +278,9 @@ class RecipePrograms:
     self.config, self.meshes, self.student = config, meshes, student
     self.training = TrainingPrograms(config, meshes.train, student)
     self.student_sampling = SamplingPrograms(config, meshes.sample, "student", student)
-    self.teacher_sampling = SamplingPrograms(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
+    self.teacher_sampling = (
+      SamplingPrograms(config, meshes.teacher, "teacher", teacher) if teacher is not None else None
+    )
     self.distillation_sampling = self.teacher_sampling if config.rl.distill else None
 
   def programs(self) -> list[DeviceProgram]:

@@ -138,7 +138,9 @@ def _results(root: epath.Path) -> dict[str, Any]:
     "text_columns": sum(column.is_text for column in shown),
     "rows": [{"cells": [column.cell(row) for column in shown]} | _scale(row) for row in rows],
     "notes": table.list_notes(rows),
-    "says": [(table.format_model_label(n), s.purpose) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
+    "says": [
+      (table.format_model_label(n), s.purpose) for n, s in STAGES.items() if n in {row["model"] for row in rows}
+    ],
   }
 
 

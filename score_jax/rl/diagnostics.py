@@ -148,7 +148,9 @@ def measure_logprob_change(samples: Sequence[Example], now: Sequence[np.ndarray]
 def _change(samples: Sequence[Example], other: Sequence[np.ndarray]) -> np.ndarray:
   """log p other - log p drawn of all learnt tokens, float64."""
   pairs = zip(samples, other, strict=True)
-  return np.concatenate([np.zeros(0), *((x - s.sampling_logprobs)[s.loss_mask > 0].astype(np.float64) for s, x in pairs)])
+  return np.concatenate(
+    [np.zeros(0), *((x - s.sampling_logprobs)[s.loss_mask > 0].astype(np.float64) for s, x in pairs)]
+  )
 
 
 def _share(rollouts: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) -> float:

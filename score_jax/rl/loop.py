@@ -148,7 +148,9 @@ class _Reinforce:
       minutes=run.config.train.checkpoint_minutes,
       before=metrics.flush,
     )
-    state = checkpoints.restore_newest(self.trainer.abstract_state(run.student.config)) or self.trainer.init_state(self._first_weights())
+    state = checkpoints.restore_newest(self.trainer.abstract_state(run.student.config)) or self.trainer.init_state(
+      self._first_weights()
+    )
     done = int(state.step) // self.updates
     ledger = sum_ledgers(t.ledger for t in run.workdir.read_parts(self.stage, below=done))
     steps = c.steps if self.token_budget is None else MAX_BUDGETED_STEPS
@@ -223,7 +225,9 @@ class _Reinforce:
     """
     drawn = [[s for s in group if s.tokens] for group in groups]
     chosen = [group[(number + i) % len(group)].to_example() for i, group in enumerate(drawn) if group]
-    differences = (s.sampling_logprobs - logp for s, logp in zip(chosen, self.scorer(state.weights, chosen), strict=True))
+    differences = (
+      s.sampling_logprobs - logp for s, logp in zip(chosen, self.scorer(state.weights, chosen), strict=True)
+    )
     return max((float(np.abs(d).max()) for d in differences), default=None)
 
   def _update(
@@ -278,7 +282,10 @@ class _Reinforce:
   def _cost(self) -> Ledger:
     """Training on every rollout of the stage, forward and backward, and scoring it as often as the knobs ask."""
     drawn = self.run.workdir.read_parts(self.stage)
-    samples, student = [ScoredRollout(self.starts[0], t, "none", 0.0).to_example() for t in drawn], self.run.student.config
+    samples, student = (
+      [ScoredRollout(self.starts[0], t, "none", 0.0).to_example() for t in drawn],
+      self.run.student.config,
+    )
     cost = training_cost(student, samples, 1.0)
     if self.knobs.student_scoring_passes:
       cost = cost + scoring_cost("student", student, samples, self.knobs.student_scoring_passes)

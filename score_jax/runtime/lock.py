@@ -28,7 +28,7 @@ from score_jax.runtime import processes
 HEARTBEAT_S = 10.0
 STALE_BEATS = 3  # beats without a change after which nobody holds it
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -105,7 +105,7 @@ def _beat(path: epath.Path, ours: dict[str, Any], beat_s: float, ended: threadin
     try:
       path.write_text(json.dumps(ours | {"beat": beat}), encoding="utf-8")
     except OSError as error:  # the store may be back by the next one
-      log.warning("%s cannot be written (%s)", path, error)
+      logger.warning("%s cannot be written (%s)", path, error)
 
 
 def _read(path: epath.Path) -> str:

@@ -30,7 +30,7 @@ from score_jax.errors import UserError
 from score_jax.runtime import processes
 from score_jax.runtime.workdir import Workdir
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Tracker(abc.ABC):
@@ -102,14 +102,14 @@ class TrackerSet:
       try:
         service.log_metrics(stage, step, numbers)
       except Exception as error:  # whatever is wrong with a service must not end a run, which has it all in its workdir
-        log.warning("%s is told nothing more of this run: %s: %s", name, type(error).__name__, error)
+        logger.warning("%s is told nothing more of this run: %s: %s", name, type(error).__name__, error)
         del self._services[name]
 
   def finish(self, name: str, service: Tracker) -> None:
     try:
       service.finish(failed=self.failed)
     except Exception as error:  # as above; nor may it hide what ended the run
-      log.warning("%s may lack the end of this run: %s: %s", name, type(error).__name__, error)
+      logger.warning("%s may lack the end of this run: %s: %s", name, type(error).__name__, error)
 
 
 @contextlib.contextmanager

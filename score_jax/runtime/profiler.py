@@ -26,7 +26,7 @@ from score_jax.errors import UserError
 from score_jax.runtime import processes
 from score_jax.runtime.workdir import cannot_write_message
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVAL_PREFIX = "eval_"  # what the stages begin with that examine a model
 StepKind = Literal["rounds", "updates"]
@@ -35,8 +35,8 @@ StepKind = Literal["rounds", "updates"]
 class _Profile:
   """Of one stage."""
 
-  def __init__(self, config: ConfigDict, folder: epath.Path, say: Callable[[str], None]):
-    self._steps, self._skip, self._folder, self._say = config.steps, config.skip, folder, say
+  def __init__(self, config: ConfigDict, folder: epath.Path, log: Callable[[str], None]):
+    self._steps, self._skip, self._folder, self._log = config.steps, config.skip, folder, log
     self.seen: collections.Counter[StepKind] = collections.Counter()
     self._traced: set[StepKind] = set()
     self._tracing: StepKind | None = None
@@ -63,7 +63,7 @@ class _Profile:
       if self._tracing is not None:
         self._end()
     for kind in self.seen.keys() - self._traced:
-      self._say(
+      self._log(
         f"profile: none of {self.seen[kind]} {kind} was traced; the first {self._skip} never are (profile.skip)"
       )
 
@@ -81,7 +81,7 @@ class _Profile:
       except OSError as error:
         raise UserError(cannot_write_message(target, error)) from error
       path.unlink()
-    self._say(f"profile: {to}")
+    self._log(f"profile: {to}")
 
 
 _profile: _Profile | None = None
@@ -89,7 +89,7 @@ _profile: _Profile | None = None
 
 @contextlib.contextmanager
 def profile_stage(
-  config: ConfigDict, workdir: epath.Path, stage: str, say: Callable[[str], None], *, stages: Collection[str]
+  config: ConfigDict, workdir: epath.Path, stage: str, log: Callable[[str], None], *, stages: Collection[str]
 ) -> Iterator[None]:
   """Traces steps of a stage within it, if `config`, the group `profile`, names it; `stages` are all that there are.
 
@@ -106,14 +106,14 @@ def profile_stage(
   if not (config.steps and processes.is_primary() and (not config.stages or stage in config.stages)):
     yield
     return
-  _profile = profile = _Profile(config, workdir / "profile" / stage, say)
+  _profile = profile = _Profile(config, workdir / "profile" / stage, log)
   try:
     yield
   except BaseException:
     try:
       profile.close()
     except Exception as error:  # what ends the run is what it has to tell
-      log.warning("profile: what was traced last is lost: %s", error)
+      logger.warning("profile: what was traced last is lost: %s", error)
     raise
   else:
     profile.close()

@@ -302,7 +302,10 @@ class Supervisor:
   def _ask(self, session: SessionProcess, task: CodeTask, query: str) -> None:
     """Has a query answered in another thread, and the answer sent."""
     if (
-      self._search is None or session.waits_for_search or task.search_count == MAX_SEARCHES_PER_STEP or len(query) > MAX_QUERY_CHARS
+      self._search is None
+      or session.waits_for_search
+      or task.search_count == MAX_SEARCHES_PER_STEP
+      or len(query) > MAX_QUERY_CHARS
     ):
       raise InvalidMessage("a search where there can be none")
     task.search_count += 1
@@ -330,7 +333,10 @@ class Supervisor:
   def _verdict(self, task: CodeTask, reason: OutcomeReason, observation: str) -> Outcome:
     """The outcome of a task for that reason; a step that ended well before must do so when it is run again."""
     if task.steps_replayed < task.steps_to_replay and reason not in ("replay_mismatch", "host_failure"):
-      reason, observation = "replay_mismatch", f"step {task.steps_replayed + 1} of {task.steps_to_replay} did not end: {reason}"
+      reason, observation = (
+        "replay_mismatch",
+        f"step {task.steps_replayed + 1} of {task.steps_to_replay} did not end: {reason}",
+      )
     text = format_observation(observation, chars=self._settings.output_chars)
     return Outcome(reason, text, task.answer, task.steps_to_replay > 0)
 

@@ -84,9 +84,9 @@ class World:
   def generate(cls, seed: int) -> World:
     draw = random.Random(f"world/{seed}")
     return cls(
-      holds={(c, i): draw.randint(2, 9) for c in CONTAINERS.values() for i in ITEMS},
-      supplier={p: draw.choice(TOWNS) for p in PEOPLE},
-      town_box={t: draw.randint(2, 9) for t in TOWNS},
+      container_sizes={(c, i): draw.randint(2, 9) for c in CONTAINERS.values() for i in ITEMS},
+      town_of_shop={p: draw.choice(TOWNS) for p in PEOPLE},
+      box_size_of_town={t: draw.randint(2, 9) for t in TOWNS},
     )
 
   def documents(self) -> list[Document]:

@@ -78,7 +78,9 @@ class CounterfactualTeacher:
     requests = [RolloutRequest(f"{name}/{q.id}", q, start, self._acts) for q, start in begun]
     return [group[0] for group in self._agent.rollout(self._weights, requests)]
 
-  def estimate_values(self, starts: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[tuple[ValueEstimate, Ledger]]:
+  def estimate_values(
+    self, starts: Sequence[tuple[Question, Trajectory]], *, name: str
+  ) -> list[tuple[ValueEstimate, Ledger]]:
     """V after each of some prefixes; what is known already costs nothing."""
     unknown = {s.context(): (q, s) for q, s in starts if s.context() not in self._values}
     found = self._drawn(unknown, name)

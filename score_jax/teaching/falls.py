@@ -69,7 +69,11 @@ class FallTest:
 
   def detects_fall(self, before: ValueEstimate, after: ValueEstimate, *, tested: int) -> bool:
     """Whether V falls from one prefix to a later one, as one of so many steps that are tested."""
-    if before.success_rate is None or after.success_rate is None or not self.drops_by_delta(before.success_rate, after.success_rate):
+    if (
+      before.success_rate is None
+      or after.success_rate is None
+      or not self.drops_by_delta(before.success_rate, after.success_rate)
+    ):
       return False
     return p_value(before, after) * tested <= self.alpha
 

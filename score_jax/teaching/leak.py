@@ -257,7 +257,9 @@ def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | Non
   shown = [step for step in before if step.observation]
   return any(
     (not one.letter and one.occurs_in(question.text))
-    or _observed(one, [s for s in shown if not any(map(one.matches_submission, find_literals_passed_to(s.code, "print")))])
+    or _observed(
+      one, [s for s in shown if not any(map(one.matches_submission, find_literals_passed_to(s.code, "print")))]
+    )
     for one in found
   )
 

@@ -110,7 +110,9 @@ class PromptedSolver:
       )
     return made
 
-  def run_teacher_turns(self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None) -> list[Step]:
+  def run_teacher_turns(
+    self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None
+  ) -> list[Step]:
     """Turns as steps, each run in the state that some steps leave; sessions: see agent.written.act."""
     wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
     return [step for step, _ in run_turns(self.protocol, self.tool, wanted, sessions=sessions)]

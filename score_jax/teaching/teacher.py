@@ -27,7 +27,9 @@ class Finding:
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
   candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
   located: str = ""  # how: see Correction.located; "contradicted": a name that did not hold
-  prefix_counts: tuple[tuple[int, int, int], ...] = ()  # (steps kept, right, tries) of each prefix that was gone on from
+  prefix_counts: tuple[
+    tuple[int, int, int], ...
+  ] = ()  # (steps kept, right, tries) of each prefix that was gone on from
   may_relocate: bool = False  # the next round may name another step, though the trajectory stays as it is
   tried_replacements: tuple[Step, ...] = ()  # replacements of this step from which the student did not succeed
   ledger: Ledger = Ledger()

@@ -178,7 +178,9 @@ def _following(question: Question, steps: Sequence[Step], solution: Trajectory) 
   for step in steps:
     walk.advance(step)
   following = acts[walk.next_act_index]
-  return Turn("act", following.thought, inline_worked_code(acts, walk.next_act_index, steps)), last_printed_number(following)
+  return Turn("act", following.thought, inline_worked_code(acts, walk.next_act_index, steps)), last_printed_number(
+    following
+  )
 
 
 def _holds(step: Step, outcome: Outcome | None, number: float | None) -> bool:

@@ -33,7 +33,9 @@ class Batch:
   loss_weight: Array  # float32 [B, T], how much the token counts in the loss of its update, 0 outside `learnt`
   sampling_logprobs: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
   old_logprobs: Array  # float32 [B, T], that which ratios are against, 0 outside `learnt`; of no use to SFT
-  reference_logprobs: Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
+  reference_logprobs: (
+    Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
+  )
   denominator: Array  # float32 [], learnt tokens of the update, which means of metrics are over
 
 
@@ -128,8 +130,12 @@ def fill_batch(
       batch.advantages[row, span] = one.advantage * one.loss_mask
       batch.loss_weight[row, span] = one.loss_mask * (share(int(one.loss_mask.sum())) if share else 1.0 / denominator)
       batch.sampling_logprobs[row, span] = one.sampling_logprobs
-      batch.old_logprobs[row, span] = one.sampling_logprobs if one.old_logprobs is None else one.old_logprobs * one.loss_mask
-      batch.reference_logprobs[row, span] = 0.0 if one.reference_logprobs is None else one.reference_logprobs * one.loss_mask
+      batch.old_logprobs[row, span] = (
+        one.sampling_logprobs if one.old_logprobs is None else one.old_logprobs * one.loss_mask
+      )
+      batch.reference_logprobs[row, span] = (
+        0.0 if one.reference_logprobs is None else one.reference_logprobs * one.loss_mask
+      )
       at = span.stop
   return batch
 

@@ -27,7 +27,7 @@ from score_jax.runtime import interrupt, processes
 from score_jax.runtime.workdir import cannot_write_message
 from score_jax.train.step import TrainState
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _EVER_S = 10**8  # orbax measures its patience by the time of day, which may jump
 
@@ -146,7 +146,7 @@ class Checkpoints:
       reason = next(filter(None, processes.all_gather(f"checkpoint {step}", reason)), "")
       if not reason:
         return step, found
-      log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
+      logger.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
     return None
 
   def close(self) -> None:

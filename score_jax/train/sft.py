@@ -69,7 +69,7 @@ def fine_tune(
   seed: int,
   workdir: Workdir,
   metrics: MetricsWriter,
-  say: Callable[[str], None],
+  log: Callable[[str], None],
   validate: Callable[[Weights], dict[str, float]] | None,
 ) -> TrainResult:
   """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
@@ -92,11 +92,11 @@ def fine_tune(
   samples, tokens = sum(map(len, lessons)), sum(len(one.tokens) for lesson in lessons for one in lesson)
   left_out = {"too_long": len(long), "too_long_tokens": sum(len(one.tokens) for one in long)}
   if not samples:
-    say(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
+    log(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
   elif not all(kept):
     raise UserError(f"{stage}: none of {samples} trajectories fits {settings.length} tokens; nothing to train on")
   if long:
-    say(
+    log(
       f"{stage}: {len(long)} of {samples} trajectories ({left_out['too_long_tokens']} of {tokens} tokens) are longer "
       f"than {settings.length} tokens and left out; raise train.length to learn from them"
     )

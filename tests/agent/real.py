@@ -25,7 +25,9 @@ def real(
 ) -> tuple[Agent, Weights]:
   """The agent and its weights."""
   config, graph, weights = bigram(tokenizer)
-  programs = SamplerPrograms(graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop_token,)))
+  programs = SamplerPrograms(
+    graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop_token,))
+  )
   shapes = ProgramShapes(piece=48, rows=(4,), decode=8)
   decoding = SamplingParams(1.0, 0, 1.0, 1.0)
   agent = Agent("student", "student", programs, shapes, protocol, tool, grade_number, decoding, turn_tokens=12, seed=6)

@@ -90,7 +90,11 @@ def test_a_conversation_is_what_the_template_renders(
     {"role": "user", "content": "Observation: None"},
   ]
   text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-  ours = protocol.encode_prompt("add 7") + protocol.encode_turn(Turn("first_thought", "plan: add")) + protocol.encode_observation(None)
+  ours = (
+    protocol.encode_prompt("add 7")
+    + protocol.encode_turn(Turn("first_thought", "plan: add"))
+    + protocol.encode_observation(None)
+  )
   assert [*ours] == spelled(tokenizer, str(text))
 
 

@@ -141,7 +141,7 @@ def test_a_record_needs_a_local_disk() -> None:
   c = config(kind="mesh", path="x").chat
   with (
     pytest.raises(UserError, match=r"no record of exchanges can lie in gs://b/run: give chat\.record=FILE"),
-    open_chat(c, "gs://b/run", seed=0, on_mesh=lambda: pytest.fail("loaded"), say=print),
+    open_chat(c, "gs://b/run", seed=0, on_mesh=lambda: pytest.fail("loaded"), log=print),
   ):
     pass
 

@@ -98,7 +98,9 @@ def test_a_distilled_student_sees_what_the_agent_sees() -> None:
   assert template.encode_prompt([user]) == protocol.encode_prompt("How many 7s?")
   turn = tuple(tokenizer.encode("<first_thought>add</first_thought><|im_end|>", add_special_tokens=False))
   talk = [user, {"role": "assistant", "content": template.decode_reply(turn)}, {"role": "tool", "content": "None"}]
-  assert template.encode_prompt(talk) == protocol.encode_prompt("How many 7s?") + turn + protocol.encode_observation(None)
+  assert template.encode_prompt(talk) == protocol.encode_prompt("How many 7s?") + turn + protocol.encode_observation(
+    None
+  )
   with pytest.raises(ConversationRefused, match="the agent knows the roles user, assistant and tool, not system"):
     template.encode_prompt([{"role": "system", "content": "x"}])
 
@@ -116,7 +118,9 @@ def test_replies_end_at_the_tokenizers_the_templates_and_the_models_own_ends(
 
 def test_nothing_depends_on_the_day(tokenizer: PreTrainedTokenizerFast) -> None:
   tokenizer.bos_token, tokenizer.chat_template = "<|endoftext|>", TRIMMING
-  assert "user 2024 figs" in tokenizer.decode(ChatTemplate(tokenizer).encode_prompt([{"role": "user", "content": "figs"}]))
+  assert "user 2024 figs" in tokenizer.decode(
+    ChatTemplate(tokenizer).encode_prompt([{"role": "user", "content": "figs"}])
+  )
 
 
 @pytest.mark.parametrize("chat_template", [None, "{% for %}", "{{ nothing.at.all }}"])
@@ -158,7 +162,9 @@ def test_a_templates_switches_are_those_of_transformers(
   expected = thinking.apply_chat_template(TALK, add_generation_prompt=True, **switches)["input_ids"]
   assert list(ChatTemplate(thinking, switches=switches).encode_prompt(TALK)) == expected
   other = ChatTemplate(thinking, switches={"enable_thinking": not switches.get("enable_thinking", True)})
-  assert list(other.encode_prompt(TALK, {"enable_thinking": True, **switches})) == expected, "a conversation's own count"
+  assert list(other.encode_prompt(TALK, {"enable_thinking": True, **switches})) == expected, (
+    "a conversation's own count"
+  )
   assert ("</think>" in thinking.decode(expected)) == (switches == {"enable_thinking": False})
 
 
@@ -167,7 +173,9 @@ def test_thinking_is_hidden_in_a_question_and_left_out_of_an_answer(thinking: Pr
   asked = template.encode_prompt([{"role": "user", "content": "a </think> b"}])
   assert end not in asked and "a </think> b" in template.decode_reply(asked)
   talk = [TALK[1], {"role": "assistant", "content": "<think>hm</think>12"}, TALK[1]]
-  assert list(template.encode_prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+  assert (
+    list(template.encode_prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+  )
   assert "hm" not in template.decode_reply(template.encode_prompt(talk))
 
 

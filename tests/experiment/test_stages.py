@@ -53,7 +53,9 @@ def test_the_recipe_has_what_the_entries_name() -> None:
     recipe.SFT_DATA.keys() == {s.sft_data for s in STAGES.values() if s.sft_data} == set(get_args(stages.SftDataName))
   )
   assert (
-    recipe.RL_STARTS.keys() == {s.rl_starts for s in STAGES.values() if s.rl_starts} == set(get_args(stages.RlStartsName))
+    recipe.RL_STARTS.keys()
+    == {s.rl_starts for s in STAGES.values() if s.rl_starts}
+    == set(get_args(stages.RlStartsName))
   )
 
 

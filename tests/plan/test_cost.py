@@ -76,7 +76,9 @@ def test_every_model_of_the_recipe_is_evaluated() -> None:
   """The untrained student, five stages that train, and a teacher on the chips."""
   assert costs().evaluation_seconds() == pytest.approx(200 * (6 * STUDENT + TEACHER))
   assert costs(**{"teacher.kind": "prompted"}).evaluation_seconds() == pytest.approx(200 * 6 * STUDENT)
-  assert costs(**{"stages": ("warm_start", "mps", "sft")}).evaluation_seconds() == pytest.approx(200 * (3 * STUDENT + TEACHER))
+  assert costs(**{"stages": ("warm_start", "mps", "sft")}).evaluation_seconds() == pytest.approx(
+    200 * (3 * STUDENT + TEACHER)
+  )
 
 
 def test_a_program_that_is_not_there_costs_nothing() -> None:

@@ -154,7 +154,10 @@ def test_without_a_judge_the_undecided_stays_so() -> None:
   assert comparisons.metrics() == {}, "nothing was compared yet"
   group = [rollout(act("Sum = 12")), rollout(act("12"))]
   assert comparisons.judge_undecided([START], [group], "paper") == [group]
-  assert [assign_tier(t, START.correction, "paper", comparisons.comparator_for(START)) for t in group] == ["none", "key"]
+  assert [assign_tier(t, START.correction, "paper", comparisons.comparator_for(START)) for t in group] == [
+    "none",
+    "key",
+  ]
   expected = {"steps_equal": 1 / 3, "steps_different": 0.0, "steps_undecided": 2 / 3}
   assert comparisons.metrics() == pytest.approx(expected)
 

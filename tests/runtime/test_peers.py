@@ -102,7 +102,9 @@ def test_one_that_idles_where_another_as_far_works_is_not_stuck() -> None:
 
 def test_the_first_may_be_long_at_what_it_does_for_all() -> None:
   """As when it asks an endpoint for thousands of replies."""
-  code = "processes.run_on_primary('chat', lambda: [(time.sleep(0.5), processes.report_local_progress()) for _ in range(8)])"
+  code = (
+    "processes.run_on_primary('chat', lambda: [(time.sleep(0.5), processes.report_local_progress()) for _ in range(8)])"
+  )
   statuses, _, errors = run(2, f"import time; {code}", timeout_s=3.0)
   assert statuses == [0, 0], errors
 
@@ -142,9 +144,7 @@ def test_where_nobody_is_the_address_is_named() -> None:
 
 def test_only_the_first_does_what_is_done_once() -> None:
   """What it does may ask the same again, when nobody else is there to answer."""
-  code = (
-    "print(processes.run_on_primary('outer', lambda: [index, processes.run_on_primary('inner', lambda: index), processes.all_gather('x', 5)]))"
-  )
+  code = "print(processes.run_on_primary('outer', lambda: [index, processes.run_on_primary('inner', lambda: index), processes.all_gather('x', 5)]))"
   statuses, outputs, errors = run(2, code)
   assert statuses == [0, 0], errors
   assert outputs == ["[0, 0, [5]]\n"] * 2

@@ -37,11 +37,29 @@ def test_only_what_the_agent_wrote_carries_loss() -> None:
   assert found.loss_mask.tolist() == [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
   np.testing.assert_allclose(found.sampling_logprobs, [0, 0, 0, -0.1, -0.2, 0, 0, 0, 0, 0, 0, -0.3, -0.4])
   assert found.advantage == 0.5
-  assert (found.tokens.dtype, found.loss_mask.dtype, found.sampling_logprobs.dtype) == (np.int32, np.float32, np.float32)
+  assert (found.tokens.dtype, found.loss_mask.dtype, found.sampling_logprobs.dtype) == (
+    np.int32,
+    np.float32,
+    np.float32,
+  )
 
 
 def test_loss_on_chosen_steps_alone() -> None:
-  assert make_example(TRAJECTORY, carries_loss=teacher_steps).loss_mask.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0]
+  assert make_example(TRAJECTORY, carries_loss=teacher_steps).loss_mask.tolist() == [
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    1,
+    1,
+    1,
+    0,
+    0,
+    0,
+    0,
+  ]
   second_on = make_example(TRAJECTORY, carries_loss=lambda index, _: index >= 2)
   assert second_on.loss_mask.tolist() == [0] * 11 + [1, 1]
   np.testing.assert_allclose(second_on.sampling_logprobs, [0] * 11 + [-0.3, -0.4])
@@ -74,7 +92,15 @@ def test_a_row_is_filled_as_worked_out_by_hand() -> None:
   assert batch.denominator == 3.0
   np.testing.assert_allclose(batch.loss_weight, batch.loss_mask / 3)
   assert {x.dtype for x in (batch.tokens, batch.positions, batch.segments)} == {np.dtype(np.int32)}
-  floats = (batch.loss_mask, batch.advantages, batch.loss_weight, batch.sampling_logprobs, batch.old_logprobs, batch.reference_logprobs, batch.denominator)
+  floats = (
+    batch.loss_mask,
+    batch.advantages,
+    batch.loss_weight,
+    batch.sampling_logprobs,
+    batch.old_logprobs,
+    batch.reference_logprobs,
+    batch.denominator,
+  )
   assert {x.dtype for x in floats} == {np.dtype(np.float32)}
 
 

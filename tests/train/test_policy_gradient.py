@@ -354,7 +354,9 @@ def in_loops(k: PolicyGradientConfig, logps: Sequence[np.ndarray]) -> float:
   for one, logp in zip(ROLLOUTS, logps, strict=True):
     drawn = one.loss_mask > 0
     assert one.old_logprobs is not None and one.reference_logprobs is not None
-    old, sampled, reference = (x[drawn].astype(np.float64) for x in (one.old_logprobs, one.sampling_logprobs, one.reference_logprobs))
+    old, sampled, reference = (
+      x[drawn].astype(np.float64) for x in (one.old_logprobs, one.sampling_logprobs, one.reference_logprobs)
+    )
     whole = np.exp(np.mean(logp - old))
     for i in range(len(logp)):
       r = whole if k.ratio == "sequence" else np.exp(logp[i] - old[i])

@@ -78,7 +78,7 @@ def tune(tiny: Tiny, one_device: Mesh) -> Tune:
       seed=3,
       workdir=workdir,
       metrics=MetricsWriter(workdir, "sft"),
-      say=print,
+      log=print,
       validate=validate,
     )
 
