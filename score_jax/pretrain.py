@@ -112,7 +112,7 @@ def mask_detours(trajectory: Trajectory) -> Example:
   detours = make_example(trajectory, carries_loss=lambda _, step: step.author == "student")
   learnt = 1.0 - detours.loss_mask
   learnt[0] = 0.0
-  return dataclasses.replace(detours, learnt=learnt)
+  return dataclasses.replace(detours, loss_mask=learnt)
 
 
 def _train(

@@ -144,7 +144,7 @@ def questions_of_prefixes(run: Experiment, name: str) -> TrainingData:
   With rl.prefix = all a question comes as often as it has starts.
   """
   lesson = select_verified_starts(run, name)
-  return dataclasses.replace(lesson, material=[_at(run, start.question) for start in lesson.entries])
+  return dataclasses.replace(lesson, entries=[_at(run, start.question) for start in lesson.entries])
 
 
 def all_rl_questions(run: Experiment, name: str) -> TrainingData:

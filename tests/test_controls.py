@@ -154,7 +154,7 @@ def test_without_corrections_nothing_is_tried(setting: Setting) -> None:
 
 
 def test_attempts_that_are_missing_are_asked_for(setting: Setting) -> None:
-  setting.cases[1] = dataclasses.replace(setting.cases[1], attempt=None)
+  setting.cases[1] = dataclasses.replace(setting.cases[1], failed_attempt=None)
   with pytest.raises(UserError, match="first attempts are missing"):
     training_data.rejection_samples(setting.run, "sft_rejection")
 

@@ -205,7 +205,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     rest, inner = split_unit(text[head.end() :])
     money = parse_unit(head["mark"].replace("US" + CURRENCY_SIGN, "usd"))
     if inner is not None:
-      money = inner if inner.dimension == "percent" else dataclasses.replace(money, count=inner.multiplier)
+      money = inner if inner.dimension == "percent" else dataclasses.replace(money, multiplier=inner.multiplier)
     return head["sign"] + rest, money
   mark = UNIT_SIGN_PATTERN.search(text)
   if mark and not (mark["mark"] == "\\degree" and TRIG_PATTERN.search(text)):

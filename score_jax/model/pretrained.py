@@ -137,7 +137,7 @@ def _fitted(name: str, found: PretrainedModel) -> PretrainedModel:
       file=sys.stderr,
       flush=True,
     )
-  return dataclasses.replace(found, spelled=spelled)
+  return dataclasses.replace(found, spellings=spelled)
 
 
 def load_pretrained(name: str, *, dtype: str) -> Model:

@@ -259,10 +259,10 @@ class _Reinforce:
     stage began, and the teacher's, which go into the advantage."""
     if self.knobs.truncate:
       old = self.scorer(state.weights, samples)
-      samples = [dataclasses.replace(s, old=logp) for s, logp in zip(samples, old, strict=True)]
+      samples = [dataclasses.replace(s, old_logprobs=logp) for s, logp in zip(samples, old, strict=True)]
     if self.reference is not None:
       reference = self.scorer(restore_to_devices(self.reference), samples)
-      samples = [dataclasses.replace(s, reference=logp) for s, logp in zip(samples, reference, strict=True)]
+      samples = [dataclasses.replace(s, reference_logprobs=logp) for s, logp in zip(samples, reference, strict=True)]
     if self.teacher:
       teacher, by = self.teacher_scorer(self.teacher.weights, samples), self.knobs.distill
       values = (

@@ -294,7 +294,7 @@ def _weighed(finding: Finding, before: ValueEstimate, after: ValueEstimate, rule
   weighed = dataclasses.replace(
     finding,
     values={name: share for name, share in shares.items() if share is not None},
-    drawn=tuple((at, v.successes, v.tries) for at, v in values.items() if not v.terminal),
+    prefix_counts=tuple((at, v.successes, v.tries) for at, v in values.items() if not v.terminal),
   )
   if before.success_rate is None or after.success_rate is None or not rule.can_fall(before):
     return weighed

@@ -234,7 +234,9 @@ def _replace(places: Sequence[_Place], teacher: Teacher, student: _GoingOn, name
     place.case.ledger = place.case.ledger + proposal.ledger
     if proposal.step is not None:
       pending.append((place, apply_correction(place.failed, place.finding, proposal.step)))
-      place.finding = dataclasses.replace(place.finding, tried=(*place.finding.tried_replacements, proposal.step))
+      place.finding = dataclasses.replace(
+        place.finding, tried_replacements=(*place.finding.tried_replacements, proposal.step)
+      )
       place.made = True
   student(pending, name)
   return [p for p, proposal in zip(places, proposals, strict=True) if proposal.has_more and p.case.outcome is None]

@@ -149,7 +149,7 @@ def test_what_was_drawn_for_something_else_is_not_found(real: Real, tmp_path: pa
   elif other == "start":
     request = dataclasses.replace(request, start=dataclasses.replace(request.start, prompt_tokens=(1, 2, 3)))
   elif other == "acts":
-    request = dataclasses.replace(request, acts=2)
+    request = dataclasses.replace(request, max_acts=2)
   else:
     journal = Journal(Workdir(str(tmp_path)), config="another", every_s=0.0)
     agent = dataclasses.replace(agent, journal=journal)
@@ -250,6 +250,6 @@ def test_what_the_host_failed_is_not_kept(
     code = "print(1)" if luck else 'print(web_search("broken"))'
     weights = stage.weights(lambda _, text, code=code: act(code) if "user" in text and "plan" in text else plan())
     with pytest.raises(KeyboardInterrupt), journal.stage("mps"):
-      [[trajectory]] = agent.rollout(weights, [dataclasses.replace(REQUESTS[0], acts=1)])
+      [[trajectory]] = agent.rollout(weights, [dataclasses.replace(REQUESTS[0], max_acts=1)])
       raise KeyboardInterrupt
     assert trajectory.status == status

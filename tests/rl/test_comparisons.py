@@ -125,7 +125,7 @@ def test_a_step_of_rl_asks_once_for_each_undecided_pair_and_books_it_once() -> N
 
 def test_the_judge_of_a_step_of_rl_sees_all_that_came_before() -> None:
   chat = ScriptedChat(lambda ask: said("unsure"))
-  start = dataclasses.replace(START, trajectory=dataclasses.replace(START.prefix, steps=(PLAN, act("5"))))
+  start = dataclasses.replace(START, prefix=dataclasses.replace(START.prefix, steps=(PLAN, act("5"))))
   new = dataclasses.replace(rollout(act("5"), act("Sum = 12")), prefix_steps=2)
   StepComparisons(grade_number, judge(chat)).judge_undecided([start], [[new]], "paper")
   assert [step.get("printed", step.get("plan")) for step in data_of(chat.asked[0])["steps"]] == ["plan: add", "5"]

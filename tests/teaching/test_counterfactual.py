@@ -210,7 +210,7 @@ def test_the_correction_is_the_commonest_first_step_of_right_continuations(stage
   assert step is not None
   assert (step.code, step.author, step.observation, step.reason) == (ADD.code, "teacher", "12", "ok")
   assert (proposal.ledger, proposal.has_more) == (Ledger(), True)
-  [another] = judge.correct([(*case, dataclasses.replace(finding, tried=(step,)))])
+  [another] = judge.correct([(*case, dataclasses.replace(finding, tried_replacements=(step,)))])
   assert another.step is not None and another.step.code == ADD_TOO.code, "the next of them, which costs nothing either"
 
 

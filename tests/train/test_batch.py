@@ -107,7 +107,9 @@ def test_a_row_is_filled_as_worked_out_by_hand() -> None:
 def test_each_token_may_have_its_own_advantage_and_other_log_probabilities() -> None:
   """What stands at places that are not learnt does not get into the batch."""
   values = np.array([9.0, 1.0, -1.0], np.float32)
-  one = dataclasses.replace(simple(3, 10, learnt=2), advantage=values, old=values - 2, reference=values - 3)
+  one = dataclasses.replace(
+    simple(3, 10, learnt=2), advantage=values, old_logprobs=values - 2, reference_logprobs=values - 3
+  )
   batch = fill_batch([[one]], length=4, count=1, denominator=2.0)
   assert batch.advantages.tolist() == [[0, 1, -1, 0]]
   assert batch.old_logprobs.tolist() == [[0, -1, -3, 0]]

@@ -42,7 +42,9 @@ def update(*, seed: int, micro: int = 4, most: int = 8) -> Batch:
     learnt = (np.arange(size) > 2).astype(np.float32)
     sampled = draws.normal(-4.0, 0.1, size).astype(np.float32) * learnt
     one = Example(draws.integers(0, 64, size).astype(np.int32), learnt, sampled, advantage)
-    samples.append(dataclasses.replace(one, old=sampled + 0.1 * learnt, reference=sampled - 0.1 * learnt))
+    samples.append(
+      dataclasses.replace(one, old_logprobs=sampled + 0.1 * learnt, reference_logprobs=sampled - 0.1 * learnt)
+    )
   rows = pack_examples(samples, length=20)
   assert 4 < len(rows) <= 8 or micro != 4
   return make_update(rows, length=20, micro=micro, most=most)
