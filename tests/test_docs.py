@@ -216,9 +216,11 @@ def test_every_flag_is_known_to_the_command(shown: Shown, monkeypatch: pytest.Mo
 
 
 def _absl_flags(module: str) -> set[str]:
-  importlib.import_module(module)
+  package = hasattr(importlib.import_module(module), "__path__")
+  name = f"{module}.__main__" if package else module
+  importlib.import_module(name)
   found = flags.FLAGS.flags_by_module_dict()
-  return {flag.name for name in ("score_jax.command", module) for flag in found.get(name, [])}
+  return {flag.name for owner in ("score_jax.command", name) for flag in found.get(owner, [])}
 
 
 def _parse(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
