@@ -91,7 +91,7 @@ def test_rejection_sampling_keeps_the_first_right_try_from_the_question(setting:
   assert all(t.right and t.prefix_steps == 0 for t in lesson.entries)
   assert lesson.findings == {"trajectories": 4, "mended": 3, "right": 3}
   assert set(lesson.cost.models) == {"student"}
-  turns = setting.run.student_agent.protocol.turn
+  turns = setting.run.student_agent.protocol.encode_turn
   one = sum(len(turns(turn)) for turn in (plan(), ADD, submit()))
   first = sum(len(turns(turn)) for turn in (plan(), TAKE, submit()))
   assert lesson.cost.of("student").generated == one + 3 * first + 3 * (first + 2 * one), "attempts, then three tries"

@@ -226,7 +226,7 @@ class SamplerPrograms:
       written = DecodeOutput(
         out.tokens.at[:, out.steps].set(jnp.where(live, one.tokens, 0)),
         out.logprobs.at[:, out.steps].set(jnp.where(live, one.logprobs, 0.0)),
-        out.plain.at[:, out.steps].set(jnp.where(live, one.model_logprobs, 0.0)),
+        out.model_logprobs.at[:, out.steps].set(jnp.where(live, one.model_logprobs, 0.0)),
         count,
         out.live,
         jnp.where(live, matched, out.matched),
