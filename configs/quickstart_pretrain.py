@@ -1,6 +1,6 @@
 """Makes the teacher and the student of the quickstart, which ship in score_jax/shipped.
 
-python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+    python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
 
 The teacher learns from right demonstrations, with harmless detours in them so that it is at
 home on a student's paths. The student is smaller and learns from easy ones, then from fewer
