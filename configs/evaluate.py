@@ -26,9 +26,8 @@ def get_config(arg: str = "") -> ConfigDict:
   for group in ("stages", "tasks", "train", "warm_start", "mps", "sft", "rl", "bc", "alarms", "trackers"):  # of recipes
     del c[group]
   c.job = "evaluate"
-  c.model = (
-    "shipped:student"  # DIR, ORG/NAME, FILE.gguf, RUN:STAGE, endpoint (groups teacher and chat); commas: several
-  )
+  # DIR, ORG/NAME, FILE.gguf, RUN:STAGE, endpoint (groups teacher and chat); commas: several
+  c.model = "shipped:student"
   c.benchmarks = ",".join(BENCHMARKS[:8])  # the paper's average; there are gsm8k, gsm_hard, word_problems too
   c.tries = 0  # of a question; 0: AIME 32, others 4
   c.limit = 0  # questions of a benchmark, at most, chosen by a seeded hash; 0: as many as the paper evaluates
@@ -40,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tools.search.top_k = 10
   c.tools.search.passage_chars = 400  # ten of them fit into one observation
   c.teacher.kind = "prompted"
-  c.student.path = "shipped:student"  # of an endpoint: whose tokenizer writes down what it says
+  c.student.path = "shipped:student"  # endpoint: the model whose tokenizer counts and records its replies
   del c.student.lora_rank
   c.sampler.slots = 64
 

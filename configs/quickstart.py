@@ -1,7 +1,12 @@
 """The whole method on one ordinary machine, with two small models that ship with the package.
 
-python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
-python -m score_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke      every stage, tiny
+    python -m score_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m score_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke      every stage, tiny
+
+A student of 0.19 million weights, which is careless, answers generated word problems with Python and look-ups. A
+teacher of 0.46 million weights corrects it by counterfactual. The stages are warm start, mentoring, SFT and RL, with
+BC and RL from the question beside them: eight minutes on two cores, which show how the method runs and not what it is
+worth. Every other config starts from this one, so each setting is explained here, once, with its unit.
 """
 
 from ml_collections import ConfigDict
@@ -15,16 +20,17 @@ def get_config(arg: str = "") -> ConfigDict:
   c.job = "recipe"  # or evaluate: configs/evaluate.py
   c.seed = 0
   c.stages = ("warm_start", "mps", "sft", "rl", "bc", "rl_from_question")
-  c.arms = ()  # more baselines and controls, each with the stages that it needs: score_jax/experiment/stages.py; ("all",): all
+  # further baselines and controls (score_jax/experiment/stages.py), each with the stages that it needs; ("all",): all
+  c.arms = ()
 
   c.mesh = ConfigDict()
-  # (data, fsdp, tensor) of the same devices for each use; -1 takes what are left
+  # (data, fsdp, tensor) of the same devices for each use; -1: the devices that are left
   c.mesh.train = (-1, 1, 1)  # the student, when it is trained
   c.mesh.sample = (-1, 1, 1)  # the student, when it samples
   c.mesh.teacher = (-1, 1, 1)
 
   c.hosts = ConfigDict()
-  c.hosts.timeout_s = 900.0  # without progress of one of several processes, after which the run ends on all
+  c.hosts.timeout_s = 900.0  # several processes: one without progress for so long ends the run on all
 
   c.teacher = ConfigDict()
   # model: a decoder on the mesh; reference: the tasks' worked solutions; prompted: the model of the group chat;
@@ -37,31 +43,35 @@ def get_config(arg: str = "") -> ConfigDict:
   c.teacher.top_k = 0  # 0: all
   c.teacher.top_p = 1.0
   c.teacher.repetition_penalty = 1.0
-  c.teacher.locate = "prompted"  # who names the wrong step: prompted, counterfactual (by the student) or both
+  c.teacher.locate = (
+    "prompted"  # prompted: how the wrong step is found: prompted, counterfactual (by the student), both
+  )
   c.teacher.prompts = ""  # prompted and judges: folder of *.jinja files; "": score_jax/teaching/prompts
   c.teacher.reply_tokens = 2048  # prompted and judges: of one reply, at most
   c.teacher.first_thought_temperature = 0.5  # prompted
   c.teacher.step_temperature = 0.7  # prompted
   c.teacher.locate_temperature = 0.9  # prompted
   c.teacher.correct_temperature = 0.5  # prompted
-  c.teacher.judge_temperature = 0.3  # of the chat model that judges answers, where a benchmark wants a judge, and steps
+  c.teacher.judge_temperature = (
+    0.3  # of the chat model as the judge of answers (some benchmarks) and of steps (rl.judge)
+  )
 
   c.student = ConfigDict()
   c.student.path = "shipped:student"
-  c.student.dtype = "float32"  # of its passes, in training and in sampling
+  c.student.dtype = "float32"  # of activations, in training and in sampling
   c.student.layer_scan = False
-  c.student.lora_rank = 0  # adapters are trained in the place of all weights; 0: none
-  c.student.temperature = 0.7  # when it explores and when it is evaluated
+  c.student.lora_rank = 0  # of adapters, trained instead of all weights; 0: all weights
+  c.student.temperature = 0.7  # in mentoring and in evaluation; RL has rl.temperature
   c.student.top_k = 0
   c.student.top_p = 1.0
   c.student.repetition_penalty = 1.0
 
   c.chat = ConfigDict()  # a chat model that is asked with prompts
-  c.chat.kind = ""  # mesh: a model on the mesh; endpoint: an OpenAI-compatible server; "": nobody is asked
+  c.chat.kind = ""  # mesh: a model on the mesh; endpoint: an OpenAI-compatible server; "": no chat model
   c.chat.top_p = 1.0
   c.chat.record = ""  # SQLite file of exchanges; "": chat.sqlite in the workdir
   c.chat.offline = False  # True: from the record alone
-  c.chat.path = ""  # mesh: a model with a chat template, as teacher.path; it lies on mesh.teacher
+  c.chat.path = ""  # mesh: a model with a chat template, named as in teacher.path; it uses mesh.teacher
   c.chat.dtype = "float32"  # mesh
   c.chat.layer_scan = False  # mesh
   c.chat.template_kwargs = ""  # JSON object of the chat template's switches, such as {"enable_thinking": false}
@@ -72,20 +82,19 @@ def get_config(arg: str = "") -> ConfigDict:
   c.chat.model = ""  # endpoint: the name by which it knows the model
   c.chat.key_env = ""  # endpoint: NAME of the environment variable that holds the key; "": it wants none
   c.chat.tokens_field = "max_tokens"  # endpoint: or max_completion_tokens, which OpenAI's newer models want
-  c.chat.schema = ""  # endpoint: how it holds replies to a JSON schema: json_schema, json_object; "": it does not
+  c.chat.schema = ""  # endpoint: how replies are held to a JSON schema: json_schema, json_object; "": not at all
   c.chat.extra = ""  # endpoint: JSON object of further fields of a request; null takes one out. No secrets: it is kept
-  c.chat.concurrency = 8  # endpoint: asks at once
+  c.chat.concurrency = 8  # endpoint: requests at once
   c.chat.timeout_s = 120.0  # endpoint: of one try
-  c.chat.patience_s = 300.0  # endpoint: for so long after its first failure an ask is tried again
-  c.chat.budget_s = 0.0  # endpoint: after so long no more is asked, in one start of a run; 0: no limit
-  c.chat.budget_usd = 0.0  # endpoint: what all that the record holds of the model may cost; 0: no limit
+  c.chat.patience_s = 300.0  # endpoint: a failed request is tried again for so long
+  c.chat.budget_s = 0.0  # endpoint: seconds after a start of the run when no more is asked; 0: no limit
+  c.chat.budget_usd = 0.0  # endpoint: limit on the cost of all recorded exchanges with the model; 0: no limit
   c.chat.usd_per_million = (0.0, 0.0)  # endpoint: price of a million tokens, (prompt, reply)
 
   c.tasks = ConfigDict()
   c.tasks.kind = "word_problems"  # or gsm8k, questions (your own), a benchmark: score_jax/tasks/questions.py
-  c.tasks.path = (
-    ""  # file, folder, ORG/NAME of the hub, tfds:NAME (score_jax/tasks/datasets.py); "": the kind's own place
-  )
+  # file, folder, ORG/NAME of the hub, tfds:NAME (score_jax/tasks/datasets.py); "": the kind's own place
+  c.tasks.path = ""
   c.tasks.split = "train"  # of your own questions, where they have splits
   c.tasks.fields = ConfigDict({"question": "question", "answer": "answer", "id": "", "aliases": ""})  # of your own
   c.tasks.grader = ""  # the benchmark whose grader takes your own
@@ -102,7 +111,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tools = ConfigDict()
   c.tools.isolation = "bubblewrap"  # bubblewrap: by the kernel; process: WEAK, see score_jax/sandbox/bubblewrap.py
   c.tools.workers = 2  # pieces of code that run at once, on each host
-  c.tools.sessions = 128  # whose processes are kept for their next steps
+  c.tools.sessions = 128  # processes kept for their sessions' next steps
   c.tools.timeout_s = 10.0  # of one piece of code
   c.tools.memory_mb = 512  # of one session, MiB
   c.tools.files_mb = 64  # of one session's files, MiB
@@ -134,26 +143,25 @@ def get_config(arg: str = "") -> ConfigDict:
   c.sampler.length = 512  # tokens of one context
   c.sampler.block = 128  # tokens of a block of the cache; programs look at as many blocks as are filled
   c.sampler.piece = 32  # tokens of a row of an extend call
-  c.sampler.rows = (16,)  # rows of an extend call; one with fewer pieces goes by the least of these that holds it
-  c.sampler.decode = 16  # tokens that a decode call draws a slot, at most
+  c.sampler.rows = (16,)  # rows of an extend call; a call takes the smallest of these that holds its pieces
+  c.sampler.decode = 16  # tokens that a decode call draws in each slot, at most
 
   c.train = ConfigDict()  # what all training stages share
   c.train.optimizer = "adamw"  # or muon; of the supervised stages
   c.train.weight_decay = 0.01
   c.train.max_norm = 1.0  # of the gradient
-  c.train.weights_dtype = "float32"  # of the weights that the optimiser keeps; its moments are float32
+  c.train.weights_dtype = "float32"  # of the optimiser's weights; its moments are float32
   c.train.attention = "auto"  # by platform; or blocks, xla, cudnn, splash
-  c.train.remat = (
-    "none"  # what the backward pass makes again: none, dots (all but matrix products), full (whole layers)
-  )
+  # what the backward pass recomputes: none, dots (all but matrix products), full (whole layers)
+  c.train.remat = "none"
   c.train.logit_chunk = 512  # positions of a row whose logits exist at a time
   c.train.length = 512  # tokens of a packed row
   c.train.rows = 4  # of one update
   c.train.micro_rows = 4  # of a micro-batch: rows whose activations exist at a time
   c.train.warmup = 0.1  # share of the updates
   c.train.checkpoint_every = 50  # updates
-  c.train.checkpoint_minutes = 5.0  # there is one as often too, in rl as well
-  c.train.keep_checkpoints = 2  # the last ones; that of the greatest validation accuracy stays beside them
+  c.train.checkpoint_minutes = 5.0  # a checkpoint is due after so long too, in rl as well
+  c.train.keep_checkpoints = 2  # the last ones; the one with the best validation accuracy is kept too
 
   c.warm_start = ConfigDict()
   c.warm_start.share = 0.2  # of the training questions
@@ -163,13 +171,15 @@ def get_config(arg: str = "") -> ConfigDict:
   c.mps = ConfigDict()
   c.mps.corrections = 5  # of one trajectory, at most
   c.mps.continuations = 4  # M
-  c.mps.continue_by = "teacher"  # whose continuations judge a prefix: teacher or student (a prompted teacher's)
-  c.mps.delta = 0.5  # fall of V that is an error, if it is no chance
-  c.mps.alpha = 0.05  # chance of naming a step of a trajectory in which V does not fall, at most
-  c.mps.search = "every"  # prefix is judged; or halving, which takes V never to rise again: fewer are
-  c.mps.draws = 2  # the teacher's steps that are tried in the place of one error, at most
+  c.mps.continue_by = (
+    "teacher"  # who continues from a prefix to estimate V: teacher, or student (prompted teachers need this)
+  )
+  c.mps.delta = 0.5  # a fall of V by this much is an error, if it is significant
+  c.mps.alpha = 0.05  # probability of naming a step where V does not fall, at most
+  c.mps.search = "every"  # every prefix is judged; halving: some log2 of them, assuming that V never rises again
+  c.mps.draws = 2  # replacements that are tried for one error, at most
   c.mps.tries = 2  # student rollouts after and before a correction, to measure its lift; 1: none
-  c.mps.depth_probe = 20  # right student trajectories on whose prefixes the teacher is tried
+  c.mps.depth_probe = 20  # right student trajectories whose prefixes measure the teacher's success by depth
 
   c.sft = ConfigDict()
   c.sft.learning_rate = 1e-4
@@ -193,16 +203,16 @@ def get_config(arg: str = "") -> ConfigDict:
   c.rl.normaliser = "token"  # of the loss: mean over token, over sequence, or constant: rollouts times rl.length
   c.rl.clip_low = 0.2  # a ratio counts from 1 - this
   c.rl.clip_high = 0.2  # to 1 + this
-  c.rl.dual_clip = 3.0  # bound of the ratio of a token that did badly; 0: none
-  c.rl.truncate = 0.0  # bound of the weight between trainer and sampler; 0: no weight
-  c.rl.kl = 0.0  # coefficient of the divergence from the weights that RL begins with; 0: none
+  c.rl.dual_clip = 3.0  # bound of the ratio where the advantage is negative; 0: none
+  c.rl.truncate = 0.0  # bound of the importance weight trainer / sampler; 0: no weight
+  c.rl.kl = 0.0  # coefficient of the divergence from the weights at the start of RL; 0: none
   c.rl.distill = 0.0  # coefficient of the divergence from the teacher on the mesh, in the advantage; 0: none
-  c.rl.reward = "paper"  # by which rule tiers are earned: paper or release (score_jax/rl/reward.py)
+  c.rl.reward = "paper"  # rule for the tiers: paper or release (score_jax/rl/reward.py)
   c.rl.final = 1.0  # reward tiers
   c.rl.key = 0.5
   c.rl.avoid = 0.1
   c.rl.judge = False  # True: the chat model is asked about two steps that execution cannot tell apart
-  c.rl.prefix = "last"  # the surviving correction before which a rollout starts: last, first, or all, a start for each
+  c.rl.prefix = "last"  # rollouts start before the last or the first surviving correction, or before all, each once
   c.rl.fresh_horizon = False  # True: H acts from anywhere
   c.rl.keep_unaided = 0.1  # probability
   c.rl.keep_hard = 0.5
@@ -212,10 +222,10 @@ def get_config(arg: str = "") -> ConfigDict:
   c.bc.learning_rate = 2e-4
   c.bc.epochs = 1
 
-  c.alarms = ConfigDict()  # of RL: where each goes off, 0: never; score_jax/rl/alarms.py says what they mean
-  c.alarms.stop = ()  # names of those that end the run; none: they are told, and it goes on
+  c.alarms = ConfigDict()  # of RL: thresholds, 0: never; docs/report.md and score_jax/rl/alarms.py explain them
+  c.alarms.stop = ()  # names of alarms that end the run; the others are only reported
   c.alarms.window = 5  # steps whose mean counts
-  c.alarms.probe = 4  # validation questions, tried rl.group_size times at first and when a checkpoint is kept; 0: none
+  c.alarms.probe = 4  # validation questions, rl.group_size tries each, at the start and at kept checkpoints; 0: none
   c.alarms.no_signal = 0.9  # over this share of the groups
   c.alarms.length_bias = 1.5  # tokens of wrong over right rollouts, over this many times what it was at first
   c.alarms.cut_off = 0.4  # over this share of the rollouts
@@ -236,17 +246,17 @@ def get_config(arg: str = "") -> ConfigDict:
   c.profile.skip = 3  # those before them, which compile
   c.profile.stages = ()  # names, such as "rl" or "eval_rl"; (): all
 
-  c.trackers = ConfigDict()  # who is told of the metrics, besides the workdir: score_jax/runtime/metrics.py
+  c.trackers = ConfigDict()  # services that get the metrics, besides the workdir: score_jax/runtime/metrics.py
   c.trackers.to = ()  # names of wandb, trackio
   c.trackers.project = "score_jax"
 
   c.survival = ConfigDict()
   c.survival.journal_s = 30.0  # seconds between two writes of what a stage at work has drawn
-  c.survival.grace_s = 25.0  # from SIGTERM or Ctrl-C until the run ends as it stands
+  c.survival.grace_s = 25.0  # seconds from SIGTERM or Ctrl-C to a hard end
 
   c.eval = ConfigDict()
   c.eval.tries = 1  # rollouts of a question
-  c.eval.part = 512  # questions whose records are written together, when all of them are done
+  c.eval.part = 512  # questions whose records are written together
 
   if arg == "smoke":
     c.tasks.train, c.tasks.validation, c.tasks.test = 32, 8, 12
