@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "dev" / "architecture.md"
 
 
 def draw(*arguments: str) -> subprocess.CompletedProcess[str]:
-  command = [sys.executable, str(ROOT / "docs" / "dev" / "draw.py"), *arguments]
+  command = [sys.executable, str(ROOT / "docs/dev/draw.py"), *arguments]
   return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -89,6 +89,7 @@ RUN = {
   "python -m score_jax.sandbox": "tests/sandbox/test_command.py::test_the_command_answers_each_line_as_it_comes",
   "python -m score_jax.search.server": "tests/search/test_retriever.py::test_our_server_is_a_command",
   "python -m score_jax.grading": "tests/tasks/test_door.py::test_each_line_has_its_reply_whatever_it_is",
+  "python docs/dev/draw.py": "tests/test_architecture.py::test_the_page_has_the_pictures_of_the_source",
   "python benchmarks/torture.py": "tests/test_survival.py::test_killed_runs_survive",
 }
 TPUS, SLURM, MINUTES = "a slice of TPUs", "a SLURM cluster", "minutes"
@@ -116,6 +117,7 @@ NEEDS = {
   "python benchmarks/seeds.py": MINUTES,
   "python benchmarks/soak.py": MINUTES,
   "python benchmarks/mutants.py": MINUTES,
+  "python benchmarks/same_run.py": MINUTES,
   "NAME=mine ZONE=us-west4-a TYPE=v5litepod-64 launch/tpu_vm.sh create": TPUS,
   "launch/tpu_vm.sh": TPUS,
   "sbatch --nodes=4 launch/slurm.sbatch": SLURM,
