@@ -61,8 +61,10 @@ FLOW = (
   ("score", "example", ("rl.reward", "ScoredRollout"), "RL: advantages"),
   ("example", "batch", ("train.batch", "Example"), "tokens, loss_mask"),
   ("batch", "update", ("train.batch", "Batch"), "packed rows"),
-  ("update", "save", ("train.step", "TrainState"), "weights"),
-  ("save", "evaluate", ("experiment.results", "FinishedModel"), ""),
+  ("update", "save", ("train.step", "TrainState"), ""),
+  ("save", "student", ("train.step", "TrainState"), "weights of the warm start"),
+  ("save", "rl", ("train.step", "TrainState"), "weights of SFT, then of each RL step"),
+  ("save", "evaluate", ("train.step", "TrainState"), "weights of each stage"),
 )
 
 
@@ -148,7 +150,8 @@ def draw_flow() -> str:
     lines.append(f'  {node}["{name}<br/><i>{module.replace(".", "/")}.py</i>"]')
   for source, target, (module, name), note in FLOW:
     require_defined(module, name)
-    lines.append(f'  {source} -- "{name}{": " if note else ""}{note}" --> {target}')
+    label = f"{name} ({note})" if note else name
+    lines.append(f'  {source} -- "{label}" --> {target}')
   return "\n".join(lines)
 
 
