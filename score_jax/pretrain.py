@@ -31,7 +31,8 @@ from score_jax.model.decoder import init_decoder
 from score_jax.model.lora import NO_PARAMS
 from score_jax.model.sharding import make_mesh
 from score_jax.runtime import interrupt, lock
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.search.passages import BM25Search
 from score_jax.tasks import word_problems

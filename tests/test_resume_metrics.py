@@ -15,7 +15,8 @@ from score_jax.experiment.experiment import Experiment
 from score_jax.model.decoder import Weights
 from score_jax.rl import loop
 from score_jax.rl.diagnostics import RLMonitor
-from score_jax.runtime.workdir import MetricsWriter, Workdir, parse_metric_lines
+from score_jax.runtime.metrics import MetricsWriter, parse_metric_lines
+from score_jax.runtime.workdir import Workdir
 from score_jax.teaching.mentoring import RolloutStart
 from score_jax.train.sft import TrainResult
 from score_jax.trajectory import Trajectory

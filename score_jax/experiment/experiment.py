@@ -36,8 +36,8 @@ from score_jax.model.decoder import abstract_decoder
 from score_jax.model.sharding import Meshes
 from score_jax.runtime import metrics as trackers
 from score_jax.runtime import processes, profiler
-from score_jax.runtime.metrics import TrackerSet
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter, TrackerSet
+from score_jax.runtime.workdir import Workdir
 from score_jax.sampler.programs import SamplerPrograms
 from score_jax.sampler.slots import ProgramShapes, SamplingParams
 from score_jax.sampler.stops import Stops

@@ -67,9 +67,6 @@ def select_row_attention(name: str, platform: str, dtype: str) -> RowAttention:
   Args:
     platform: of the devices that it is traced for: cpu, gpu, tpu.
     dtype: of the passes; cuDNN's kernel takes 16 bits only.
-
-  Raises:
-    UserError: there is none of that name.
   """
   if name == "auto":
     name = {"cpu": "blocks", "gpu": "xla" if dtype == "float32" else "cudnn", "tpu": "splash"}.get(platform, "xla")

@@ -114,11 +114,7 @@ REQUIRED_KEYS = (
 
 
 def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
-  """The configuration that a Hugging Face config.json describes, in the words of transformers 4 or 5.
-
-  Raises:
-    UserError: it lacks a key, or asks for something that this decoder does not do.
-  """
+  """The configuration that a Hugging Face config.json describes, in the words of transformers 4 or 5."""
   kind = data.get("model_type")
   family = FAMILIES.get(str(kind))
   if family is None:
@@ -189,11 +185,7 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
 
 
 def hugging_face_model_type(config: DecoderConfig) -> str:
-  """The Hugging Face model type of such decoders.
-
-  Raises:
-    UserError: no model type has both biases and norms on queries and keys.
-  """
+  """The Hugging Face model type of such decoders."""
   kind = next((k for k, f in FAMILIES.items() if (f.qkv_bias, f.qk_norm) == (config.qkv_bias, config.qk_norm)), None)
   if kind is None:
     raise UserError(
@@ -203,11 +195,7 @@ def hugging_face_model_type(config: DecoderConfig) -> str:
 
 
 def config_to_hugging_face(config: DecoderConfig) -> dict[str, Any]:
-  """The config.json with which transformers, 4 or 5, builds the same model.
-
-  Raises:
-    UserError: there is no such model type.
-  """
+  """The config.json with which transformers, 4 or 5, builds the same model."""
   kind = hugging_face_model_type(config)
   scaling = config.rope_scaling
   return {

@@ -214,9 +214,6 @@ class Decoder(nnx.Module):
     Args:
       mix: how rows attend; all ways compute the same (attention.py).
       remat: what the backward pass makes again, a key of REMAT.
-
-    Raises:
-      UserError: there is no such `remat`.
     """
     if remat not in REMAT_POLICIES:
       raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT_POLICIES)}")

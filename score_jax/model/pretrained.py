@@ -109,11 +109,7 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str) -> PretrainedModel:
-  """The model of that name.
-
-  Raises:
-    UserError: there is none, it cannot be read, or its files do not match each other.
-  """
+  """The model of that name."""
   if name == "smollm2" or name.endswith(".gguf"):
     file = gguf.GGUFFile(gguf.find_smollm2() if name == "smollm2" else name)
     config, tensors = gguf.read_gguf(file)
@@ -141,11 +137,7 @@ def _fitted(name: str, found: PretrainedModel) -> PretrainedModel:
 
 
 def load_pretrained(name: str, *, dtype: str) -> Model:
-  """The model of that name, on the first device.
-
-  Raises:
-    UserError: as `open`.
-  """
+  """The model of that name, on the first device."""
   return open_pretrained(name).load_model(dtype=dtype)
 
 
@@ -166,11 +158,7 @@ class Tokenizer(PreTrainedTokenizerFast):
 
 
 def find_model_folder(name: str) -> pathlib.Path:
-  """The local folder of that name, or one with what the hub has under it.
-
-  Raises:
-    UserError: there is neither, or the hub cannot be reached.
-  """
+  """The local folder of that name, or one with what the hub has under it."""
   folder = pathlib.Path(name)
   if folder.is_dir():
     return folder
@@ -192,9 +180,6 @@ def read_model_folder(folder: pathlib.Path) -> tuple[DecoderConfig, SafetensorsF
   """The decoder in a model folder, its tensors checked against its configuration.
 
   Only the head is read, where config.json ties it and the files hold one all the same.
-
-  Raises:
-    UserError: a file is missing or damaged, does not match the configuration, or is not supported.
   """
   path = folder / "config.json"
   try:
@@ -216,11 +201,7 @@ def read_model_folder(folder: pathlib.Path) -> tuple[DecoderConfig, SafetensorsF
 
 
 def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
-  """The tokenizer of a model folder.
-
-  Raises:
-    UserError: there is none.
-  """
+  """The tokenizer of a model folder."""
   try:  # not AutoTokenizer, which puts the model type's own way of splitting in the place of the file's
     return PreTrainedTokenizerFast.from_pretrained(folder)
   except (OSError, ValueError) as error:
@@ -228,11 +209,7 @@ def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
 
 
 def read_generation_config(folder: pathlib.Path) -> dict[str, Any]:
-  """How the model is meant to be drawn from, and which tokens end it: generation_config.json; empty without one.
-
-  Raises:
-    UserError: it is no JSON object.
-  """
+  """How the model is meant to be drawn from, and which tokens end it: generation_config.json; empty without one."""
   path = folder / "generation_config.json"
   try:
     data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -286,9 +263,6 @@ def find_tokens_beyond_vocab(tokenizer: PreTrainedTokenizerFast, known: int, *, 
 
   Args:
     name: of the model, for the message.
-
-  Raises:
-    UserError: a token of the vocabulary proper has no row: tokenizer and weights are of different models.
   """
   added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if i >= known}
   strange = {i: token for token, i in tokenizer.get_vocab().items() if i >= known and i not in added}

@@ -55,11 +55,7 @@ PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
 
 
 def resolve_mesh_shape(shape: Sequence[int], count: int, name: str) -> tuple[int, ...]:
-  """The sizes of a mesh's axes over `count` devices, with -1 resolved.
-
-  Raises:
-    UserError: they do not use the devices.
-  """
+  """The sizes of a mesh's axes over `count` devices, with -1 resolved."""
   sizes = list(shape)
   if sizes.count(-1) == 1:
     rest = math.prod(size for size in sizes if size != -1)
@@ -77,9 +73,6 @@ def make_mesh(shape: Sequence[int], *, devices: Sequence[Any] | None = None, nam
   Args:
     devices: in the order that they are laid out; by default those at hand, as the platform's topology suggests.
     name: of the shape in the group `mesh` of the config.
-
-  Raises:
-    UserError: the shape does not use the devices.
   """
   count = len(devices) if devices is not None else jax.device_count()
   sizes = resolve_mesh_shape(shape, count, name)
@@ -99,11 +92,7 @@ class Meshes:
 
   @classmethod
   def of(cls, shapes: Any, devices: Sequence[Any] | None = None) -> Meshes:
-    """The meshes whose shapes the group `mesh` of a config gives.
-
-    Raises:
-      UserError: one does not use the devices.
-    """
+    """The meshes whose shapes the group `mesh` of a config gives."""
     train = make_mesh(shapes.train, devices=devices, name="train")
     order = list(train.devices.flat)
     return cls(train, *(make_mesh(shapes[use], devices=order, name=use) for use in ("sample", "teacher")))

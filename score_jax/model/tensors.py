@@ -206,9 +206,6 @@ def check_tensors(tensors: TensorReader, config: DecoderConfig) -> DecoderConfig
 
   A file may say that the head is the embedding and hold another one (a fine-tune that was saved with the base model's
   config.json). transformers compares the two and uses the head; so does this.
-
-  Raises:
-    UserError: a tensor is missing, of another shape, or not of this decoder; names file, tensor and shapes.
   """
   if config.tied and HEAD_TENSOR in tensors.shapes and not _equal(tensors, EMBEDDING_TENSOR, HEAD_TENSOR):
     config = dataclasses.replace(config, tied=False)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from score_jax import trajectory
-from score_jax.runtime.workdir import parse_metric_lines
+from score_jax.runtime.metrics import parse_metric_lines
 
 RESULTS_SCHEMA = 1
 WORKDIR_CONTENTS = ("config.json", "results.json", "metrics", "trajectories", "eval")

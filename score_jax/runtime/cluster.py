@@ -1,16 +1,16 @@
-"""Which processes make up one run, told from the environment of one of them.
+"""Which processes make up a run, detected from the environment of one of them.
 
-How they are started is found in this order; the first that names several processes decides:
+The start methods are tried in this order. The first that names several processes decides:
 
-    by hand     JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID; in an indexed job of
-                Kubernetes JOB_COMPLETION_INDEX serves for the last. JAX_NUM_PROCESSES=1 stops the search.
-    SLURM       the tasks of one `srun`; what runs in a batch script itself is one process
+    by hand     JAX_COORDINATOR_ADDRESS=HOST:PORT of process 0, JAX_NUM_PROCESSES, JAX_PROCESS_ID; an indexed job of
+                Kubernetes may give JOB_COMPLETION_INDEX for the last. JAX_NUM_PROCESSES=1 ends the search.
+    SLURM       the tasks of one `srun`; the batch script itself is one process
     Open MPI    the ranks of one `mpirun`; JAX_COORDINATOR_ADDRESS has to be given
-    GKE         TPU pods: TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE sets, MEGASCALE_* with several slices
+    GKE         TPU pods: TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE sets; MEGASCALE_* with several slices
     TPU VM      the metadata server of a TPU slice; not asked where TPU_SKIP_MDS_QUERY is set
 
-Anything else, a laptop say, is one process. JAX looks for much the same by itself, but it takes what `salloc` was
-asked for as the number of tasks, gives a lone task of a SLURM node one of its GPUs, and fails where it finds nothing.
+Anything else, such as a laptop, is one process. JAX's own detection is not used: it takes what `salloc` was asked for
+as the number of tasks, gives a lone task of a SLURM node one GPU only, and fails where it finds nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from score_jax.errors import UserError
 
 ADDRESS_VARIABLE, COUNT_VARIABLE, INDEX_VARIABLE = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-TPU_COORDINATOR_PORT = 8482  # the one that JAX uses
+TPU_COORDINATOR_PORT = 8482  # the port that JAX uses
 METADATA_URL = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 MetadataLookup = Callable[[str], str]  # key -> value; "" where there is none
@@ -35,41 +35,39 @@ MetadataLookup = Callable[[str], str]  # key -> value; "" where there is none
 
 @dataclasses.dataclass(frozen=True)
 class ProcessInfo:
-  """One process among the others of its run."""
+  """The index of a process among all processes of its run, and how to reach process 0."""
 
-  address: str  # host:port of process 0; the port after it is used too
+  address: str  # HOST:PORT of process 0; PORT is for JAX, PORT + 1 for runtime/peers.py
   count: int
   index: int
-  devices: tuple[int, ...] | None = None  # those of this host's GPUs that are its own; None: all that it sees
+  devices: tuple[int, ...] | None = None  # GPUs of this host that the process uses; None: all visible ones
 
 
 def detect_cluster(environ: Mapping[str, str], metadata: MetadataLookup | None) -> ProcessInfo | None:
-  """The place of the process that has this environment; None where it is alone.
+  """The process that has this environment, among those of its run; None where it is alone.
 
   Args:
-    metadata: asks the metadata server; None where this is no TPU VM.
-
-  Raises:
-    UserError: what the environment says is not whole, or is no number.
+    metadata: looks up a key at the metadata server; None where this is not a TPU VM.
   """
   if COUNT_VARIABLE in environ or INDEX_VARIABLE in environ:
-    found = _by_hand(environ)
+    found = _from_jax_variables(environ)
   elif all(name in environ for name in SLURM_VARIABLES):
-    found = _slurm(environ)
+    found = _from_slurm(environ)
   elif "OMPI_COMM_WORLD_SIZE" in environ:
-    found = _open_mpi(environ)
+    found = _from_open_mpi(environ)
   elif "tpu" not in environ.get("JAX_PLATFORMS", "tpu"):
     found = None
   elif names := environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"):
-    found = _tpu(environ, names.split(","), "TPU_WORKER_ID", environ.get("TPU_WORKER_ID", ""))
+    found = _from_tpu_names(environ, names.split(","), "TPU_WORKER_ID", environ.get("TPU_WORKER_ID", ""))
   elif metadata is not None and "TPU_SKIP_MDS_QUERY" not in environ:
-    found = _tpu_vm(environ, metadata)
+    found = _from_tpu_metadata(environ, metadata)
   else:
     found = None
   if found is None or found.count == 1:
     if ADDRESS_VARIABLE in environ and environ.get(COUNT_VARIABLE) != "1":
       raise UserError(
-        f"{ADDRESS_VARIABLE} is set, but nothing says how many processes there are; set {COUNT_VARIABLE} and {INDEX_VARIABLE} too"
+        f"{ADDRESS_VARIABLE} is set, but nothing says how many processes there are; set {COUNT_VARIABLE} and "
+        f"{INDEX_VARIABLE} too"
       )
     return None
   if not 0 <= found.index < found.count:
@@ -79,7 +77,7 @@ def detect_cluster(environ: Mapping[str, str], metadata: MetadataLookup | None) 
   return found
 
 
-def _by_hand(environ: Mapping[str, str]) -> ProcessInfo | None:
+def _from_jax_variables(environ: Mapping[str, str]) -> ProcessInfo | None:
   if environ.get(COUNT_VARIABLE) == "1":
     return None
   given = {**environ, INDEX_VARIABLE: environ.get(INDEX_VARIABLE, environ.get("JOB_COMPLETION_INDEX", ""))}
@@ -91,40 +89,45 @@ def _by_hand(environ: Mapping[str, str]) -> ProcessInfo | None:
   return ProcessInfo(given[ADDRESS_VARIABLE], _number(given, COUNT_VARIABLE), _number(given, INDEX_VARIABLE))
 
 
-def _slurm(environ: Mapping[str, str]) -> ProcessInfo:
-  """A task of `srun`. The port is made from the job's number, as JAX does, so that jobs on one node differ."""
+def _from_slurm(environ: Mapping[str, str]) -> ProcessInfo:
+  """A task of `srun`. The port follows from the job id, as in JAX, so that two jobs on one node have two ports."""
   count = _number(environ, "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS")
   prefix, first = re.match(r"([^,\[]+)(?:\[(\d+))?", environ["SLURM_STEP_NODELIST"] or "?").groups("")  # pyright: ignore[reportOptionalMemberAccess]
   address = environ.get(ADDRESS_VARIABLE, f"{prefix}{first}:{61440 + _number(environ, 'SLURM_JOB_ID') % 4096}")
   runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
   tasks = [int(size) for size, times in runs for _ in range(int(times or 1))]
   node = int(environ.get("SLURM_NODEID", 0))
-  beside = tasks[node] if node < len(tasks) else 1
-  return ProcessInfo(address, count, _number(environ, "SLURM_PROCID"), _gpus(environ, "SLURM_LOCALID", beside))
+  local_count = tasks[node] if node < len(tasks) else 1
+  return ProcessInfo(
+    address, count, _number(environ, "SLURM_PROCID"), _gpu_share(environ, "SLURM_LOCALID", local_count)
+  )
 
 
-def _open_mpi(environ: Mapping[str, str]) -> ProcessInfo:
-  count, beside = (_number(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "LOCAL_SIZE"))
+def _from_open_mpi(environ: Mapping[str, str]) -> ProcessInfo:
+  count, local_count = (_number(environ, f"OMPI_COMM_WORLD_{name}") for name in ("SIZE", "LOCAL_SIZE"))
   if count > 1 and ADDRESS_VARIABLE not in environ:
     raise UserError(
       f"mpirun started {count} processes; say where the first of them is: mpirun -x {ADDRESS_VARIABLE}=HOST:PORT"
     )
-  gpus = _gpus(environ, "OMPI_COMM_WORLD_LOCAL_RANK", beside)
+  gpus = _gpu_share(environ, "OMPI_COMM_WORLD_LOCAL_RANK", local_count)
   return ProcessInfo(environ.get(ADDRESS_VARIABLE, ""), count, _number(environ, "OMPI_COMM_WORLD_RANK"), gpus)
 
 
-def _gpus(environ: Mapping[str, str], rank: str, beside: int) -> tuple[int, ...] | None:
-  """The GPUs of one of `beside` processes of a host: an equal share of those that all see, or else what it sees."""
+def _gpu_share(environ: Mapping[str, str], rank: str, local_count: int) -> tuple[int, ...] | None:
+  """The GPUs of one of `local_count` processes on a host: an equal share of the visible ones.
+
+  None, which is all that the process sees, where it is alone or where the launcher has shared the GPUs out already.
+  """
   visible = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-  if beside == 1 or 0 < len(visible) < beside:
+  if local_count == 1 or 0 < len(visible) < local_count:
     return None
-  share = max(len(visible) // beside, 1)
+  share = max(len(visible) // local_count, 1)
   first = _number(environ, rank) * share
   return tuple(range(first, first + share))
 
 
-def _tpu(environ: Mapping[str, str], names: list[str], name: str, index: str) -> ProcessInfo:
-  """A host of a TPU slice, or of one of several slices."""
+def _from_tpu_names(environ: Mapping[str, str], names: list[str], name: str, index: str) -> ProcessInfo:
+  """A host of a TPU slice; with MEGASCALE_* of one of several slices."""
   slices, mine = (
     int(environ.get(f"MEGASCALE_{key}") or default) for key, default in (("NUM_SLICES", 1), ("SLICE_ID", 0))
   )
@@ -134,17 +137,20 @@ def _tpu(environ: Mapping[str, str], names: list[str], name: str, index: str) ->
   return ProcessInfo(address, count, mine * len(names) + _number({name: index}, name) if count > 1 else 0)
 
 
-def _tpu_vm(environ: Mapping[str, str], metadata: MetadataLookup) -> ProcessInfo | None:
-  """As the metadata server has it: workers as NAME:ID:IP or as NAME, settings of slices as lines of KEY: 'VALUE'."""
+def _from_tpu_metadata(environ: Mapping[str, str], metadata: MetadataLookup) -> ProcessInfo | None:
+  """A host of a TPU slice, from the metadata server.
+
+  The server lists workers as NAME:ID:IP or as NAME, and settings of slices as lines of KEY: 'VALUE'.
+  """
   workers = [worker.split(":")[-1] for worker in metadata("worker-network-endpoints").split(",") if worker]
   if not workers:
     return None
   settings = dict(re.findall(r"^(MEGASCALE_\w+): *'?([^'\n]*)'?$", metadata("tpu-env"), re.MULTILINE))
-  return _tpu({**settings, **environ}, workers, "agent-worker-number", metadata("agent-worker-number"))
+  return _from_tpu_names({**settings, **environ}, workers, "agent-worker-number", metadata("agent-worker-number"))
 
 
 def virtual_device_count(environ: Mapping[str, str]) -> int:
-  """How many CPU devices a process was told to play; 0 where it was not."""
+  """Number of CPU devices that XLA_FLAGS asks for (--xla_force_host_platform_device_count); 0 without it."""
   found = re.search(r"--xla_force_host_platform_device_count=(\d+)", environ.get("XLA_FLAGS", ""))
   return int(found[1]) if found and environ.get("JAX_PLATFORMS", "cpu") == "cpu" else 0
 
@@ -157,12 +163,12 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 
 def tpu_metadata_lookup() -> MetadataLookup | None:
-  """Asks the metadata server of a TPU VM; None where this is none: it has no TPU, or no libtpu is installed."""
+  """The lookup at the metadata server; None where this is not a TPU VM: no TPU, or no libtpu."""
   chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
-  return _ask if chips and importlib.util.find_spec("libtpu") else None
+  return _query_metadata if chips and importlib.util.find_spec("libtpu") else None
 
 
-def _ask(key: str) -> str:
+def _query_metadata(key: str) -> str:
   request = urllib.request.Request(METADATA_URL + key, headers={"Metadata-Flavor": "Google"})
   try:
     with urllib.request.urlopen(request, timeout=10.0) as reply:

@@ -1,9 +1,9 @@
-"""How a run that is asked to end does so: where nothing is half done, and within its grace time.
+"""SIGTERM and Ctrl-C: a run ends at a point where nothing is half done, within its grace time.
 
-SIGTERM (a scheduler wants the machine back) and SIGINT (Ctrl-C) are only noted when they come. Rollouts look between
-two rounds, training between two updates; they keep what they have and raise `Stopped`, which closes all on its way out.
-Who does not come to such a point in time, because it compiles or waits, ends as by SIGKILL, which costs no more than
-what was not written yet. A second SIGINT ends it so at once.
+The signal handler only notes the signal. Rollouts check between two rounds and training between two updates; they save
+what they have and raise `RunInterrupted`, which closes every resource on its way out. A process that does not reach
+such a point in time (it compiles, or waits) is ended as by SIGKILL, which loses only what was not written yet. A second
+Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from types import FrameType
 
 from score_jax.runtime.processes import any_process
 
-_noted: list[int] = []  # the signals that have come since `heeded` began
+_received: list[int] = []  # signals received since `handle_signals` was entered
 
 
 class RunInterrupted(SystemExit):
-  """The run was asked to end, and does, with the status that a shell gives to what the signal ended."""
+  """Ends a run that received a signal, with the exit status that shells give: 128 + signal number."""
 
   def __init__(self, number: int):
     super().__init__(128 + number)
@@ -31,18 +31,22 @@ class RunInterrupted(SystemExit):
 
 @contextlib.contextmanager
 def handle_signals(grace_s: float) -> Iterator[None]:
-  """Within it the signals are noted; it is for the main thread."""
-  patience: list[threading.Timer] = []
+  """Notes SIGTERM and SIGINT while it is open. For the main thread, since Python sets signal handlers only there.
+
+  Args:
+    grace_s: seconds from the first signal until the process is ended, whatever it does.
+  """
+  timers: list[threading.Timer] = []
 
   def note(number: int, frame: FrameType | None) -> None:
     del frame
-    if number == signal.SIGINT and signal.SIGINT in _noted:
-      _end(number)
-    _noted.append(number)
-    if len(_noted) == 1:
-      patience.append(threading.Timer(grace_s, _end, (number,)))
-      patience[0].daemon = True
-      patience[0].start()
+    if number == signal.SIGINT and signal.SIGINT in _received:
+      _exit_now(number)
+    _received.append(number)
+    if len(_received) == 1:
+      timers.append(threading.Timer(grace_s, _exit_now, (number,)))
+      timers[0].daemon = True
+      timers[0].start()
 
   before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
@@ -50,36 +54,36 @@ def handle_signals(grace_s: float) -> Iterator[None]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-    for timer in patience:
+    for timer in timers:
       timer.cancel()
-    _noted.clear()
+    _received.clear()
 
 
 def interrupt_requested() -> bool:
-  """Whether the run is to end; all its processes have to ask, and are told the same, whichever of them was asked to."""
-  return any_process(bool(_noted))
+  """Whether some process of the run received a signal. Collective: all processes have to call it."""
+  return any_process(bool(_received))
 
 
 def raise_interrupted() -> None:
-  """Ends the run that is asked to.
+  """Ends an interrupted run.
 
   Raises:
-    Stopped: always.
+    RunInterrupted: always.
   """
-  raise RunInterrupted(_noted[0] if _noted else signal.SIGTERM)  # another process may have been the one that was asked
+  raise RunInterrupted(_received[0] if _received else signal.SIGTERM)  # none noted: another process received it
 
 
 def raise_if_interrupted() -> None:
-  """Ends the run here if it is asked to.
+  """Ends the run here if a signal was received. Collective.
 
   Raises:
-    Stopped: it is.
+    RunInterrupted: a process of the run received a signal.
   """
   if interrupt_requested():
     raise_interrupted()
 
 
-def _end(number: int) -> None:
-  """Ends the process as it stands."""
+def _exit_now(number: int) -> None:
+  """Ends the process at once, without cleaning up."""
   print(f"stopped by {signal.Signals(number).name} in the midst of something", file=sys.stderr, flush=True)
   os._exit(128 + number)

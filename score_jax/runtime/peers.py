@@ -1,19 +1,17 @@
-"""What the processes of a run tell each other beside the devices: values that they have to agree on, and signs of life.
+"""The connections between the processes of a run: exchanged values, and a watchdog that names the process that failed.
 
-Process 0 has a connection to each of the others. Over it go the exchanges, all in one order, and every second a
-beat: where a process is, and how long it has done nothing new. A thread in each process reads and judges:
+Process 0 has one TCP connection to each other process. Exchanges go over it, all in one order, and every second a
+heartbeat: the stage, and for how long the process has made no progress. A thread in each process ends the run when:
 
-    died      a connection ended before the run did
-    silent    no beat for `silence_s`: the host is gone, or the process is stopped
-    stuck     no progress for `timeout_s`, on a process that waits for none of the others
-    failed    the process said so itself
+    died      a connection closed before the run ended
+    silent    no heartbeat for `silence_s`: the host is gone, or the process is stopped
+    stuck     no progress for `timeout_s` on a process that waits for none of the others
+    failed    the process reported an error
     astray    two processes are at different exchanges
 
-Each of these ends the run on all processes, with one line that names the process. What waits in a device program
-for another process may never come back, so the thread ends the process.
-
-JAX has heartbeats of its own, after which it aborts without a name; they are left as they are, for what might
-go wrong in here.
+The run then ends on all processes with one line that names the process. The thread ends the process itself, since a
+device program that waits for a lost process never returns. JAX's own heartbeats abort without naming a process; they
+stay on, in case this module fails.
 """
 
 from __future__ import annotations
@@ -34,36 +32,36 @@ from score_jax.errors import UserError
 from score_jax.runtime.cluster import ProcessInfo
 
 HEARTBEAT_S = 1.0
-HEARTBEAT_TIMEOUT_S = 45.0  # without a sign of life
-STARTUP_TIMEOUT_S = 300.0  # until all processes are there
-SHUTDOWN_TIMEOUT_S = 5.0  # for the others to hear why it ends
+HEARTBEAT_TIMEOUT_S = 45.0  # without a heartbeat
+STARTUP_TIMEOUT_S = 300.0  # until all processes are connected
+SHUTDOWN_TIMEOUT_S = 5.0  # for the reason to reach the other processes
 PROTOCOL_VERSION = "score_jax 1"
 END_EXCHANGE = "end"  # the last exchange
 
 
 @dataclasses.dataclass
 class Peer:
-  """What is known of a process."""
+  """A process of the run: its connection and its last heartbeat."""
 
   index: int
   host: str
   pid: int
-  connection: Connection | None = None  # None: this process, or one that only process 0 talks to
-  lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # of sending
-  last_heard: float = dataclasses.field(default_factory=time.monotonic)  # when, on this process's clock
+  connection: Connection | None = None  # None: this process itself, or one that is connected to process 0 only
+  lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)  # held while sending
+  last_heard: float = dataclasses.field(default_factory=time.monotonic)  # last message, on this process's clock
   stage: str = ""
-  progress_count: int = 0  # things done; the same things on every process
-  idle_s: float = 0.0  # at its last beat: since the last of them
-  waiting_in: str = ""  # at its last beat: the exchange that it waited in
+  progress_count: int = 0  # steps of progress, which all processes make in one order
+  idle_s: float = 0.0  # at its last heartbeat: seconds since its last progress
+  waiting_in: str = ""  # at its last heartbeat: the exchange in which it waits for others; "" if it works
 
   @property
   def name(self) -> str:
     return f"process {self.index} ({self.host}, pid {self.pid})"
 
   def send(self, data: bytes, *, patience_s: float = -1.0) -> None:
-    """Sends a message, or drops it where another is under way for longer than some seconds (-1: waits).
+    """Sends a message; drops it if another one is still being sent after `patience_s` seconds (-1: waits).
 
-    Where nobody is there any longer the thread that reads will see it.
+    A closed connection is ignored here; the thread that reads from it reports it.
     """
     if self.connection is not None and self.lock.acquire(timeout=patience_s):
       with contextlib.suppress(OSError):
@@ -72,7 +70,7 @@ class Peer:
 
 
 class PeerConnections:
-  """The connections of one process, open until `close`."""
+  """The connections of one process to the others, open until `close`, and the thread that watches them."""
 
   def __init__(
     self,
@@ -82,31 +80,29 @@ class PeerConnections:
     silence_s: float = HEARTBEAT_TIMEOUT_S,
     start_s: float = STARTUP_TIMEOUT_S,
   ):
-    """Waits until all processes are connected.
-
-    Raises:
-      UserError: some do not come, and which.
-    """
+    """Waits until all processes are connected; an error after `start_s` seconds names the missing ones."""
     self.index, self.count = place.index, place.count
     self._timeout_s, self._silence_s = timeout_s, silence_s
     self._changed = threading.Condition()
-    self._given: dict[int, dict[int, tuple[str, Any]]] = defaultdict(dict)  # exchange -> process -> what, value
-    self._told: dict[int, tuple[str, Any]] = {}  # exchange -> what, result
-    self._number = 0  # of the exchange
-    self._marked, self._waits = time.monotonic(), ""
-    self._over = False
+    self._values: dict[int, dict[int, tuple[str, Any]]] = defaultdict(dict)  # exchange -> process -> (what, value)
+    self._results: dict[int, tuple[str, Any]] = {}  # exchange -> (what, result)
+    self._number = 0  # of exchanges begun
+    self._last_progress, self._waiting_in = time.monotonic(), ""
+    self._closing = False
     self._ending = threading.Lock()
     host, port = place.address.rsplit(":", 1)
     self.me = Peer(self.index, socket.gethostname(), os.getpid())
     end = time.monotonic() + start_s
-    self.all = self._gathered(int(port) + 1, end) if self.index == 0 else self._joined(host, int(port) + 1, end)
+    self.all = (
+      self._accept_all(int(port) + 1, end) if self.index == 0 else self._connect_to_primary(host, int(port) + 1, end)
+    )
     self._thread = threading.Thread(target=self._watch, name="score_jax hosts", daemon=True)
     self._thread.start()
 
-  # Coming together.
+  # Connecting.
 
-  def _gathered(self, port: int, end: float) -> list[Peer]:
-    """Process 0 takes the others in."""
+  def _accept_all(self, port: int, end: float) -> list[Peer]:
+    """Process 0: accepts the connections of all others."""
     found: dict[int, Peer] = {0: self.me}
     try:
       server = socket.create_server(("", port), backlog=self.count)
@@ -116,23 +112,23 @@ class PeerConnections:
       while len(found) < self.count and time.monotonic() < end:
         server.settimeout(max(end - time.monotonic(), 0.1))
         try:
-          peer = _greeted(server.accept()[0], self.count)
+          peer = _read_hello(server.accept()[0], self.count)
         except OSError:
           continue
         if peer is not None:
           found.setdefault(peer.index, peer)
     missing = [str(i) for i in range(self.count) if i not in found]
     reason = f"of {self.count} processes these did not come to {self.me.host}:{port}: {', '.join(missing)}"
-    people = [found[i] for i in sorted(found)]
-    told = {"end": reason} if missing else {"go": [[p.host, p.pid] for p in people]}
-    for peer in people[1:]:
-      peer.send(_encoded(told))
+    peers = [found[i] for i in sorted(found)]
+    told = {"end": reason} if missing else {"go": [[p.host, p.pid] for p in peers]}
+    for peer in peers[1:]:
+      peer.send(_encode(told))
     if missing:
       raise UserError(f"{reason}; see what they say")
-    return people
+    return peers
 
-  def _joined(self, host: str, port: int, end: float) -> list[Peer]:
-    """Another process goes to process 0."""
+  def _connect_to_primary(self, host: str, port: int, end: float) -> list[Peer]:
+    """Any other process: connects to process 0 and waits for its list of processes."""
     where = f"process {self.index} of {self.count} on {self.me.host}"
     while True:
       try:
@@ -144,10 +140,10 @@ class PeerConnections:
             f"{where}: process 0 is not at {host}:{port} ({error}); is it started, and can this host reach it?"
           ) from error
         time.sleep(0.2)
-    connection = _connection(joined)
+    connection = _make_connection(joined)
     first = Peer(0, host, 0, connection)
     me = {"hello": PROTOCOL_VERSION, "count": self.count, "index": self.index, "host": self.me.host, "pid": self.me.pid}
-    first.send(_encoded(me))
+    first.send(_encode(me))
     try:
       told = (
         json.loads(connection.recv_bytes())
@@ -158,57 +154,57 @@ class PeerConnections:
       told = {"end": "it does not want this process: are all started with the same number of processes?"}
     if "go" not in told:
       raise UserError(f"{where}: process 0 at {host}:{port} says: {told.get('end', 'nothing')}")
-    people = [Peer(i, str(who[0]), int(who[1])) for i, who in enumerate(told["go"])]
-    people[0] = dataclasses.replace(first, host=people[0].host, pid=people[0].pid)
-    people[self.index] = self.me
-    return people
+    peers = [Peer(i, str(who[0]), int(who[1])) for i, who in enumerate(told["go"])]
+    peers[0] = dataclasses.replace(first, host=peers[0].host, pid=peers[0].pid)
+    peers[self.index] = self.me
+    return peers
 
   # Exchanges: every process calls the same ones in the same order.
 
   def agree(self, what: str, value: Any) -> Any:
-    """Process 0's value. What the others give does not matter."""
-    number = self._next()
+    """Process 0's value (a broadcast); the values of the others are ignored."""
+    number = self._next_number()
     if self.index:
-      return self._result(number, what)
+      return self._receive_result(number, what)
     self.mark()
-    return self._tell(number, what, value)
+    return self._send_result(number, what, value)
 
   def gather(self, what: str, value: Any) -> list[Any]:
-    """The values of all processes, in their order."""
-    number = self._next()
+    """The values of all processes, by index (an all-gather)."""
+    number = self._next_number()
     if self.index:
-      self.all[0].send(_encoded({"give": [number, what, value]}))
-      return self._result(number, what)
+      self.all[0].send(_encode({"give": [number, what, value]}))
+      return self._receive_result(number, what)
     with self._changed:
-      self._given[number][0] = what, value
-      self._wait(what, lambda: len(self._given[number]) == self.count)
-      given = self._given.pop(number)
+      self._values[number][0] = what, value
+      self._wait(what, lambda: len(self._values[number]) == self.count)
+      given = self._values.pop(number)
     for peer in self.all:
       self._require_same(peer, what, given[peer.index][0])
     values = [given[i][1] for i in range(self.count)]
-    self._over = self._over or what == END_EXCHANGE
-    return self._tell(number, what, values)
+    self._closing = self._closing or what == END_EXCHANGE
+    return self._send_result(number, what, values)
 
-  def _next(self) -> int:
+  def _next_number(self) -> int:
     self._number += 1
     return self._number
 
-  def _result(self, number: int, what: str) -> Any:
+  def _receive_result(self, number: int, what: str) -> Any:
     with self._changed:
-      self._wait(what, lambda: number in self._told)
-      theirs, result = self._told.pop(number)
+      self._wait(what, lambda: number in self._results)
+      theirs, result = self._results.pop(number)
     self._require_same(self.all[0], what, theirs)
     return result
 
   def _wait(self, what: str, come: Callable[[], bool]) -> None:
-    self._waits = what
+    self._waiting_in = what
     self._changed.wait_for(come)
-    self.mark()  # before it waits no longer: see _beat
-    self._waits = ""
+    self.mark()  # before `_waiting_in` is cleared: see _send_heartbeat
+    self._waiting_in = ""
 
-  def _tell(self, number: int, what: str, result: Any) -> Any:
-    """Process 0 ends an exchange: all have the result as JSON gives it back."""
-    data = _encoded({"all": [number, what, result]})
+  def _send_result(self, number: int, what: str, result: Any) -> Any:
+    """Process 0: sends the result of an exchange. Its own copy goes through JSON too, so that all have the same."""
+    data = _encode({"all": [number, what, result]})
     for peer in self.all[1:]:
       peer.send(data)
     return json.loads(data)["all"][2]
@@ -218,48 +214,51 @@ class PeerConnections:
       self.end(f"{self.me.name} is at {ours!r} while {peer.name} is at {theirs!r}: they did not compute the same")
 
   def mark(self, stage: str | None = None) -> None:
-    """Something is done, which is done on every process."""
+    """Counts a step of progress that all processes make."""
     self.at_work()
     self.me.progress_count += 1
     self.me.stage = self.me.stage if stage is None else stage
 
   def at_work(self) -> None:
-    """Something is done, on this process alone."""
-    self._marked = time.monotonic()
+    """Notes progress of this process only."""
+    self._last_progress = time.monotonic()
 
   def oldest_heartbeat(self) -> tuple[float, int]:
-    """Seconds since the last sign of life of the process whose is the oldest, and which one that is."""
+    """Age in seconds of the oldest last message of a connected process, and the index of that process."""
     now = time.monotonic()
     return max((now - p.last_heard, p.index) for p in self.all if p.connection is not None)
 
-  # Leaving.
+  # Ending.
 
   def close(self) -> None:
-    """Waits for the others to be at their end too."""
+    """Waits until all processes are at their end, and closes the connections."""
     self.gather(END_EXCHANGE, None)
-    self._over = True
+    self._closing = True
     self._thread.join(SHUTDOWN_TIMEOUT_S)
 
   def fail(self, reason: str, *, patience_s: float) -> NoReturn:
-    """This process cannot go on, and ends the run on all; within `patience_s` it may hear that another is at fault."""
+    """Ends the run on all processes because this one failed.
+
+    It waits for `patience_s` seconds first: the news may come that another process failed and caused this failure.
+    """
     time.sleep(patience_s)
-    self.end(f"{self.me.name} failed{_in(self.me.stage)}: {reason}")
+    self.end(f"{self.me.name} failed{_in_stage(self.me.stage)}: {reason}")
 
   def end(self, reason: str) -> NoReturn:
-    """Tells the others and ends this process, whatever its main thread is at."""
-    self._ending.acquire()  # the first reason counts: who comes second waits for the end
+    """Sends the reason to the others and ends this process, whatever its main thread does."""
+    self._ending.acquire()  # the first reason counts: a second thread waits here until the process ends
     os.write(2, f"error: {reason}\n".encode(errors="replace"))
-    data = _encoded({"end": reason})
+    data = _encode({"end": reason})
     for peer in self.all:
       peer.send(data, patience_s=0.2)
-    self._linger()
+    self._wait_for_others()
     os._exit(1)
 
-  def _linger(self) -> None:
-    """Process 0 stays until the others have heard: JAX aborts them when it goes, and says less."""
+  def _wait_for_others(self) -> None:
+    """Keeps process 0 alive until the others have closed: JAX aborts them when it ends, with a worse message."""
     end = time.monotonic() + SHUTDOWN_TIMEOUT_S
     if threading.current_thread() is not self._thread:
-      self._over = True  # the thread ends, and leaves the connections to this one
+      self._closing = True  # the watchdog thread ends and leaves reading to this thread
       self._thread.join(2 * HEARTBEAT_S)
     open_ = [p.connection for p in self.all if p.connection is not None]
     while open_ and self.index == 0 and time.monotonic() < end:
@@ -267,25 +266,26 @@ class PeerConnections:
         if _receive(connection) is None:
           open_.remove(connection)
 
-  # The thread.
+  # The watchdog thread.
 
   def _watch(self) -> None:
     by_connection = {p.connection: p for p in self.all if p.connection is not None}
-    while not self._over:
-      self._beat()
+    while not self._closing:
+      self._send_heartbeat()
       end = time.monotonic() + HEARTBEAT_S
-      while not self._over and (ready := _ready(list(by_connection), max(end - time.monotonic(), 0.0))):
-        for connection in ready:  # all that has come is heard before anybody is judged: this thread may have been late
-          self._hear(by_connection[connection])
-      self._judge()
+      while not self._closing and (ready := _ready(list(by_connection), max(end - time.monotonic(), 0.0))):
+        # All messages that have arrived are read before the checks: this thread may have been delayed itself.
+        for connection in ready:
+          self._read_message(by_connection[connection])
+      self._check_peers()
 
-  def _hear(self, peer: Peer) -> None:
+  def _read_message(self, peer: Peer) -> None:
     assert peer.connection is not None
     message, now = _receive(peer.connection), time.monotonic()
-    if self._over:
+    if self._closing:
       return
     if message is None:
-      self.end(f"{peer.name} died{_in(peer.stage)}, {now - peer.last_heard:.1f} s after its last sign of life")
+      self.end(f"{peer.name} died{_in_stage(peer.stage)}, {now - peer.last_heard:.1f} s after its last sign of life")
     peer.last_heard = now
     if "end" in message:
       self.end(message["end"])
@@ -295,54 +295,59 @@ class PeerConnections:
       with self._changed:
         if "give" in message:
           number, what, value = message["give"]
-          self._given[number][peer.index] = what, value
+          self._values[number][peer.index] = what, value
         else:
           number, what, value = message["all"]
-          self._told[number] = what, value
-          self._over = self._over or what == END_EXCHANGE
+          self._results[number] = what, value
+          self._closing = self._closing or what == END_EXCHANGE
         self._changed.notify_all()
 
-  def _beat(self) -> None:
-    """Says where this process is. One that has just been waiting has just done something, so that is looked at last."""
-    self.me.waiting_in = self._waits
-    self.me.idle_s = time.monotonic() - self._marked
-    data = _encoded({"beat": [self.me.stage, self.me.progress_count, round(self.me.idle_s, 3), self.me.waiting_in]})
+  def _send_heartbeat(self) -> None:
+    """Sends the state of this process to the others.
+
+    Order matters: `_waiting_in` is read before the time of the last progress. An exchange that ends in between then
+    looks like a wait with progress, never like idle work.
+    """
+    self.me.waiting_in = self._waiting_in
+    self.me.idle_s = time.monotonic() - self._last_progress
+    data = _encode({"beat": [self.me.stage, self.me.progress_count, round(self.me.idle_s, 3), self.me.waiting_in]})
     for peer in self.all:
       peer.send(data, patience_s=0.0)
 
-  def _judge(self) -> None:
+  def _check_peers(self) -> None:
     now = time.monotonic()
     for peer in self.all:
       if peer.connection is not None and now - peer.last_heard > self._silence_s:
-        self.end(f"{peer.name} is silent{_in(peer.stage)}: no sign of life for {now - peer.last_heard:.0f} s")
+        self.end(f"{peer.name} is silent{_in_stage(peer.stage)}: no sign of life for {now - peer.last_heard:.0f} s")
     if self.index == 0:
-      self._judge_progress()
+      self._check_progress()
 
-  def _judge_progress(self) -> None:
-    """Of those that wait for nobody, the ones that have come the least far keep all others waiting.
+  def _check_progress(self) -> None:
+    """Ends the run when the processes that hold up the others made no progress for `timeout_s`.
 
-    Where all wait, what one has sent is on its way; or else, after as long, they wait for each other.
+    Of the processes that wait for none, those with the least progress hold up the others. If all wait, a message is
+    still on its way; after `timeout_s` they wait for each other.
     """
     working = [p for p in self.all if not p.waiting_in]
     last = [p for p in working if p.progress_count == min(p.progress_count for p in working)] or self.all
     if min(p.idle_s for p in last) > self._timeout_s:
       names = ", ".join(p.name + (f" at {p.waiting_in!r}" if p.waiting_in else "") for p in last)
-      self.end(f"stuck{_in(last[0].stage)}: {names} did nothing new for {last[0].idle_s:.0f} s (hosts.timeout_s)")
+      self.end(f"stuck{_in_stage(last[0].stage)}: {names} did nothing new for {last[0].idle_s:.0f} s (hosts.timeout_s)")
 
 
-def _in(stage: str) -> str:
+def _in_stage(stage: str) -> str:
   return f" in stage {stage!r}" if stage else ""
 
 
-def _connection(found: socket.socket) -> Connection:
+def _make_connection(found: socket.socket) -> Connection:
   found.settimeout(None)
   found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
   return Connection(found.detach())
 
 
-def _greeted(found: socket.socket, count: int) -> Peer | None:
-  """Who has connected; None if it is none of ours."""
-  connection = _connection(found)
+def _read_hello(found: socket.socket, count: int) -> Peer | None:
+  """The process at the other end of a new connection; None if it is not one of this run."""
+  connection = _make_connection(found)
   try:
     told = json.loads(connection.recv_bytes(4096)) if connection.poll(SHUTDOWN_TIMEOUT_S) else {}
     known = told["hello"] == PROTOCOL_VERSION and told["count"] == count and 0 < told["index"] < count
@@ -355,16 +360,16 @@ def _greeted(found: socket.socket, count: int) -> Peer | None:
 
 
 def _ready(connections: list[Connection], timeout_s: float) -> list[Connection]:
-  """Those that something has come over, or that have ended."""
+  """The connections that have a message, or are closed."""
   return cast(list[Connection], wait(connections, timeout=timeout_s))
 
 
-def _encoded(message: dict[str, Any]) -> bytes:
+def _encode(message: dict[str, Any]) -> bytes:
   return json.dumps(message).encode()
 
 
 def _receive(connection: Connection) -> dict[str, Any] | None:
-  """The next message; None when no more can come."""
+  """The next message; None if the connection is closed."""
   try:
     return json.loads(connection.recv_bytes())
   except (EOFError, OSError):

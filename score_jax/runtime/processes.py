@@ -1,14 +1,14 @@
-"""Several processes as one run: all walk the recipe, and what could differ between them is decided by process 0.
+"""Several processes as one run. All of them execute the recipe; process 0 decides what could differ between them.
 
-    with together(timeout_s=900):
-      first()                                                  whether this is process 0, which writes the files
-      from_first("read results.json", lambda: read(path))      process 0 does it, all have the result
-      agree(time.monotonic() > end)                            process 0's clock counts
-      gather("tool", outcomes)                                 all have what each has
+    with distributed(timeout_s=900):
+      is_primary()                                                  whether this is process 0, which writes the files
+      run_on_primary("read results.json", lambda: read(path))       process 0 calls it, all get the result
+      broadcast(time.monotonic() > end)                             process 0's value
+      all_gather("tool", outcomes)                                  the values of all processes, on all processes
+      any_process(flag)                                             whether it is true on some process
 
-All that depends on a clock, a file, a network or another process has to come through here; the rest follows from
-arrays and results that every process sees alike. With one process, or outside of `together`, the same calls
-give the process's own values, and nothing is started.
+Whatever depends on a clock, a file, the network or another process must go through here. All processes make the same
+calls in the same order. With one process, or outside of `distributed`, the calls return the process's own value.
 """
 
 from __future__ import annotations
@@ -26,29 +26,26 @@ from score_jax.errors import UserError
 from score_jax.runtime import cluster
 from score_jax.runtime.peers import PeerConnections
 
-PEER_FAULT_WAIT_S = 5.0  # for the connections to tell that another process is why this one failed
+PEER_FAULT_WAIT_S = 5.0  # how long to wait for the news that another process failed first and caused this failure
 
 _peers: PeerConnections | None = None
-_alone = False  # within from_first: nobody else is there to exchange with
+_alone = False  # inside run_on_primary, where the other processes make no calls
 
 
 @contextlib.contextmanager
 def distributed(*, timeout_s: float) -> Iterator[None]:
   """Joins the processes that were started with this one, if there are any, and leaves together with them.
 
-  It comes before anything is computed. An error within ends the run on all processes, and each says why. What
-  processes other than the first print is dropped.
+  Enter it before anything is computed. An error inside ends the run on all processes; each prints the reason. Standard
+  output of all processes but process 0 is dropped.
 
   Args:
-    timeout_s: without progress of a process, after which the run ends.
-
-  Raises:
-    UserError: the environment does not say who the others are, or they do not come.
+    timeout_s: seconds without progress of a process until the run is ended.
   """
   global _peers
   place = cluster.detect_cluster(os.environ, cluster.tpu_metadata_lookup())
   if place is None:
-    _add_up_alike()
+    _use_gloo_sums()
     yield
     return
   peers = PeerConnections(place, timeout_s=timeout_s)
@@ -56,9 +53,9 @@ def distributed(*, timeout_s: float) -> Iterator[None]:
   try:
     _initialize(place)
     _peers = peers
-    with _quiet() if place.index else contextlib.nullcontext():
+    with _drop_stdout() if place.index else contextlib.nullcontext():
       yield
-  except SystemExit as error:  # all of them end early
+  except SystemExit as error:  # all processes end early, such as at a signal
     status = error
   except UserError as error:
     peers.fail(str(error), patience_s=0.0)
@@ -75,20 +72,19 @@ def distributed(*, timeout_s: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _drop_stdout() -> Iterator[None]:
   with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
     yield
 
 
 def _initialize(place: cluster.ProcessInfo) -> None:
-  """JAX's own part: who has which devices. SIGTERM stays with the program."""
+  """Starts JAX's own cluster, which knows the devices of each process. JAX's handler of SIGTERM stays off."""
   import jax
 
-  if virtual := cluster.virtual_device_count(
-    os.environ
-  ):  # XLA's threads go by it, and the bits of a product by the threads
+  if virtual := cluster.virtual_device_count(os.environ):
+    # XLA takes its number of threads from NPROC, and the bits of a matrix product depend on that number.
     os.environ.setdefault("NPROC", str(max(virtual * place.count, len(os.sched_getaffinity(0)))))
-    jax.monitoring.register_event_duration_secs_listener(_after_compiling)
+    jax.monitoring.register_event_duration_secs_listener(_wait_after_compiling)
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
     place.address,
@@ -99,24 +95,24 @@ def _initialize(place: cluster.ProcessInfo) -> None:
   )
 
 
-def _after_compiling(event: str, duration_secs: float, **_: object) -> None:
-  """Holds a program until all have compiled it: gloo gives another process 30 s to come to its first sum."""
+def _wait_after_compiling(event: str, duration_secs: float, **_: object) -> None:
+  """Waits until all processes have compiled a program: at its first sum, gloo waits only 30 s for the others."""
   del duration_secs
   if event == "/jax/core/compile/backend_compile_duration" and threading.current_thread() is threading.main_thread():
     all_gather("compile", None)
 
 
-def _add_up_alike() -> None:
-  """Has one process with several CPU devices add up as several processes do.
+def _use_gloo_sums() -> None:
+  """Gives one process with several CPU devices the sums of several processes, bit for bit.
 
-  Within a process XLA adds in another order than gloo does between processes, and the bits of sums over more than two
-  devices differ.
+  Inside a process XLA adds in another order than gloo does between processes, so that sums over more than two devices
+  differ in their bits. A cluster of one process uses gloo too.
   """
   if cluster.virtual_device_count(os.environ) < 2:
     return
   from jax._src import xla_bridge
 
-  if not xla_bridge.backends_are_initialized():  # they are in a notebook or a test, where nobody compares bits
+  if not xla_bridge.backends_are_initialized():  # they are in notebooks and tests, which compare no bits
     with socket.create_server(("127.0.0.1", 0)) as probe:
       port = probe.getsockname()[1]
     _initialize(cluster.ProcessInfo(f"127.0.0.1:{port}", 1, 0))
@@ -137,15 +133,15 @@ def process_index() -> int:
 
 
 def is_primary() -> bool:
-  """Whether this process writes files and speaks."""
+  """Whether this is process 0, which writes the files and prints."""
   return process_index() == 0
 
 
 def run_on_primary(what: str, make: Callable[[], Any]) -> Any:
-  """What `make` gives on process 0, where alone it is called: something that JSON can carry.
+  """The result of `make`, which is called on process 0 only. JSON carries it, so a tuple comes back as a list.
 
   Args:
-    what: the same on all processes; it is named where one of them is at something else.
+    what: a label, the same on all processes; the error names it when processes are at different calls.
   """
   global _alone
   if _peers is None or _alone:
@@ -161,25 +157,22 @@ def run_on_primary(what: str, make: Callable[[], Any]) -> Any:
 
 
 def broadcast(value: Any) -> Any:
-  """Process 0's value, on every process."""
+  """Process 0's value, on all processes. JSON carries it."""
   return run_on_primary("decision", lambda: value)
 
 
 def any_process(value: bool) -> bool:
-  """Whether it is so on some process: of signals, which may come to one alone."""
+  """Whether `value` is true on some process, such as the one that received a signal."""
   return any(all_gather("decision", value))
 
 
 def all_gather(what: str, value: Any) -> list[Any]:
-  """What each process gives, in their order: something that JSON can carry."""
+  """The values of all processes, by process index. JSON carries them."""
   return [value] if _peers is None or _alone else _peers.gather(what, value)
 
 
 def require_same_on_all(what: str, value: Any) -> None:
-  """
-  Raises:
-    UserError: a process has another value than the first one.
-  """
+  """Refuses a value that differs between processes; compares the SHA-256 of its repr."""
   if _peers is None:
     return
   digest = hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()
@@ -190,19 +183,22 @@ def require_same_on_all(what: str, value: Any) -> None:
 
 
 def report_progress(stage: str | None = None) -> None:
-  """Something is done, or a stage begins. Exchanges say so by themselves."""
+  """Counts one step of progress, which all processes make, and names the stage when it begins.
+
+  The watchdog of runtime/peers.py reads it. Exchanges count by themselves.
+  """
   if _peers is not None:
     _peers.mark(stage)
 
 
 def report_local_progress() -> None:
-  """This process, which the others wait for, is at something long and comes on with it."""
+  """Notes progress of this process only, in a long task for which the others wait."""
   if _peers is not None:
     _peers.at_work()
 
 
 def heartbeat_metrics() -> dict[str, float]:
-  """For the metrics: how old the last sign of life of a process is, at most, and of which one."""
+  """Metrics: the age of the oldest last heartbeat, in seconds, and the process that sent it."""
   if _peers is None:
     return {}
   age, oldest = _peers.oldest_heartbeat()

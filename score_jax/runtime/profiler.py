@@ -1,9 +1,9 @@
-"""A profile of a stage: what host and devices did in some of its steps, as xprof and TensorBoard show it.
+"""xprof traces of some steps of a stage.
 
-A step is what lies between two places at which a run can be ended (stopping.py): a round of rollouts, which draws some
-tokens for every slot, or an update of weights. Of each kind that a stage has, some steps in a row are traced, after
-the first ones, which compile; fewer where one of the other kind comes between. The traces lie in the workdir under
-profile/<stage>/<rounds or updates>, of the first process alone:
+A step lies between two points at which a run can be interrupted (runtime/interrupt.py): a round of rollouts, which
+samples some tokens for every slot, or an update of the weights. Of each kind that a stage has, some steps in a row are
+traced, after the first ones, which compile. A step of the other kind in between ends the trace early. Process 0 writes
+the traces into the workdir, under profile/<stage>/<rounds or updates>:
 
     pip install xprof && xprof --logdir=runs/quickstart/profile/rl/updates
 """
@@ -28,25 +28,25 @@ from score_jax.runtime.workdir import cannot_write_message
 
 logger = logging.getLogger(__name__)
 
-EVAL_PREFIX = "eval_"  # what the stages begin with that examine a model
+EVAL_PREFIX = "eval_"  # first letters of the stages that evaluate a model
 StepKind = Literal["rounds", "updates"]
 
 
-class _Profile:
-  """Of one stage."""
+class _StageProfile:
+  """The traces of one stage."""
 
   def __init__(self, config: ConfigDict, folder: epath.Path, log: Callable[[str], None]):
     self._steps, self._skip, self._folder, self._log = config.steps, config.skip, folder, log
     self.seen: collections.Counter[StepKind] = collections.Counter()
     self._traced: set[StepKind] = set()
     self._tracing: StepKind | None = None
-    self._local = tempfile.TemporaryDirectory(prefix="score_jax_profile_")  # the profiler knows no gs://
+    self._local = tempfile.TemporaryDirectory(prefix="score_jax_profile_")  # the profiler cannot write to gs://
 
   @contextlib.contextmanager
   def step(self, kind: StepKind) -> Iterator[None]:
     number = self.seen[kind]
     if self._tracing not in (None, kind):
-      self._end()  # while a trace waits for more of its own kind it grows, without end
+      self._end()  # otherwise the open trace would record all steps of the other kind too
     if self._tracing is None and kind not in self._traced and number >= self._skip:
       self._traced.add(kind)
       self._tracing, self._last = kind, number + self._steps - 1
@@ -58,7 +58,7 @@ class _Profile:
       self._end()
 
   def close(self) -> None:
-    """Ends what is traced; a stage may have had fewer steps."""
+    """Ends an open trace: a stage may have had fewer steps than the trace was to have."""
     with self._local:
       if self._tracing is not None:
         self._end()
@@ -68,7 +68,7 @@ class _Profile:
       )
 
   def _end(self) -> None:
-    """Ends a trace and moves it into the workdir."""
+    """Ends the open trace and moves its files into the workdir."""
     assert self._tracing is not None
     to, local = self._folder / self._tracing, pathlib.Path(self._local.name)
     self._tracing = None
@@ -84,17 +84,17 @@ class _Profile:
     self._log(f"profile: {to}")
 
 
-_profile: _Profile | None = None
+_profile: _StageProfile | None = None
 
 
 @contextlib.contextmanager
 def profile_stage(
   config: ConfigDict, workdir: epath.Path, stage: str, log: Callable[[str], None], *, stages: Collection[str]
 ) -> Iterator[None]:
-  """Traces steps of a stage within it, if `config`, the group `profile`, names it; `stages` are all that there are.
+  """Traces steps of the stage run inside it, if `config` (group `profile`) asks for that.
 
-  Raises:
-    UserError: the number of steps or a stage makes no sense, or the trace cannot be written.
+  Args:
+    stages: names of all stages, to check `profile.stages`.
   """
   global _profile
   if unknown := [name for name in config.stages if name not in stages and not name.startswith(EVAL_PREFIX)]:
@@ -106,13 +106,13 @@ def profile_stage(
   if not (config.steps and processes.is_primary() and (not config.stages or stage in config.stages)):
     yield
     return
-  _profile = profile = _Profile(config, workdir / "profile" / stage, log)
+  _profile = profile = _StageProfile(config, workdir / "profile" / stage, log)
   try:
     yield
   except BaseException:
     try:
       profile.close()
-    except Exception as error:  # what ends the run is what it has to tell
+    except Exception as error:  # it must not hide the error that ends the run
       logger.warning("profile: what was traced last is lost: %s", error)
     raise
   else:
@@ -123,7 +123,7 @@ def profile_stage(
 
 @contextlib.contextmanager
 def profile_step(kind: StepKind) -> Iterator[None]:
-  """One step of the stage at work."""
+  """Marks one step of the current stage."""
   if _profile is None:
     yield
     return

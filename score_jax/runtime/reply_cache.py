@@ -1,4 +1,4 @@
-"""An SQLite file of one table, for several threads and processes, which a kill at any time leaves whole."""
+"""An SQLite file with one table, safe for several threads and processes and for a kill at any time."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ import tempfile
 
 from score_jax.errors import UserError
 
-_PATIENCE_S = 60.0  # with other processes that write
+_LOCK_TIMEOUT_S = 60.0  # how long to wait for other processes that write
 
 
 def open_table(path: pathlib.Path, table: str, probe: str, *, setting: str) -> sqlite3.Connection:
-  """The file with that table, made where there is none. Threads share the connection one at a time.
+  """A connection to the file with that table, created where there is none. Threads take turns with the connection.
 
   Args:
-    table: the statement that makes it.
-    probe: a query without parameters that a file of another kind cannot answer.
-    setting: the key of the config that gives the path, for the error.
-
-  Raises:
-    UserError: the file cannot be used.
+    table: the SQL statement that creates the table.
+    probe: a query without parameters that fails on a file with another table.
+    setting: the config key of the path, for the error message.
   """
   try:
     if not path.exists():
-      _make(path, table)
+      _create(path, table)
     file = _connect(path)
     try:
       file.execute("PRAGMA synchronous = NORMAL")
@@ -39,8 +36,8 @@ def open_table(path: pathlib.Path, table: str, probe: str, *, setting: str) -> s
   return file
 
 
-def _make(path: pathlib.Path, table: str) -> None:
-  """Makes the file beside its place: two that set up the same new file at once get in each other's way."""
+def _create(path: pathlib.Path, table: str) -> None:
+  """Creates the file elsewhere and links it into place: two processes that set up one new file would collide."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".draft-", dir=path.parent) as draft:
     fresh = pathlib.Path(draft) / path.name
@@ -52,4 +49,4 @@ def _make(path: pathlib.Path, table: str) -> None:
 
 
 def _connect(path: pathlib.Path) -> sqlite3.Connection:
-  return sqlite3.connect(path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+  return sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)

@@ -73,7 +73,6 @@ class Checkpoints:
     All processes of a run have to call it.
 
     Raises:
-      UserError: it, or the one before it, cannot be written.
       Stopped: the run was asked to end.
     """
     asked = interrupt.interrupt_requested()
@@ -95,11 +94,7 @@ class Checkpoints:
       raise
 
   def save(self, state: TrainState, *, accuracy: float | None = None) -> None:
-    """Begins to save the state under its step; a later one, which could not be read, goes.
-
-    Raises:
-      UserError: it, or the one before it, cannot be written.
-    """
+    """Begins to save the state under its step; a later one, which could not be read, goes."""
     self._before()
     self._since = time.monotonic()
     step = int(state.step)
@@ -150,11 +145,7 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for what is being written.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Waits for what is being written."""
     try:
       with self._told():
         self._manager.wait_until_finished()

@@ -34,11 +34,7 @@ def make_schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax
 def make_optimizer(
   name: str, learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float
 ) -> optax.GradientTransformation:
-  """The optimiser of that name on gradients clipped to a global norm of `max_norm`.
-
-  Raises:
-    UserError: there is no such optimiser.
-  """
+  """The optimiser of that name on gradients clipped to a global norm of `max_norm`."""
   if name not in OPTIMIZERS:
     raise UserError(f"train.optimizer = {name!r}; choose from {', '.join(OPTIMIZERS)}")
   return optax.chain(optax.clip_by_global_norm(max_norm), OPTIMIZERS[name](learning_rate, weight_decay))

@@ -33,11 +33,7 @@ KNOB_CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradientConfig:
-  """The knobs, which stand in the group `rl` of a config under these names.
-
-  Raises:
-    UserError: one has a value that it cannot have.
-  """
+  """The knobs, which stand in the group `rl` of a config under these names."""
 
   ratio: str  # token; sequence: of a rollout's drawn tokens, length-normalised (GSPO, Zheng et al. 2025, eq. 7)
   scale: str  # of advantages: by the group's standard deviation, by the step's, or none (Dr. GRPO)

@@ -18,8 +18,8 @@ from score_jax.errors import UserError
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.runtime import profiler
-from score_jax.runtime.metrics import Progress
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter, Progress
+from score_jax.runtime.workdir import Workdir
 from score_jax.train.batch import Batch, Example, count_updates, iter_updates, split_by_length
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.train.optimizer import make_optimizer, make_schedule
@@ -83,7 +83,6 @@ def fine_tune(
     validate: gives `val_accuracy` for the last line of metrics, or nothing where it cannot be told.
 
   Raises:
-    UserError: no sample of a lesson fits, the optimizer is unknown, or the loss or gradient is not finite.
     Stopped: the run was asked to end.
   """
   require_known_tokens(itertools.chain.from_iterable(lessons), config.vocab, stage)
@@ -152,11 +151,7 @@ def require_known_tokens(samples: Iterable[Example], vocab: int, stage: str) -> 
 
 
 def check_finite(numbers: dict[str, float], stage: str, step: int, batch: Batch, workdir: Workdir) -> dict[str, float]:
-  """The numbers of an update on `batch` as floats.
-
-  Raises:
-    UserError: one is not finite; the batch is in the workdir.
-  """
+  """The numbers of an update on `batch` as floats."""
   values = {k: float(v) for k, v in numbers.items()}
   for name, value in values.items():
     if not abs(value) < float("inf"):

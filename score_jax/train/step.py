@@ -107,11 +107,7 @@ def forward_logprobs(
 
 
 def place_batch(mesh: Mesh, batch: Batch) -> Batch:
-  """An update or a micro-batch on a mesh, its rows split over data and fsdp.
-
-  Raises:
-    UserError: they cannot be split so.
-  """
+  """An update or a micro-batch on a mesh, its rows split over data and fsdp."""
   data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
   rows = batch.tokens.shape[-2]
   if rows % (data * fsdp):

@@ -15,7 +15,8 @@ from score_jax.experiment.experiment import Experiment
 from score_jax.model import lora
 from score_jax.rl.diagnostics import RLMonitor
 from score_jax.rl.loop import make_scorer
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from score_jax.teaching.mentoring import RolloutStart
 from tests.configs import smoke_config
 

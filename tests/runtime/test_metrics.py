@@ -18,7 +18,8 @@ from score_jax.experiment.experiment import Experiment
 from score_jax.recipe import run_recipe
 from score_jax.runtime import metrics as trackers
 from score_jax.runtime.interrupt import RunInterrupted
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from tests.configs import smoke_config
 
 
@@ -84,7 +85,7 @@ def test_of_what_is_not_known_or_not_there_one_line_tells(here: pathlib.Path, mo
 
 
 class Broken(trackers.Tracker):
-  """A service that cannot be had, or that fails at its second step."""
+  """A service that cannot be reached, or that fails at its second step."""
 
   starts = True
 
@@ -113,7 +114,7 @@ def test_a_service_that_cannot_be_had_ends_the_run_before_it_begins(
   here: pathlib.Path, monkeypatch: pytest.MonkeyPatch, broken: None
 ) -> None:
   monkeypatch.setattr(Broken, "starts", False)
-  with pytest.raises(UserError, match=r"json cannot be had \(ConnectionError: nobody there\)"):
+  with pytest.raises(UserError, match=r"json cannot be reached \(ConnectionError: nobody there\)"):
     tell(Workdir(str(here / "run")), ["json"], {})
 
 
@@ -122,7 +123,7 @@ def test_a_service_that_fails_later_ends_nothing(
 ) -> None:
   workdir = Workdir(str(here / "run"))
   tell(workdir, ["json"], {0: 1.0, 1: 0.5, 2: 0.25})
-  assert "json is told nothing more of this run: TimeoutError: gone" in caplog.text
+  assert "json gets no more numbers of this run: TimeoutError: gone" in caplog.text
   assert "json may lack the end of this run: ConnectionError: failed: False" in caplog.text
   lines: list[dict[str, Any]] = [json.loads(x) for x in (here / "run/metrics/rl.jsonl").read_text().splitlines()]
   assert [line["loss"] for line in lines] == [1.0, 0.5, 0.25]

@@ -159,7 +159,8 @@ def test_what_has_to_be_the_same_is_compared() -> None:
 
 def test_the_first_writes_and_all_read(tmp_path: pathlib.Path) -> None:
   code = (
-    f"from score_jax.runtime.workdir import Workdir, MetricsWriter; w = Workdir({str(tmp_path)!r}); w.require_shared();"
+    "from score_jax.runtime.metrics import MetricsWriter; from score_jax.runtime.workdir import Workdir;"
+    f"w = Workdir({str(tmp_path)!r}); w.require_shared();"
     "w.write_json('stages/x.json', {'by': index}); print(w.read_json('stages/x.json'), w.read_json('none.json'));"
     "m = Metrics(w, 'x'); m.write(1, {'loss': 0.5}); m.close()"
   )

@@ -8,7 +8,8 @@ import pytest
 
 from score_jax.agent.journal import Journal
 from score_jax.errors import UserError
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from tests.fake_store import Store, store
 from tests.runtime.test_workdir import trajectory
 

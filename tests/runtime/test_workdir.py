@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 
 from score_jax.errors import UserError
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from score_jax.trajectory import Step, Trajectory
 from tests import small_disk
 
@@ -79,7 +80,8 @@ def test_a_full_disk_is_told_in_a_line_and_what_was_there_stays(tmp_path: pathli
 import pathlib
 from score_jax.agent.journal import Journal
 from score_jax.errors import UserError
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from tests.runtime.test_workdir import trajectory
 workdir = Workdir({str(tmp_path)!r})
 journal, metrics = Journal(workdir, config="", every_s=0.0), MetricsWriter(workdir, "rl")
@@ -88,7 +90,7 @@ def work(first):
   with journal.stage("rl"):
     for number in range(first, 600):
       journal.add(journal.key(number), trajectory(str(number)))
-      journal.tick()
+      journal.write_if_due()
       workdir.write_part("rl", number, [trajectory(str(number))])
       metrics.write(number, {{"loss": 1.0}})
       metrics.flush()

@@ -19,7 +19,8 @@ from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
 from score_jax.model.lora import NO_PARAMS
 from score_jax.runtime import interrupt
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
 from score_jax.train.batch import Batch, Example
 from score_jax.train.optimizer import make_schedule
 from score_jax.train.sft import SftConfig, TrainResult, fine_tune, training_cost
@@ -115,8 +116,8 @@ def test_broken_off_anywhere_it_goes_on_as_if_it_had_not_been(
       signal.raise_signal(signal.SIGTERM)
 
   monkeypatch.setattr(Workdir, "write", disturbed)
-  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_INTERVAL_S", 0.0)
-  monkeypatch.setattr("score_jax.runtime.workdir.METRICS_TIME_SHARE", 1e9)
+  monkeypatch.setattr("score_jax.runtime.metrics.METRICS_INTERVAL_S", 0.0)
+  monkeypatch.setattr("score_jax.runtime.metrics.METRICS_TIME_SHARE", 1e9)
   with pytest.raises(KeyboardInterrupt):
     tune(root)
   assert sorted(p.name for p in (root / "checkpoints/sft").iterdir()) == ["4"]
