@@ -1,9 +1,9 @@
-"""Attention: with a mask over a live cache, and causal within segments over whole rows.
+"""Attention: with a mask over the KV cache, and causal within segments over whole rows.
 
-Rows can be mixed by any of `ROWS`, which compute the same; "auto" takes what the platform has:
+`train.attention` selects one of `ROW_ATTENTIONS` for whole rows; all compute the same. "auto" takes the platform's own:
 
-    blocks      queries in blocks that look at no key ahead of them; on CPU the fastest by far
-    xla         jax.nn.dot_product_attention, the oracle
+    blocks      queries in blocks, which compute no later keys; by far the fastest on CPU
+    xla         jax.nn.dot_product_attention, the reference
     cudnn       the same with cuDNN's fused kernel (GPU, 16-bit)
     splash      JAX's own fused kernel for TPU
 """
@@ -23,9 +23,9 @@ from jax.sharding import PartitionSpec
 from score_jax.errors import UserError
 from score_jax.model.sharding import current_mesh, partition_spec
 
-MASK_VALUE = -1e30  # finite, so that a row which sees nothing stays finite
-QUERY_BLOCK_SIZE = 128  # on two CPU cores 3 to 4 times faster than all of 512 at once
-TPU_LANES = 128  # of a TPU's vector unit; splash takes heads that are a multiple as wide
+MASK_VALUE = -1e30  # finite, so that a row with no visible key stays finite
+QUERY_BLOCK_SIZE = 128  # measured on two CPU cores: 3 to 4 times faster than 512 queries at once
+TPU_LANES = 128  # lanes of a TPU's vector unit; splash needs a head width that is a multiple
 
 RowAttention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -35,12 +35,12 @@ def masked_attention(
 ) -> jax.Array:
   """Grouped-query attention with an explicit mask; returns [B, T, N, H].
 
-  Keys and values come in blocks of the S places, [B, K, H, s] and [B, K, s, H]. The products of blocks are added from
-  the left: what a query gets has the same bits however many blocks of one size stand after those that it sees.
+  Keys and values come in blocks of s of the S positions, [B, K, H, s] and [B, K, s, H]. The results of blocks are added
+  from left to right. So the result of a query has the same bits, however many blocks follow those that it sees.
   """
   b, t, n, h = q_BxTxNxH.shape
   kv = keys[0].shape[1]
-  group = n // kv  # the queries that share a key are rows of one matrix product
+  group = n // kv  # queries that share a key head are rows of one matrix product
   q = q_BxTxNxH.reshape(b, t, kv, group, h).transpose(0, 2, 3, 1, 4).reshape(b, kv, group * t, h)
   ends = itertools.accumulate(block.shape[3] for block in keys)
 
@@ -62,11 +62,14 @@ def masked_attention(
 
 
 def select_row_attention(name: str, platform: str, dtype: str) -> RowAttention:
-  """The mixing of whole rows that a config names: (q [B, T, N, H], k and v [B, K, T, H], segments [B, T]) -> like q.
+  """The attention over whole rows that a config names.
+
+  It maps q [B, T, N, H], k and v [B, K, T, H] and segments [B, T] to an array like q.
+
 
   Args:
-    platform: of the devices that it is traced for: cpu, gpu, tpu.
-    dtype: of the passes; cuDNN's kernel takes 16 bits only.
+    platform: of the devices: cpu, gpu, tpu.
+    dtype: of the forward pass; cuDNN's kernel takes 16 bits only.
   """
   if name == "auto":
     name = {"cpu": "blocks", "gpu": "xla" if dtype == "float32" else "cudnn", "tpu": "splash"}.get(platform, "xla")
@@ -78,7 +81,7 @@ def select_row_attention(name: str, platform: str, dtype: str) -> RowAttention:
 def blockwise_attention(
   q_BxTxNxH: jax.Array, k_BxKxTxH: jax.Array, v_BxKxTxH: jax.Array, segments_BxT: jax.Array
 ) -> jax.Array:
-  """A block of queries at a time: what lies ahead costs nothing."""
+  """Attention one block of queries at a time; keys after the block are not computed."""
   t = q_BxTxNxH.shape[1]
   mixed = []
   for start in range(0, t, QUERY_BLOCK_SIZE):
@@ -115,7 +118,7 @@ def tpu_splash_attention(
   *,
   interpret: bool = False,
 ) -> jax.Array:
-  """The fused TPU kernel on each device's own rows and heads; heads are padded with zeros to `LANES`."""
+  """The fused TPU kernel on each device's own rows and heads; heads are zero-padded to a multiple of `TPU_LANES`."""
   t, n, h = q_BxTxNxH.shape[1:]
   wide = [(0, 0)] * 3 + [(0, -h % TPU_LANES)]
   q, k, v = (jnp.pad(x, wide) for x in (q_BxTxNxH.transpose(0, 2, 1, 3) * h**-0.5, k_BxKxTxH, v_BxKxTxH))
@@ -128,11 +131,11 @@ def tpu_splash_attention(
   mesh = current_mesh()
   if mesh is not None:
     heads = "heads" if k.shape[1] % mesh.shape["tensor"] == 0 else None
-    if heads is None:  # each device has some query heads and needs their keys beside them
+    if heads is None:  # key heads do not divide: each device gets a copy of the keys of its query heads
       k, v = (jnp.repeat(x, n // x.shape[1], axis=1) for x in (k, v))
-    lies: PartitionSpec = partition_spec("rows", "heads" if n % mesh.shape["tensor"] == 0 else None, None, None)
+    spec: PartitionSpec = partition_spec("rows", "heads" if n % mesh.shape["tensor"] == 0 else None, None, None)
     one = jax.shard_map(
-      one, mesh=mesh, in_specs=(lies,) * 3 + (partition_spec("rows", None),), out_specs=lies, check_vma=False
+      one, mesh=mesh, in_specs=(spec,) * 3 + (partition_spec("rows", None),), out_specs=spec, check_vma=False
     )
   return one(q, k, v, segments_BxT)[..., :h].transpose(0, 2, 1, 3)
 

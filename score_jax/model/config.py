@@ -1,11 +1,12 @@
-"""The shape of a decoder, as fields of one dataclass; families differ by nothing else.
+"""DecoderConfig: the shape of a decoder. Model families differ in these fields only.
 
-Legend of the dimensions used in names such as `x_BxTxD` all over the package:
+Legend of the dimensions in names such as `x_BxTxD`, used in the whole package:
   B rows of a batch or slots      T tokens of a chunk        S cache length
   D width of the residual stream  N query heads              K key/value heads
   H width of a head               F width of the MLP         V vocabulary     L layers
 
-MERGED Public models whose shape is needed before they can be reached: what their config.json says, as of November 2026.
+Also: Hugging Face's config.json in both directions, and MODEL_CONFIGS, the config.json of public models whose shape is
+needed before they are downloaded (as of November 2026).
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from score_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How rope's frequencies are lowered for a context longer than the model was first trained on.
+  """How RoPE's frequencies are lowered for a context longer than the model was first trained on.
 
-  All are divided by `factor` ("linear"), or only the low ones ("llama3"): those that turn less than `low` times over
-  the `original` context are, those that turn more than `high` times stay, and between the two it is interpolated.
+  "linear": all are divided by `factor`. "llama3": only low frequencies are. Those with fewer than `low_freq_factor`
+  turns over `original_context` tokens are divided, those with more than `high_freq_factor` turns stay; between the two
+  the divisor is interpolated.
   """
 
   kind: str
@@ -33,7 +35,7 @@ class RopeScaling:
   original_context: int = 8192
 
   def divisors(self, frequency_H: Any) -> Any:
-    """What frequencies in radians a token, of numpy or jax, are divided by."""
+    """The divisor of each frequency (radians per token), a numpy or jax array like `frequency_H`."""
     if self.kind == "linear":
       return frequency_H * 0 + self.factor
     turns = frequency_H * (self.original_context / (2 * math.pi))
@@ -41,7 +43,7 @@ class RopeScaling:
     return 1 / ((1 - kept) / self.factor + kept)
 
   def to_hugging_face(self) -> dict[str, Any]:
-    """As the value of rope_scaling."""
+    """The value of rope_scaling in config.json."""
     bounds = {
       "low_freq_factor": self.low_freq_factor,
       "high_freq_factor": self.high_freq_factor,
@@ -61,42 +63,42 @@ class DecoderConfig:
   kv_heads: int  # K, divides N
   head_width: int  # H
   mlp: int  # F
-  context: int  # greatest number of positions
+  context: int  # maximum number of positions
   rope_base: float = 10000.0
   rope_scaling: RopeScaling | None = None
   norm_epsilon: float = 1e-6
   qkv_bias: bool = True
-  qk_norm: bool = False  # queries and keys are normed head by head, before rope
+  qk_norm: bool = False  # queries and keys are normed per head, before RoPE
   tied: bool = True  # the unembedding is the embedding
-  # How the weights lie; what they compute is the same.
+  # The layout of the weights; results are the same.
   stacked: bool = False  # the layers' weights have a leading axis [L], and programs loop over it
   lora_rank: int = 0  # of the adapters beside every linear layer; 0: none
 
   @property
   def parameters(self) -> int:
-    """Number of weights, the embedding counted once when tied."""
+    """Number of weights; a tied embedding counts once."""
     qkv = (self.heads + 2 * self.kv_heads) * self.head_width
     layer = self.width * (qkv + self.heads * self.head_width + 3 * self.mlp + 2) + qkv * self.qkv_bias
     layer += 2 * self.head_width * self.qk_norm
     return self.layers * layer + self.width + self.vocab * self.width * (1 if self.tied else 2)
 
   def flops_per_token(self, length: int) -> float:
-    """FLOPs of one token's forward pass at a context of `length`: 2 a weight used, and attention."""
+    """FLOPs of one token's forward pass at a context of `length`: 2 per weight used, plus attention."""
     weights = self.parameters - (0 if self.tied else self.vocab * self.width)
     return 2.0 * weights + 4.0 * self.layers * self.heads * self.head_width * length
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFamily:
-  """What sets the model types of Hugging Face apart."""
+  """The differences between Hugging Face model types."""
 
   architecture: str
   qkv_bias: bool
   qk_norm: bool
-  required: tuple[str, ...]  # keys of config.json beside REQUIRED, for which each has another default
+  required: tuple[str, ...]  # more keys than REQUIRED_KEYS; their defaults differ between types
 
 
-#: model types whose forward pass is this decoder's; SmolLM2's is llama
+#: model types that this decoder computes; SmolLM2 is of type llama
 FAMILIES = {
   "llama": ModelFamily("LlamaForCausalLM", False, False, ()),
   "qwen2": ModelFamily("Qwen2ForCausalLM", True, False, ("num_key_value_heads",)),
@@ -114,7 +116,7 @@ REQUIRED_KEYS = (
 
 
 def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
-  """The configuration that a Hugging Face config.json describes, in the words of transformers 4 or 5."""
+  """The configuration in a Hugging Face config.json, with the keys of transformers 4 or 5."""
   kind = data.get("model_type")
   family = FAMILIES.get(str(kind))
   if family is None:
@@ -122,11 +124,11 @@ def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
   for name in (*REQUIRED_KEYS, *family.required):
     if data.get(name) is None:
       raise UserError(f"config.json: {name} is missing; take the file that came with the weights")
-  for name, value in _refused(data, family).items():
+  for name, value in _unsupported(data, family).items():
     if value:
       raise UserError(f"config.json: {name} = {value!r} is not supported; use a checkpoint without it")
   width, heads = data["hidden_size"], data["num_attention_heads"]
-  rope = _rope(data)
+  rope = _rope_parameters(data)
   return DecoderConfig(
     vocab=data["vocab_size"],
     width=width,
@@ -137,7 +139,7 @@ def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
     mlp=data["intermediate_size"],
     context=data["max_position_embeddings"],
     rope_base=float(rope.get("rope_theta", 10000.0)),
-    rope_scaling=_scaling(rope),
+    rope_scaling=_parse_rope_scaling(rope),
     norm_epsilon=data["rms_norm_eps"],
     qkv_bias=family.qkv_bias,
     qk_norm=family.qk_norm,
@@ -145,14 +147,14 @@ def config_from_hugging_face(data: Mapping[str, Any]) -> DecoderConfig:
   )
 
 
-def _refused(data: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
-  """What a config.json asks for that this decoder does not do: key -> its value, falsy where it does not ask."""
-  rope, slides = _rope(data), [kind for kind in data.get("layer_types") or () if kind != "full_attention"]
+def _unsupported(data: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
+  """Features that this decoder lacks: key of config.json -> its value, falsy where the file does not ask for it."""
+  rope, sliding = _rope_parameters(data), [kind for kind in data.get("layer_types") or () if kind != "full_attention"]
   if "layer_types" not in data and data.get("use_sliding_window"):
-    slides = range(data.get("max_window_layers", 28), data["num_hidden_layers"])
+    sliding = range(data.get("max_window_layers", 28), data["num_hidden_layers"])
   return {
-    "layer_types": "layer_types" in data and slides,
-    "use_sliding_window": "layer_types" not in data and len(slides) > 0,
+    "layer_types": "layer_types" in data and sliding,
+    "use_sliding_window": "layer_types" not in data and len(sliding) > 0,
     "hidden_act": data.get("hidden_act", "silu") != "silu" and data["hidden_act"],
     "mlp_bias": data.get("mlp_bias"),
     "attention_bias": not family.qkv_bias and data.get("attention_bias"),  # it would be on o_proj too
@@ -161,15 +163,15 @@ def _refused(data: Mapping[str, Any], family: ModelFamily) -> dict[str, Any]:
   }
 
 
-def _rope(data: Mapping[str, Any]) -> dict[str, Any]:
-  """All that a config.json says of rope, in the words of transformers 5's rope_parameters."""
+def _rope_parameters(data: Mapping[str, Any]) -> dict[str, Any]:
+  """The RoPE settings of a config.json, with the keys of transformers 5's rope_parameters."""
   names = ("rope_theta", "partial_rotary_factor")
   rope = {name: data[name] for name in names if data.get(name) is not None}
   rope |= (data.get("rope_scaling") or {}) | (data.get("rope_parameters") or {})
   return {"rope_type": rope.pop("type", "default")} | rope
 
 
-def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+def _parse_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
   keys = {
     "default": (),
     "linear": ("factor",),
@@ -185,7 +187,7 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
 
 
 def hugging_face_model_type(config: DecoderConfig) -> str:
-  """The Hugging Face model type of such decoders."""
+  """The Hugging Face model type of a decoder; an error where no type has its biases and norms."""
   kind = next((k for k, f in FAMILIES.items() if (f.qkv_bias, f.qk_norm) == (config.qkv_bias, config.qk_norm)), None)
   if kind is None:
     raise UserError(
@@ -263,5 +265,5 @@ MODEL_CONFIGS: dict[str, dict[str, Any]] = {
   },
 }
 
-#: model type -> tokens that its tokenizer has; rows of the embedding beyond them are spare
+#: model type -> number of tokens of its tokenizer; further rows of the embedding are spare
 TOKENIZER_SIZES = {"qwen2": 151665, "qwen3": 151669, "llama": 128256}

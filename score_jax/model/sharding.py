@@ -1,8 +1,7 @@
-"""The mesh and the one table from logical axes to mesh axes.
+"""The device mesh, and the table from logical axes to mesh axes.
 
-Mesh axes: `data` (rows of a batch, slots), `fsdp` (rows too, and weights split
-over it at rest), `tensor` (heads, MLP, vocabulary). Arrays are placed by
-NamedSharding and XLA adds the collectives; the axes are of type Auto.
+Mesh axes: `data` (rows of a batch, slots), `fsdp` (rows too, and weights are split over it at rest), `tensor` (heads,
+MLP, vocabulary). Arrays are placed by NamedSharding and XLA adds the collectives; the axes are of type Auto.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ AXIS_RULES: dict[str | None, str | tuple[str, ...] | None] = {
   None: None,
 }
 
-#: linear layer -> logical axes of what goes in and what comes out
+#: linear layer -> logical axes of its input and its output
 LINEAR_AXES: dict[str, tuple[str, str]] = {
   "query": ("width", "heads"),
   "key": ("width", "heads"),
@@ -42,7 +41,7 @@ LINEAR_AXES: dict[str, tuple[str, str]] = {
   "up": ("width", "mlp"),
   "down": ("mlp", "width"),
 }
-#: name of a parameter (the end of its path) -> logical axes of its dimensions, one of layers before them or not
+#: end of a parameter's path -> logical axes of its dimensions, without the axis of stacked layers
 PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
   "embedding": ("vocab", "width"),
   "unembedding": ("vocab", "width"),
@@ -55,7 +54,7 @@ PARAMETER_AXES: dict[str, tuple[str | None, ...]] = {
 
 
 def resolve_mesh_shape(shape: Sequence[int], count: int, name: str) -> tuple[int, ...]:
-  """The sizes of a mesh's axes over `count` devices, with -1 resolved."""
+  """The sizes of the mesh axes over `count` devices, with -1 replaced; an error where they do not fit."""
   sizes = list(shape)
   if sizes.count(-1) == 1:
     rest = math.prod(size for size in sizes if size != -1)
@@ -68,11 +67,11 @@ def resolve_mesh_shape(shape: Sequence[int], count: int, name: str) -> tuple[int
 
 
 def make_mesh(shape: Sequence[int], *, devices: Sequence[Any] | None = None, name: str = "train") -> Mesh:
-  """A mesh of (data, fsdp, tensor) over all devices; one entry may be -1, which takes what is left.
+  """A mesh of (data, fsdp, tensor) over all devices; one entry may be -1, which takes the remaining devices.
 
   Args:
-    devices: in the order that they are laid out; by default those at hand, as the platform's topology suggests.
-    name: of the shape in the group `mesh` of the config.
+    devices: in mesh order; by default all devices, in the order that suits the platform's topology.
+    name: key of the shape in the config group `mesh`, for the error message.
   """
   count = len(devices) if devices is not None else jax.device_count()
   sizes = resolve_mesh_shape(shape, count, name)
@@ -84,82 +83,82 @@ def make_mesh(shape: Sequence[int], *, devices: Sequence[Any] | None = None, nam
 
 @dataclasses.dataclass(frozen=True)
 class Meshes:
-  """How the same devices, in one order, are laid out for each use: a program can take arrays from one to another."""
+  """The meshes of a run, one per use. All have the same devices in one order, so that programs can pass arrays on."""
 
-  train: Mesh  # the student, when it is trained
-  sample: Mesh  # the student, when it samples
+  train: Mesh  # the student in training
+  sample: Mesh  # the student in sampling
   teacher: Mesh
 
   @classmethod
   def of(cls, shapes: Any, devices: Sequence[Any] | None = None) -> Meshes:
-    """The meshes whose shapes the group `mesh` of a config gives."""
+    """The meshes with the shapes in the config group `mesh`."""
     train = make_mesh(shapes.train, devices=devices, name="train")
     order = list(train.devices.flat)
     return cls(train, *(make_mesh(shapes[use], devices=order, name=use) for use in ("sample", "teacher")))
 
   @property
   def vocabulary_multiple(self) -> int:
-    """What the number of rows of an embedding has to be a multiple of."""
+    """The number of rows of an embedding must be a multiple of this, to be split on each mesh."""
     return math.lcm(*(mesh.shape["tensor"] for mesh in (self.train, self.sample, self.teacher)))
 
 
 def partition_spec(*logical: str | None) -> PartitionSpec:
-  """The mesh axes of an array with these logical axes."""
+  """The PartitionSpec of an array with these logical axes."""
   return PartitionSpec(*(AXIS_RULES[name] for name in logical))
 
 
 def named_sharding(mesh: Mesh, *logical: str | None) -> NamedSharding:
-  """Where an array with these logical axes lives."""
+  """The NamedSharding of an array with these logical axes."""
   return NamedSharding(mesh, partition_spec(*logical))
 
 
 def trace_under_mesh(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-  """Within it, what is traced knows the mesh: `ambient` and `constrain` serve it."""
+  """Makes the mesh known to code traced inside it, for `current_mesh` and `constrain_sharding`."""
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def current_mesh() -> AbstractMesh | None:
-  """The mesh that is traced for; None outside of `traced_for`."""
+  """The mesh of `trace_under_mesh`; None outside of it."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty else mesh
 
 
 def constrain_sharding(x: jax.Array, *logical: str | None) -> jax.Array:
-  """Has XLA lay an intermediate out so; a dimension that its axes do not divide stays whole."""
+  """Constrains the sharding of an intermediate; a dimension that its mesh axes do not divide is not split."""
   mesh = current_mesh()
   if mesh is None:
     return x
-  over = [AXIS_RULES[name] for name in logical]
-  sizes = [math.prod(mesh.shape[a] for a in ((o,) if isinstance(o, str) else o or ())) for o in over]
-  kept = [o if size % parts == 0 else None for o, size, parts in zip(over, x.shape, sizes, strict=True)]
+  mesh_axes = [AXIS_RULES[name] for name in logical]
+  sizes = [math.prod(mesh.shape[a] for a in ((o,) if isinstance(o, str) else o or ())) for o in mesh_axes]
+  kept = [o if size % parts == 0 else None for o, size, parts in zip(mesh_axes, x.shape, sizes, strict=True)]
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
 
 
 def add_shardings(shapes: Any, places: Any) -> Any:
-  """Shapes with the places of the arrays that they stand for."""
+  """ShapeDtypeStructs with shardings, from trees of shapes and of shardings."""
   return jax.tree.map(lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places)
 
 
 def put_on_mesh(x: Any, place: Any) -> jax.Array:
-  """An array of the host, the same on every process, laid out over a mesh."""
+  """Places a host array, which is the same on every process, on a mesh."""
   return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
 
 
 def fetch_to_host(x: jax.Array) -> np.ndarray:
-  """The whole of an array on the host, wherever its parts are. All processes have to call it."""
+  """The whole array on the host, gathered from all processes. Collective: all processes have to call it."""
   return np.asarray(x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True))
 
 
 def leaf_path(path: Sequence[Any]) -> tuple[str, ...]:
   """The parts of a leaf's path in a decoder's weights, such as ("blocks", "0", "mlp", "up", "kernel")."""
-  keys = path[:-1] if isinstance(path[-1], jax.tree_util.GetAttrKey) else path  # a variable's own .value
+  keys = path[:-1] if isinstance(path[-1], jax.tree_util.GetAttrKey) else path  # the .value of an nnx.Variable
   return tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in keys)
 
 
 def parameter_axes(path: Sequence[Any]) -> tuple[str | None, ...] | None:
-  """The logical axes of the parameter that a leaf's path names, without one of layers; None where it names none.
+  """The logical axes of the parameter at a path, without the axis of stacked layers; None if it is no parameter.
 
-  A stacked norm has as many dimensions as a matrix: what a parameter is hangs on its name, not on its shape.
+  The name decides, not the shape: a stacked norm has as many dimensions as a matrix.
   """
   parts = leaf_path(path)
   ends = (".".join(parts[-size:]) for size in (1, 2, 3))
@@ -167,10 +166,10 @@ def parameter_axes(path: Sequence[Any]) -> tuple[str | None, ...] | None:
 
 
 def weight_shardings(mesh: Mesh, weights: Any) -> Any:
-  """A NamedSharding for each leaf of a decoder's weights or of a state that mirrors them (an optimiser's).
+  """A NamedSharding for each leaf of a decoder's weights, or of a state with the same paths (an optimizer's).
 
-  Leaves whose path names no parameter (counters) are replicated. A dimension
-  that its mesh axis does not divide is an error naming both.
+  Leaves that are no parameters (counters) are replicated. A dimension that its mesh axis does not divide is an error
+  that names both.
   """
 
   def place(path: Sequence[Any], leaf: Any) -> NamedSharding:
@@ -179,12 +178,11 @@ def weight_shardings(mesh: Mesh, weights: Any) -> Any:
       return named_sharding(mesh)
     axes = (None,) * (len(leaf.shape) - len(axes)) + axes
     for size, axis in zip(leaf.shape, axes, strict=True):
-      over = AXIS_RULES[axis]
-      if isinstance(over, str) and size % mesh.shape[over]:
+      mesh_axis = AXIS_RULES[axis]
+      if isinstance(mesh_axis, str) and size % mesh.shape[mesh_axis]:
         raise UserError(
-          f"{'.'.join(leaf_path(path))}: dimension of {size} cannot be split over mesh axis {over!r} of "
-          f"{mesh.shape[over]}; "
-          f"choose a mesh whose {over} divides it"
+          f"{'.'.join(leaf_path(path))}: dimension of {size} cannot be split over mesh axis {mesh_axis!r} of "
+          f"{mesh.shape[mesh_axis]}; choose a mesh whose {mesh_axis} divides it"
         )
     return named_sharding(mesh, *axes)
 

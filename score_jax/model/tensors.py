@@ -1,14 +1,10 @@
-"""Which tensors of a Hugging Face model hold which parameter: one table for all families.
+"""Weights as named Hugging Face tensors: the table of names, reading, and safetensors files.
 
-A linear layer's weight is [out, in] there and [in, out] here. Layers that are
-stacked here, with a leading axis, are a tensor each there.
+A linear layer's weight is [out, in] in the files and [in, out] here. Layers that are stacked here (leading axis [L])
+are one tensor each in the files.
 
-MERGED Tensors in the safetensors files of a Hugging Face folder: one file, or shards and their index.
-
-MERGED A decoder's weights out of named tensors, each device's share by itself, and as named tensors again.
-
-Nothing is read but what a device of this process keeps, one parameter at a
-time: the host holds little more than the weights themselves.
+Reading is sharded: each process reads only what its own devices keep, one parameter at a time, so that the host holds
+little more than its share of the weights. Files are checked against the configuration before any weight is read.
 """
 
 from __future__ import annotations
@@ -33,7 +29,7 @@ from score_jax.model.sharding import leaf_path, weight_shardings
 
 TensorShape = tuple[int, ...]
 
-#: parameter within a block -> tensor within a layer, without the leaf's name
+#: parameter within a Block -> tensor within a layer, without .weight or .bias
 LAYER_TENSOR_NAMES = {
   "attention.query": "self_attn.q_proj",
   "attention.key": "self_attn.k_proj",
@@ -56,12 +52,12 @@ TOP_TENSOR_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class TensorOrigin:
-  """Where a parameter comes from.
+  """The tensors in the files that hold a parameter.
 
   Attributes:
-    names: of the one tensor, or of one for each layer where they are stacked.
-    stacked: the parameter has a leading axis of layers.
-    transposed: the last two axes stand the other way round there.
+    names: of one tensor, or of one per layer where layers are stacked.
+    stacked: the parameter has a leading axis [L].
+    transposed: the tensors have the last two axes swapped.
   """
 
   names: tuple[str, ...]
@@ -69,13 +65,13 @@ class TensorOrigin:
   transposed: bool
 
   def to_tensor_axes(self, part: Sequence[Any]) -> tuple[Any, ...]:
-    """One entry an axis of the parameter, such as its shape, as one entry an axis of each tensor."""
+    """Reorders one entry per axis of the parameter, such as its shape, to one entry per axis of each tensor."""
     one = tuple(part[1:] if self.stacked else part)
     return one[::-1] if self.transposed else one
 
 
 def find_tensor_origin(path: Sequence[Any], config: DecoderConfig) -> TensorOrigin:
-  """Where the parameter at a path in the weights comes from."""
+  """The tensors that hold the parameter at a path of the weights."""
   parts = leaf_path(path)
   if parts[0] != "blocks":
     return TensorOrigin((TOP_TENSOR_NAMES[".".join(parts)],), False, False)
@@ -87,7 +83,7 @@ def find_tensor_origin(path: Sequence[Any], config: DecoderConfig) -> TensorOrig
 
 
 def list_tensor_shapes(config: DecoderConfig) -> Mapping[str, TensorShape]:
-  """All tensors of a model with their shapes."""
+  """Name -> shape of all tensors of a model."""
   result: dict[str, TensorShape] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_decoder(config)[1]):
     found = find_tensor_origin(path, config)
@@ -100,25 +96,22 @@ SUPPORTED_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class SafetensorsFolder:
-  """The tensors of a folder; the files are mapped, so what is not read takes no memory."""
+  """The tensors of a folder with safetensors files. Files are memory-mapped: what is not read takes no memory."""
 
   def __init__(self, folder: pathlib.Path):
-    """
-    Raises:
-      UserError: a file is missing, damaged, or holds what is no plain tensor; names file and tensor.
-    """
+    """Reads the headers; an error names a missing or damaged file, or a tensor of an unsupported dtype."""
     self.source = str(folder)
     self.shapes: dict[str, TensorShape] = {}
     self._files: dict[str, pathlib.Path] = {}
     index = folder / INDEX_FILE
-    promised = _weight_map(index) if index.exists() else {}
+    weight_map = _read_weight_map(index) if index.exists() else {}
     self._open = {
-      path: _open(path) for path in sorted({folder / file for file in promised.values()} or {folder / SINGLE_FILE})
+      path: _open(path) for path in sorted({folder / file for file in weight_map.values()} or {folder / SINGLE_FILE})
     }
     for path, file in self._open.items():
       for name in file.keys():  # noqa: SIM118, it is no dictionary
         self._add(name, path, file.get_slice(name))
-    for name, file in promised.items():
+    for name, file in weight_map.items():
       if self._files.get(name) != folder / file:
         raise UserError(f"{folder / file}: tensor {name} is missing, which {INDEX_FILE} says is there; fetch it again")
 
@@ -138,7 +131,7 @@ class SafetensorsFolder:
     return self._open[self._files[name]].get_slice(name)[(whole, *columns)]
 
 
-def _weight_map(index: pathlib.Path) -> dict[str, str]:
+def _read_weight_map(index: pathlib.Path) -> dict[str, str]:
   try:
     return json.loads(index.read_text(encoding="utf-8"))["weight_map"]
   except (ValueError, KeyError) as error:
@@ -157,7 +150,7 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def save_safetensors(folder: pathlib.Path, tensors: Sequence[NamedTensor], *, dtype: str, shard_bytes: int) -> None:
-  """Writes tensors into as many files as none is greater than `shard_bytes`; one of them is on the host at a time."""
+  """Writes tensors into files of at most `shard_bytes` each, with an index; only one file's are on the host at a time."""
   width = np.dtype(dtype).itemsize
   shards: list[list[NamedTensor]] = [[]]
   for tensor in tensors:
@@ -169,7 +162,7 @@ def save_safetensors(folder: pathlib.Path, tensors: Sequence[NamedTensor], *, dt
   for file, shard in zip(files, shards, strict=True):
     draft = folder / f".{file}.draft"
     save_file({t.name: t.to_numpy(dtype) for t in shard}, draft, metadata={"format": "pt"})
-    draft.chmod(0o644)  # which safetensors leaves to its owner alone
+    draft.chmod(0o644)  # safetensors creates files that only their owner can read
     draft.replace(folder / file)
   if count > 1:
     weight_map = {t.name: file for file, shard in zip(files, shards, strict=True) for t in shard}
@@ -180,14 +173,15 @@ def save_safetensors(folder: pathlib.Path, tensors: Sequence[NamedTensor], *, dt
 
 
 EMBEDDING_TENSOR, HEAD_TENSOR = TOP_TENSOR_NAMES["embedding"], TOP_TENSOR_NAMES["unembedding"]
-#: ends of names of tensors that older files carry and that say nothing
+#: name endings of tensors in older files that hold no weights
 IGNORED_SUFFIXES = ("rotary_emb.inv_freq",)
-#: of a tensor, read at a time: a matrix is turned over four times faster than all at once, and held once
+#: rows of a tensor that are read at a time: transposing a matrix is four times faster so than all at once, and it is
+#: in memory only once
 ROWS_PER_READ = 128
 
 
 class TensorReader(Protocol):
-  """Tensors in files under their Hugging Face names; only headers have been read."""
+  """Tensors in files under their Hugging Face names; only the headers have been read."""
 
   source: str  # the folder or file
   shapes: dict[str, TensorShape]
@@ -197,24 +191,24 @@ class TensorReader(Protocol):
     ...
 
   def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
-    """A part of a tensor; its rows may reach beyond the end."""
+    """A part of a tensor, one slice per axis; the slice of rows may end beyond the tensor."""
     ...
 
 
 def check_tensors(tensors: TensorReader, config: DecoderConfig) -> DecoderConfig:
-  """The configuration, untied where the files hold a head of its own, after a comparison with the files' headers.
+  """Checks the files' headers against the configuration; returns it, untied where the files hold another head.
 
-  A file may say that the head is the embedding and hold another one (a fine-tune that was saved with the base model's
-  config.json). transformers compares the two and uses the head; so does this.
+  config.json may say that the head is the embedding while the files hold a different one (a fine-tune that was saved
+  with the base model's config.json). transformers compares the two and uses the head; so does this.
   """
-  if config.tied and HEAD_TENSOR in tensors.shapes and not _equal(tensors, EMBEDDING_TENSOR, HEAD_TENSOR):
+  if config.tied and HEAD_TENSOR in tensors.shapes and not _equal_tensors(tensors, EMBEDDING_TENSOR, HEAD_TENSOR):
     config = dataclasses.replace(config, tied=False)
   expected = list_tensor_shapes(config)
   if not config.tied and HEAD_TENSOR not in tensors.shapes:
     raise UserError(
-      f"{tensors.source}: tensor {HEAD_TENSOR} {expected[HEAD_TENSOR]} is missing, and config.json does not say that the embedding "
-      'serves as the head; write "tie_word_embeddings": true into it if the model was trained so, else use files that '
-      "hold the head"
+      f"{tensors.source}: tensor {HEAD_TENSOR} {expected[HEAD_TENSOR]} is missing, and config.json does not "
+      'say that the embedding serves as the head; write "tie_word_embeddings": true into it if the model was trained '
+      "so, else use files that hold the head"
     )
   for name, shape in expected.items():
     if name not in tensors.shapes:
@@ -233,8 +227,8 @@ def check_tensors(tensors: TensorReader, config: DecoderConfig) -> DecoderConfig
   return config
 
 
-def _equal(tensors: TensorReader, one: str, other: str) -> bool:
-  """Whether two matrices are equal; a few rows of each are in memory at a time."""
+def _equal_tensors(tensors: TensorReader, one: str, other: str) -> bool:
+  """Whether two matrices are equal; compares a few rows at a time, to save memory."""
   shape = tensors.shapes.get(one)
   if shape is None or tensors.shapes[other] != shape:
     return False
@@ -246,30 +240,30 @@ def _equal(tensors: TensorReader, one: str, other: str) -> bool:
 
 
 def load_weights(config: DecoderConfig, tensors: TensorReader, *, dtype: str, mesh: Mesh | None) -> Weights:
-  """The weights of a decoder, laid out over a mesh, or on the first device.
+  """Reads the weights of a decoder onto a mesh, or without one onto the first device.
 
   Args:
-    config: that of the tensors, or one with a greater vocabulary: rows that the files do not have are zero.
+    config: of the tensors, or the same with a larger vocabulary: rows that the files lack are zero.
   """
   _, leaves = abstract_decoder(config)
   one: Sharding = SingleDeviceSharding(jax.devices()[0])
-  places = jax.tree.map(lambda _: one, leaves) if mesh is None else weight_shardings(mesh, leaves)
+  shardings = jax.tree.map(lambda _: one, leaves) if mesh is None else weight_shardings(mesh, leaves)
 
   def build(path: Any, leaf: jax.ShapeDtypeStruct, place: Sharding) -> jax.Array:
     found = find_tensor_origin(path, config)
 
-    def share(index: Any) -> np.ndarray:
-      return _part(tensors, found, [slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)], dtype)
+    def read_shard(index: Any) -> np.ndarray:
+      return _read_part(tensors, found, [slice(*s.indices(n)) for s, n in zip(index, leaf.shape, strict=True)], dtype)
 
-    # Waited for, so that a host does not hold what it has read of many while they are on their way to a device.
-    return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, place, share, dtype))
+    # Waits for each copy to a device: otherwise the host would hold many parameters at once.
+    return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, place, read_shard, dtype))
 
-  return jax.tree_util.tree_map_with_path(build, leaves, places)
+  return jax.tree_util.tree_map_with_path(build, leaves, shardings)
 
 
-def _part(tensors: TensorReader, origin: TensorOrigin, index: list[slice], dtype: str) -> np.ndarray:
-  """What stands at an index of a parameter."""
-  result = _zeros([s.stop - s.start for s in index], np.dtype(dtype))
+def _read_part(tensors: TensorReader, origin: TensorOrigin, index: list[slice], dtype: str) -> np.ndarray:
+  """The values at an index (one slice per axis) of a parameter, on the host."""
+  result = _aligned_zeros([s.stop - s.start for s in index], np.dtype(dtype))
   layers = origin.names[index[0]] if origin.stacked else origin.names
   for name, target in zip(layers, result if origin.stacked else [result], strict=True):
     rows, *columns = origin.to_tensor_axes(index)
@@ -280,8 +274,8 @@ def _part(tensors: TensorReader, origin: TensorOrigin, index: list[slice], dtype
   return result
 
 
-def _zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-  """Zeros that begin at a multiple of 64 bytes, where XLA takes them for its own on CPU instead of copying them."""
+def _aligned_zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+  """Zeros at an address that is a multiple of 64: XLA on CPU then takes the buffer over without a copy."""
   size = math.prod(shape) * dtype.itemsize
   raw = np.zeros(size + 64, np.uint8)
   first = -raw.ctypes.data % 64
@@ -290,16 +284,16 @@ def _zeros(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class NamedTensor:
-  """A tensor to be written, still on the devices."""
+  """A tensor to write, still on the devices."""
 
   name: str
   origin: TensorOrigin
   leaf: jax.Array
-  layer: int  # along the leading axis, where there is one
+  layer: int  # index along the leading axis [L] where layers are stacked
 
   @property
   def size(self) -> int:
-    """Number of its elements."""
+    """Number of elements."""
     return self.leaf.size // (self.leaf.shape[0] if self.origin.stacked else 1)
 
   def to_numpy(self, dtype: str) -> np.ndarray:
@@ -308,7 +302,7 @@ class NamedTensor:
 
 
 def iter_named_tensors(config: DecoderConfig, weights: Weights) -> Iterator[NamedTensor]:
-  """The tensors that hold some weights."""
+  """The weights as named tensors, in the order of the parameters."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
     found = find_tensor_origin(path, config)
     for layer, name in enumerate(found.names):

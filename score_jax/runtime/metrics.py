@@ -205,8 +205,8 @@ def open_trackers(config: ConfigDict, workdir: Workdir, run_config: dict[str, An
         trackers.add_tracker(name, service)
       except Exception as error:  # each service has exceptions of its own
         raise UserError(
-          f"trackers.to: {name} cannot be reached ({type(error).__name__}: {error}); check its login and the network, or "
-          "leave it out"
+          f"trackers.to: {name} cannot be reached ({type(error).__name__}: {error}); check its login and the network, "
+          "or leave it out"
         ) from error
       stack.callback(trackers.finish, name, service)
     yield trackers
