@@ -150,7 +150,7 @@ def _open(path: pathlib.Path) -> Any:
 
 
 def save_safetensors(folder: pathlib.Path, tensors: Sequence[NamedTensor], *, dtype: str, shard_bytes: int) -> None:
-  """Writes tensors into files of at most `shard_bytes` each, with an index; only one file's are on the host at a time."""
+  """Writes tensors into files of at most `shard_bytes` each, with an index; one file at a time is on the host."""
   width = np.dtype(dtype).itemsize
   shards: list[list[NamedTensor]] = [[]]
   for tensor in tensors:

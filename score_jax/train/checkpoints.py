@@ -1,8 +1,8 @@
-"""Checkpoints of one stage through orbax: weights, optimiser state and step; the last few of them, and the best.
+"""Checkpoints of one stage through orbax: weights, optimizer state and step; the last few, and the best one.
 
-Nothing else is needed to go on: which batch or which starts come next, and what is drawn, follows from the step and
-the seed (train/batch.py `epochs`, reinforce.py `order`, sampler `request_key`). A checkpoint is copied to the host at
-once and written behind the next updates; it is there whole or not at all.
+Nothing else is needed to resume: the next batch or starts, and every random draw, follow from the step and the seed
+(train/batch.py `iter_updates`, rl/loop.py, the sampler's request keys). A checkpoint is copied to the host at once and
+written while the next updates run. It is complete or not there.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from score_jax.train.step import TrainState
 
 logger = logging.getLogger(__name__)
 
-_EVER_S = 10**8  # orbax measures its patience by the time of day, which may jump
+_NEVER_S = 10**8  # timeout of orbax, practically off: orbax measures it by the time of day, which may jump
 
 
 class Checkpoints:
-  """Saves and restores train states in a folder, one sub-folder a step, named by it. A context manager."""
+  """Saves and restores train states in a folder, one subfolder per step. A context manager."""
 
   def __init__(
     self,
@@ -45,18 +45,18 @@ class Checkpoints:
   ):
     """
     Args:
-      keep: how many of the last ones stay; the one of the greatest accuracy stays beside them. 0: nothing is saved.
-      minutes: `offer` saves when the last time is so long ago.
-      before: called before each save: writes what may not be missing where the checkpoint is there.
+      keep: number of newest checkpoints that stay; the one with the best accuracy stays too. 0: nothing is saved.
+      minutes: `maybe_save` saves when the last save was longer ago.
+      before: called before each save; writes the files that must be there when the checkpoint is.
     """
-    self._folder = folder.resolve()  # orbax wants no relative ones
-    self._minutes, self._before, self._since = minutes, before, time.monotonic()
+    self._folder = folder.resolve()  # orbax refuses relative paths
+    self._minutes, self._before, self._last_save = minutes, before, time.monotonic()
     best = managers.BestN(get_metric_fn=lambda found: found["accuracy"], n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
       create=bool(keep),
       read_only=not keep,
-      cleanup_tmp_directories=bool(keep),  # what a run that was killed, or had no room, left half written
-      async_options=ocp.AsyncOptions(timeout_secs=_EVER_S),
+      cleanup_tmp_directories=bool(keep),  # half-written checkpoints of a killed run or a full disk
+      async_options=ocp.AsyncOptions(timeout_secs=_NEVER_S),
       preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
     )
     self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -68,24 +68,24 @@ class Checkpoints:
     self.close()
 
   def maybe_save(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
-    """Saves the state where `keep` says so, it is time, or the run is asked to end, which it then does; whether it did.
+    """Saves the state if `keep`, if `minutes` have passed, or if the run is interrupted. Returns whether it saved.
 
-    All processes of a run have to call it.
+    Collective: all processes of a run have to call it.
 
     Raises:
-      Stopped: the run was asked to end.
+      RunInterrupted: the run was interrupted; the state is saved.
     """
-    asked = interrupt.interrupt_requested()
-    save = keep or asked or processes.broadcast(time.monotonic() - self._since >= 60 * self._minutes)
+    interrupted = interrupt.interrupt_requested()
+    save = keep or interrupted or processes.broadcast(time.monotonic() - self._last_save >= 60 * self._minutes)
     if save:
       self.save(state, accuracy=accuracy)
-    if asked:
+    if interrupted:
       interrupt.raise_interrupted()
     return save
 
   @contextlib.contextmanager
   def save_on_interrupt(self, state: TrainState) -> Iterator[None]:
-    """Saves the state if the run ends within, where nothing may change it."""
+    """Saves the state if the run is interrupted inside; the code inside must not change the state."""
     try:
       yield
     except interrupt.RunInterrupted:
@@ -94,11 +94,11 @@ class Checkpoints:
       raise
 
   def save(self, state: TrainState, *, accuracy: float | None = None) -> None:
-    """Begins to save the state under its step; a later one, which could not be read, goes."""
+    """Starts saving the state under its step. Later steps are deleted: they exist only if they could not be read."""
     self._before()
-    self._since = time.monotonic()
+    self._last_save = time.monotonic()
     step = int(state.step)
-    with self._told():
+    with self._report_write_errors():
       for later in self._manager.all_steps():
         if later >= step:
           self._manager.delete(later)
@@ -107,7 +107,7 @@ class Checkpoints:
       self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments), metrics=metrics)
 
   def restore_newest(self, abstract: TrainState) -> TrainState | None:
-    """The newest state that can be read, of the given shapes and shardings; None when there is none."""
+    """The newest readable state, with the given shapes and shardings; None where there is none."""
 
     def read(step: int) -> TrainState:
       weights, moments = (ocp.args.StandardRestore(x) for x in (abstract.weights, abstract.optimizer))
@@ -115,28 +115,28 @@ class Checkpoints:
       count = put_on_mesh(np.int32(step), abstract.step.sharding)
       return TrainState(count, found["weights"], found["optimizer"])
 
-    found = self._newest(read)
+    found = self._restore_newest(read)
     return None if found is None else found[1]
 
   def restore_newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
-    """Step and weights of the newest state that can be read, placed like the given ones; None when there is none."""
+    """Step and weights of the newest readable state, placed like the given weights; None where there is none."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), like)
 
     def read(step: int) -> Weights:
       args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
       return self._manager.restore(step, args=args)["weights"]
 
-    return self._newest(read)
+    return self._restore_newest(read)
 
-  def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
-    """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
-    with self._told():
+  def _restore_newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+    """The step and content of the newest checkpoint that all processes can read. Unreadable ones are reported."""
+    with self._report_write_errors():
       self._manager.wait_until_finished()
     for step in sorted(self._manager.all_steps(), reverse=True):
       found, reason = None, ""
       try:
         found = jax.block_until_ready(read(step))
-      except Exception as error:  # orbax and tensorstore raise whatever the damage leads to
+      except Exception as error:  # orbax and tensorstore raise all kinds, depending on the damage
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
       reason = next(filter(None, processes.all_gather(f"checkpoint {step}", reason)), "")
       if not reason:
@@ -145,16 +145,16 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits until the last save is written."""
     try:
-      with self._told():
+      with self._report_write_errors():
         self._manager.wait_until_finished()
     finally:
       self._manager.close()
 
   @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    """Tells in a line what orbax and tensorstore raise when they cannot write."""
+  def _report_write_errors(self) -> Iterator[None]:
+    """Turns the errors of orbax and tensorstore about writing into a UserError of one line."""
     try:
       yield
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Fine-tuning on trajectories: what warm start, SFT, BC and pretraining have in common."""
+"""Supervised fine-tuning on trajectories: warm start, SFT, BC and pretraining."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from score_jax.trajectory import Ledger, Usage, sum_ledgers
 
 @dataclasses.dataclass(frozen=True)
 class SftConfig:
-  """Settings of a supervised stage; see configs/ for what each means."""
+  """Settings of a supervised stage; configs/defaults.py explains each."""
 
   optimizer: str
   learning_rate: float
@@ -47,12 +47,12 @@ class SftConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-  """What a training stage came to; the weights are in its newest checkpoint too."""
+  """The result of a training stage; its newest checkpoint has the weights too."""
 
   weights: Weights
   updates: int
   cost: Ledger
-  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # what it did not learn from, counted
+  left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # counts of what was left out of training
 
 
 def fine_tune(
@@ -72,24 +72,24 @@ def fine_tune(
   log: Callable[[str], None],
   validate: Callable[[Weights], dict[str, float]] | None,
 ) -> TrainResult:
-  """Trains on one lesson after the other, from the stage's newest checkpoint if there is one.
+  """Trains on one lesson (a list of examples) after the other; resumes at the stage's newest checkpoint.
 
-  Without any sample, as a teacher that never succeeds leaves it, the weights stay as they begin.
+  Without any example, such as after a teacher that never succeeds, the weights stay as they are.
 
   Args:
-    begin: gives the weights to start from, those that are trained; they are not kept.
-    frozen: all others.
-    metrics: of the stage; they are closed.
-    validate: gives `val_accuracy` for the last line of metrics, or nothing where it cannot be told.
+    begin: returns the trained weights at the start; called only without a checkpoint.
+    frozen: all other weights.
+    metrics: of the stage; closed at the end.
+    validate: returns `val_accuracy` for the last line of metrics, or {} where it is not known.
 
   Raises:
-    Stopped: the run was asked to end.
+    RunInterrupted: the run was interrupted; the newest state is saved.
   """
   require_known_tokens(itertools.chain.from_iterable(lessons), config.vocab, stage)
   parts = [split_by_length(lesson, length=settings.length) for lesson in lessons]
-  kept, long = [lesson for lesson, _ in parts], [one for _, lesson in parts for one in lesson]
-  samples, tokens = sum(map(len, lessons)), sum(len(one.tokens) for lesson in lessons for one in lesson)
-  left_out = {"too_long": len(long), "too_long_tokens": sum(len(one.tokens) for one in long)}
+  kept, long = [lesson for lesson, _ in parts], [example for _, lesson in parts for example in lesson]
+  samples, tokens = sum(map(len, lessons)), sum(len(example.tokens) for lesson in lessons for example in lesson)
+  left_out = {"too_long": len(long), "too_long_tokens": sum(len(example.tokens) for example in long)}
   if not samples:
     log(f"{stage}: there is nothing to train on; the weights stay those that it begins with")
   elif not all(kept):
@@ -137,13 +137,10 @@ def fine_tune(
 
 
 def require_known_tokens(samples: Iterable[Example], vocab: int, stage: str) -> None:
-  """
-  Raises:
-    UserError: a token has no row in the embedding, where a lookup would give another token's.
-  """
-  for one in samples:
-    if len(one.tokens) and not 0 <= one.tokens.min() <= one.tokens.max() < vocab:
-      wrong = next(int(token) for token in one.tokens if not 0 <= token < vocab)
+  """Refuses examples with a token beyond the vocabulary: XLA clamps the index and returns another token's row."""
+  for example in samples:
+    if len(example.tokens) and not 0 <= example.tokens.min() <= example.tokens.max() < vocab:
+      wrong = next(int(token) for token in example.tokens if not 0 <= token < vocab)
       raise UserError(
         f"{stage}: a trajectory has token {wrong}, and the student's tokens are 0 to {vocab - 1}; it was made with "
         "another model: run in a new --workdir"
@@ -151,7 +148,7 @@ def require_known_tokens(samples: Iterable[Example], vocab: int, stage: str) -> 
 
 
 def check_finite(numbers: dict[str, float], stage: str, step: int, batch: Batch, workdir: Workdir) -> dict[str, float]:
-  """The numbers of an update on `batch` as floats."""
+  """The metrics of an update as floats; an error if one is not finite, after saving the batch under failed/."""
   values = {k: float(v) for k, v in numbers.items()}
   for name, value in values.items():
     if not abs(value) < float("inf"):
@@ -167,7 +164,7 @@ def check_finite(numbers: dict[str, float], stage: str, step: int, batch: Batch,
 
 
 def training_cost(config: DecoderConfig, samples: Sequence[Example], passes: float) -> Ledger:
-  """Tokens that the student scored in some passes, and their FLOPs, forward and backward (three times forward)."""
+  """Tokens that the student trained on in `passes` epochs, and their FLOPs: forward and backward, 3 x forward."""
   tokens = sum(len(s.tokens) for s in samples)
   flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in samples)
   return Ledger({"student": Usage(scored=int(tokens * passes), flops=3.0 * flops * passes)})

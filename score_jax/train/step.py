@@ -1,12 +1,12 @@
-"""The two train steps, each one jitted, sharded program over one state.
+"""The jitted train step (SFT and RL) and the jitted scorer.
 
-What happens in one update: for each micro-batch the rows' log-probabilities, the
-loss, and its gradient (float32), added to those before; then the optimiser, whose
-moments are float32 too, and new weights. SFT and RL differ by the loss alone.
-With adapters only they are trained, and all other weights are an argument.
-All of it is one program, so that an update takes its memory in one piece.
+One update: for each micro-batch the log-probabilities of its rows, the loss, and the gradient in float32, summed over
+the micro-batches; then the optimizer, whose moments are float32, and the new weights. SFT and RL differ by the loss
+only. With LoRA only the adapters are trained; all other weights are an argument. An update is one program, so that it
+allocates its memory in one piece.
 
-MERGED What some weights say of tokens that others drew, and weights that wait in the host's memory until they are asked.
+The scorer gives the log-probabilities of tokens that another policy sampled. Weights that are needed only now and then
+can wait in host memory (`offload_to_host`, `restore_to_devices`).
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from score_jax.trajectory import Ledger, Usage
 
 MetricArrays = dict[str, jax.Array]
 
-#: logical axes of an update's arrays [M, B, T], of a micro-batch's the last two; its denominator has none
+#: logical axes of an update's arrays [M, B, T]; a micro-batch [B, T] has the last two, the denominator [] none
 BATCH_AXES = (None, "rows", None)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """All that a training stage carries from step to step."""
+  """The state of training after some updates."""
 
   step: jax.Array  # int32, updates done
-  weights: Weights  # those that are trained
+  weights: Weights  # the trained weights: all, or only the adapters
   optimizer: Any  # optax state
 
 
@@ -59,7 +59,7 @@ LossFn = Callable[[jax.Array, jax.Array, Batch], tuple[jax.Array, MetricArrays]]
 
 
 def make_sft_loss() -> LossFn:
-  """The loss of SFT."""
+  """The loss function of SFT; also reports the entropy."""
 
   def loss(logp: jax.Array, entropy: jax.Array, batch: Batch) -> tuple[jax.Array, MetricArrays]:
     return sft_loss(logp, batch), {"entropy": masked_mean(entropy, batch)}
@@ -68,7 +68,7 @@ def make_sft_loss() -> LossFn:
 
 
 def make_policy_gradient_loss(knobs: PolicyGradientConfig) -> LossFn:
-  """The loss of RL."""
+  """The loss function of RL; also reports the entropy."""
 
   def loss(logp: jax.Array, entropy: jax.Array, batch: Batch) -> tuple[jax.Array, MetricArrays]:
     value, numbers = policy_gradient_loss(logp, batch, knobs=knobs)
@@ -79,20 +79,20 @@ def make_policy_gradient_loss(knobs: PolicyGradientConfig) -> LossFn:
 
 @dataclasses.dataclass(frozen=True)
 class ForwardConfig:
-  """How train steps, and scorers, compute."""
+  """How the forward pass of train steps and scorers computes."""
 
-  temperature: float  # that log-probabilities are of
-  logit_chunk: int  # positions of a row whose logits exist at a time
-  attention: str  # a key of attention.ROWS, or auto
-  remat: str  # a key of decoder.REMAT
-  dtype: str  # of the passes
+  temperature: float  # of the distribution whose log-probabilities are computed
+  logit_chunk: int  # positions of a row whose logits are in memory at a time
+  attention: str  # a key of attention.ROW_ATTENTIONS, or auto
+  remat: str  # a key of decoder.REMAT_POLICIES
+  dtype: str  # of the forward pass
   weights_dtype: str  # of the trained weights
 
 
 def forward_logprobs(
   graph: nnx.GraphDef[Decoder], mesh: Mesh, passes: ForwardConfig, trained: Weights, frozen: Weights, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
-  """token_logprobs as `passes` says, traced for a mesh."""
+  """Log-probability and entropy of each token, float32 [B, T], as `passes` says; traced for a mesh."""
   mix = attention.select_row_attention(passes.attention, mesh.devices.flat[0].platform, passes.dtype)
   with trace_under_mesh(mesh):
     return token_logprobs(
@@ -107,7 +107,7 @@ def forward_logprobs(
 
 
 def place_batch(mesh: Mesh, batch: Batch) -> Batch:
-  """An update or a micro-batch on a mesh, its rows split over data and fsdp."""
+  """Places an update or a micro-batch on a mesh, its rows split over data and fsdp."""
   data, fsdp = mesh.shape["data"], mesh.shape["fsdp"]
   rows = batch.tokens.shape[-2]
   if rows % (data * fsdp):
@@ -118,15 +118,15 @@ def place_batch(mesh: Mesh, batch: Batch) -> Batch:
 
 
 def batch_sharding(mesh: Mesh, axes: int) -> NamedSharding:
-  """Where an array of a batch lies that has so many axes."""
+  """The sharding of a batch's array with `axes` dimensions."""
   return named_sharding(mesh, *BATCH_AXES[len(BATCH_AXES) - axes :])
 
 
 class Trainer:
-  """The jitted train step of one loss, and the placing of states and batches on the mesh.
+  """The jitted train step of one loss; shardings states and batches on the mesh.
 
   Args:
-    frozen: the weights that are not trained, on the mesh; none, where there are no adapters.
+    frozen: the weights that are not trained, on the mesh; none without adapters.
   """
 
   def __init__(
@@ -148,59 +148,60 @@ class Trainer:
     self.objective = objective
 
   def jit_update(self, state: TrainState) -> Any:
-    """The jitted update of states of these shapes, (state, frozen, update) to (state, metrics).
+    """The jitted update for states of these shapes: (state, frozen, update) -> (state, metrics).
 
-    It leaves the state where the next call wants it.
+    The state is donated: the new one takes its memory and has the same shardings.
     """
-    places = weight_shardings(self.mesh, state)
+    shardings = weight_shardings(self.mesh, state)
 
     def update(state: TrainState, frozen: Weights, batch: Batch) -> tuple[TrainState, MetricArrays]:
-      def differentiated(part: Batch) -> tuple[MetricArrays, Weights]:
+      def compute_gradient(part: Batch) -> tuple[MetricArrays, Weights]:
         (loss, numbers), gradient = jax.value_and_grad(self.objective, has_aux=True)(state.weights, frozen, part)
         return numbers | {"loss": loss}, _cast(gradient, "float32")
 
       def add(index: jax.Array, sums: tuple[MetricArrays, Weights]) -> tuple[MetricArrays, Weights]:
-        numbers, gradient = differentiated(take_micro_batch(batch, index))
-        found = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(x, numbers[k]) for k, x in sums[0].items()}
-        return found, jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, sums[1], gradient), places.weights)
+        numbers, gradient = compute_gradient(take_micro_batch(batch, index))
+        totals = {k: (jnp.maximum if k.endswith("_max") else jnp.add)(x, numbers[k]) for k, x in sums[0].items()}
+        return totals, jax.lax.with_sharding_constraint(jax.tree.map(jnp.add, sums[1], gradient), shardings.weights)
 
       first = take_micro_batch(batch, 0)
-      if len(batch.tokens) == 1:  # of a loop of one turn XLA makes two copies
-        numbers, gradient = differentiated(first)
+      if len(batch.tokens) == 1:  # XLA would compile a loop of one iteration with two copies of the gradient
+        numbers, gradient = compute_gradient(first)
       else:
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(differentiated, first))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(compute_gradient, first))
+        # Micro-batches are filled from the first on: the loop ends before the empty ones.
         filled = jnp.sum(jnp.any(batch.segments > 0, axis=(1, 2)))
-        numbers, gradient = jax.lax.fori_loop(0, filled, add, nothing)
+        numbers, gradient = jax.lax.fori_loop(0, filled, add, zeros)
       weights32 = _cast(state.weights, "float32")
       change, moments = self.optimizer.update(gradient, state.optimizer, weights32)
       weights: Any = _cast(optax.apply_updates(weights32, change), self.passes.weights_dtype)
       return TrainState(state.step + 1, weights, moments), numbers | {"grad_norm": optax.tree.norm(gradient)}
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(places, named_sharding(self.mesh)))
+    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, named_sharding(self.mesh)))
 
   def init_state(self, trained: Weights) -> TrainState:
-    """A state at step 0; the weights are copied, since states are donated."""
-    places = weight_shardings(self.mesh, jax.eval_shape(self._begin, trained))
-    return jax.jit(self._begin, out_shardings=places)(trained)
+    """A state at step 0. The weights are copied: states are donated, the given weights are not."""
+    shardings = weight_shardings(self.mesh, jax.eval_shape(self._init, trained))
+    return jax.jit(self._init, out_shardings=shardings)(trained)
 
-  def _begin(self, trained: Weights) -> TrainState:
+  def _init(self, trained: Weights) -> TrainState:
     copied = jax.tree.map(jnp.copy, _cast(trained, self.passes.weights_dtype))
     return TrainState(jnp.zeros((), jnp.int32), copied, self.optimizer.init(_cast(trained, "float32")))
 
   def abstract_state(self, config: DecoderConfig) -> TrainState:
-    """Shapes and shardings of a state of a decoder, for restoring one."""
-    shapes = jax.eval_shape(self._begin, lora.split_trainable(abstract_decoder(config)[1])[0])
+    """Shapes and shardings of a decoder's train state, for restoring one."""
+    shapes = jax.eval_shape(self._init, lora.split_trainable(abstract_decoder(config)[1])[0])
     return add_shardings(shapes, weight_shardings(self.mesh, shapes))
 
   def full_weights(self, state: TrainState) -> Weights:
-    """All the weights of the model in that state."""
+    """All weights of the model, trained and frozen."""
     return lora.merge_params(state.weights, self.frozen)
 
   def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, MetricArrays]:
-    """One update on its micro-batches, [M, B, T] on the host; the state passed in is used up.
+    """One update on its micro-batches, [M, B, T] on the host. The given state is donated and cannot be used again.
 
-    Micro-batches are filled from the first on, and empty ones cost nothing. Metrics are the update's: sums over its
-    micro-batches, the greatest for names that end in `_max`.
+    Micro-batches are filled from the first on; empty ones cost nothing. Metrics are sums over the micro-batches, maxima
+    for names that end in `_max`.
     """
     self._program = self._program or self.jit_update(state)
     return self._program(state, self.frozen, place_batch(self.mesh, batch))
@@ -214,8 +215,8 @@ class Scorer:
   """The jitted forward pass over micro-batches [B, T] that gives the log-probability of each token.
 
   Args:
-    length, micro: tokens of a row, rows of a micro-batch.
-    frozen: the weights beside those that are given, on the mesh; none, where there are no adapters.
+    length, micro: tokens per row, rows per micro-batch.
+    frozen: all weights but the trained ones, on the mesh; none without adapters.
   """
 
   def __init__(
@@ -235,41 +236,41 @@ class Scorer:
 
     self.program = jax.jit(score, out_shardings=named_sharding(mesh))
 
-  def __call__(self, weights: Weights, samples: Sequence[Example]) -> list[np.ndarray]:
-    """The log-probabilities of each sample's learnt tokens, float32 [n], 0 elsewhere.
+  def __call__(self, weights: Weights, examples: Sequence[Example]) -> list[np.ndarray]:
+    """The log-probabilities of each example's tokens under the loss mask, float32 [n], 0 elsewhere.
 
     Raises:
-      ValueError: a sample fits no row.
+      ValueError: an example is longer than a row.
     """
-    rows = pack_examples(sorted(samples, key=lambda s: -len(s.tokens)), length=self.length)
-    found: dict[int, np.ndarray] = {}
+    rows = pack_examples(sorted(examples, key=lambda s: -len(s.tokens)), length=self.length)
+    logprobs_of: dict[int, np.ndarray] = {}
     for first in range(0, len(rows), self.micro):
       part = rows[first : first + self.micro]
       batch = fill_batch(part, length=self.length, count=self.micro, denominator=1.0)
       logp_BxT = fetch_to_host(self.program(weights, self.frozen, place_batch(self.mesh, batch)))
-      for row, logp_T in zip(part, logp_BxT, strict=False):  # rows beyond the last are empty
+      for row, logp_T in zip(part, logp_BxT, strict=False):  # further rows of logp_BxT are empty
         ends = np.cumsum([len(one.tokens) for one in row])
         for one, end in zip(row, ends, strict=True):
-          found[id(one)] = logp_T[end - len(one.tokens) : end] * one.loss_mask
-    return [found[id(one)] for one in samples]
+          logprobs_of[id(one)] = logp_T[end - len(one.tokens) : end] * one.loss_mask
+    return [logprobs_of[id(one)] for one in examples]
 
 
 def offload_to_host(weights: Weights) -> Weights:
-  """The same arrays, as they are split, in the memory of the hosts that their devices belong to."""
-  return _moved(weights, "pinned_host")
+  """The same arrays with the same shardings, in pinned memory of the hosts."""
+  return _move(weights, "pinned_host")
 
 
 def restore_to_devices(weights: Weights) -> Weights:
-  """What `to_host` was given, back where it lay."""
-  return _moved(weights, "device")
+  """The arrays of `offload_to_host`, back in device memory."""
+  return _move(weights, "device")
 
 
-def _moved(weights: Weights, memory: str) -> Any:
+def _move(weights: Weights, memory: str) -> Any:
   return jax.device_put(weights, jax.tree.map(lambda x: x.sharding.with_memory_kind(memory), weights))
 
 
-def scoring_cost(model: str, config: DecoderConfig, samples: Sequence[Example], passes: int) -> Ledger:
-  """Tokens that a model scored in some forward passes, and their FLOPs."""
-  tokens = sum(len(s.tokens) for s in samples)
-  flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in samples)
+def scoring_cost(model: str, config: DecoderConfig, examples: Sequence[Example], passes: int) -> Ledger:
+  """Tokens that `model` scored in `passes` forward passes over the examples, and their FLOPs."""
+  tokens = sum(len(s.tokens) for s in examples)
+  flops = sum(len(s.tokens) * config.flops_per_token(len(s.tokens) // 2) for s in examples)
   return Ledger({model: Usage(scored=tokens * passes, flops=flops * passes)})

@@ -37,10 +37,10 @@ def ended(grace_s: float, signals: list[int]) -> subprocess.CompletedProcess[str
   Two signals of one number are one to the kernel while the first is pending.
   """
   code = (
-    "import time; from score_jax import stopping\n"
-    f"with stopping.heeded({grace_s}):\n"
+    "import time; from score_jax.runtime import interrupt\n"
+    f"with interrupt.handle_signals({grace_s}):\n"
     "  print('ready', flush=True)\n"
-    "  while not stopping.asked(): time.sleep(0.01)\n"
+    "  while not interrupt.interrupt_requested(): time.sleep(0.01)\n"
     "  print('asked', flush=True)\n"
     "  time.sleep(60)"
   )

@@ -27,8 +27,8 @@ BEAT_S = 0.2
 def holder(root: pathlib.Path) -> subprocess.Popen[str]:
   """A process that holds the lock until it is ended."""
   code = (
-    "import sys, time; from etils import epath; from score_jax import lock\n"
-    "with lock.held(epath.Path(sys.argv[1])):\n"
+    "import sys, time; from etils import epath; from score_jax.runtime import lock\n"
+    "with lock.hold_lock(epath.Path(sys.argv[1])):\n"
     "  print('holds', flush=True)\n"
     "  time.sleep(60)"
   )

@@ -146,6 +146,6 @@ def test_a_recipe_asks_for_its_services_before_its_first_stage(
   monkeypatch.setattr(Broken, "starts", False)
   c = smoke_config()
   c.trackers.to = ("json",)
-  with Experiment(c, Workdir(str(here / "run"))) as run, pytest.raises(UserError, match="json cannot be had"):
+  with Experiment(c, Workdir(str(here / "run"))) as run, pytest.raises(UserError, match="json cannot be reached"):
     run_recipe(run)
   assert not (here / "run/metrics").exists() and not (here / "run/trajectories").exists()

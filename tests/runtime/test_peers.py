@@ -162,7 +162,7 @@ def test_the_first_writes_and_all_read(tmp_path: pathlib.Path) -> None:
     "from score_jax.runtime.metrics import MetricsWriter; from score_jax.runtime.workdir import Workdir;"
     f"w = Workdir({str(tmp_path)!r}); w.require_shared();"
     "w.write_json('stages/x.json', {'by': index}); print(w.read_json('stages/x.json'), w.read_json('none.json'));"
-    "m = Metrics(w, 'x'); m.write(1, {'loss': 0.5}); m.close()"
+    "m = MetricsWriter(w, 'x'); m.write(1, {'loss': 0.5}); m.close()"
   )
   statuses, outputs, errors = run(2, code)
   assert statuses == [0, 0], errors

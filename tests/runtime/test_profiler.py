@@ -89,7 +89,7 @@ def test_nothing_is_traced_that_is_not_asked_for(tmp_path: pathlib.Path, setting
 def test_a_number_that_makes_no_sense_is_refused(tmp_path: pathlib.Path) -> None:
   with pytest.raises(UserError, match=r"profile.steps = -1, profile.skip = 1; neither can be less than 0"):
     work(tmp_path, [], steps=-1)
-  with pytest.raises(UserError, match=r"profile.stages: 'sfft' is no stage; choose from warm_start, mps, bc"):
+  with pytest.raises(UserError, match=r"profile.stages: 'sfft' is no stage; choose from sft, rl, eval_ and"):
     work(tmp_path, [], stages=("eval_rl", "sfft"))
 
 
@@ -98,8 +98,8 @@ def test_a_run_that_is_asked_to_end_keeps_what_it_has_drawn_before_a_trace(
 ) -> None:
   order: list[str] = []
   monkeypatch.setattr(Journal, "_write", lambda _: order.append("journal"))
-  close = profiler._Profile.close
-  monkeypatch.setattr(profiler._Profile, "close", lambda self: (order.append("trace"), close(self)))
+  close = profiler._StageProfile.close
+  monkeypatch.setattr(profiler._StageProfile, "close", lambda self: (order.append("trace"), close(self)))
   c = smoke_config()
   c.profile.steps = 1
   with pytest.raises(RunInterrupted), Experiment(c, Workdir(str(tmp_path))) as run, run.stage_scope("rl"):
