@@ -11,7 +11,7 @@ from score_jax.config import load_sibling_config, reject_argument
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
   reject_argument(__file__, arg)
-  c = load_sibling_config(__file__, "quickstart")
+  c = load_sibling_config(__file__, "defaults")
   c.tasks.kind = "gsm8k"
   c.tasks.train, c.tasks.validation, c.tasks.test = 6200, 500, 1319  # of 6,757 whose worked solution plays
 

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """`arg`: "" for the whole of GSM8K, "smoke" for every stage on two CPU cores in under 15 minutes."""
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/smollm2_gsm8k.py:{arg} is none; choose smollm2_gsm8k.py or smollm2_gsm8k.py:smoke")
-  c = load_sibling_config(__file__, "quickstart")
+  c = load_sibling_config(__file__, "defaults")
   c.teacher.kind = "reference"
   c.student.path = "smollm2"
   c.student.temperature, c.student.top_k, c.student.top_p, c.student.repetition_penalty = 0.6, 20, 0.95, 1.0
