@@ -399,7 +399,7 @@ def _literals(module: Any) -> Iterator[str]:
   tree = ast.parse(pathlib.Path(module.__file__).read_text())
   inside = [n for f in tree.body if isinstance(f, ast.FunctionDef) and f.name != "_sections" for n in ast.walk(f)]
   keys = [k for n in inside if isinstance(n, ast.Dict) for k in n.keys]
-  keys += [n.args[0] for n in inside if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "_told"]
+  keys += [n.args[0] for n in inside if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "_mean_metric"]
   keys += [t.slice for n in inside if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Subscript)]
   yield from {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)} - {"thought", "code"}
 

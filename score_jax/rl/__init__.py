@@ -1,1 +1,1 @@
-"""Policy gradient from verified prefixes: rewards, the loop, and alarms."""
+"""Policy gradient from verified prefixes: rewards, the training loop, and alarms."""

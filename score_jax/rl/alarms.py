@@ -1,9 +1,8 @@
-"""What each alarm goes off at, what it means and what to do: pure functions over the metrics of a stage.
+"""Alarm rules of RL training: what each rule measures, what it means, and the remedy. Pure functions of the metrics.
 
-A sign is read off one number of the metrics. Most numbers come once a step and count as their mean over the last
-`window` steps; those that are measured when a checkpoint is kept count as they are. Where a sign is `relative`, what is
-held against the threshold is that mean divided by the first one of the stage. Whether an alarm goes off thus hangs on
-metrics and thresholds alone, and a run that goes on after a restart says what it would have said.
+Each rule reads one metric. A metric of every step is averaged over the last `alarms.window` steps; a metric that is
+measured only at checkpoints is used as it is. A `relative` rule divides that mean by the first mean of the stage.
+Alarms depend on metrics and thresholds only, so a resumed run raises the same alarms.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from typing import Any
 
 from score_jax.errors import UserError
 
-StepMetrics = Mapping[str, float]  # the numbers of one step
+StepMetrics = Mapping[str, float]  # metrics of one step, by name
 
 
 @dataclasses.dataclass(frozen=True)
 class AlarmRule:
-  """One kind of alarm; `name` is that of its threshold in the config group `alarms`."""
+  """One kind of alarm. `name` is also the name of its threshold in the config group `alarms`."""
 
   name: str
   metric: str
-  above: bool  # it goes off above its threshold; else below
+  above: bool  # fires above its threshold; False: below it
   meaning: str
   remedy: str
   relative: bool = False
-  min_first_value: float = 0.0  # a first mean not over this has nowhere to fall to: nothing is told
-  at_checkpoints_only: bool = False  # measured when a checkpoint is kept
+  min_first_value: float = 0.0  # with a first mean at or below this the rule is not evaluated: nothing can fall
+  at_checkpoints_only: bool = False  # measured only when a checkpoint is saved
 
   @property
   def quantity(self) -> str:
-    """What is held against the threshold."""
+    """The quantity that is compared with the threshold, in words."""
     return f"{self.metric} / what it was at first" if self.relative else self.metric
 
 
@@ -153,7 +152,7 @@ ALARM_RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Alarm:
-  """A sign at the step where it was first seen."""
+  """A rule that fired, with the step at which it first did."""
 
   rule: AlarmRule
   step: int
@@ -173,7 +172,7 @@ def _sentence(text: str) -> str:
 
 
 def measure_worst_update(numbers: StepMetrics) -> dict[str, float]:
-  """Of the numbers of a step's updates, which stand under NAME/0, NAME/1, …, those of its worst update."""
+  """The lowest ESS and the greatest clip share among the updates of a step (metrics NAME/0, NAME/1, …)."""
 
   def of_updates(name: str) -> list[float]:
     return [value for key, value in numbers.items() if key.startswith(f"{name}/")]
@@ -182,47 +181,51 @@ def measure_worst_update(numbers: StepMetrics) -> dict[str, float]:
   return {"ess_least": min(ess), "clip_share_greatest": max(map(sum, zip(low, high, strict=True)))} if ess else {}
 
 
-def compute_rule_value(sign: AlarmRule, lines: Sequence[StepMetrics], window: int) -> float | None:
-  """What is held against the threshold after these lines; None: the last has no such number, or it is too early."""
-  size = 1 if sign.at_checkpoints_only else window
-  if not lines or sign.metric not in lines[-1]:
+def compute_rule_value(rule: AlarmRule, lines: Sequence[StepMetrics], window: int) -> float | None:
+  """The value to compare with the threshold after these steps; None: not measured in the last, or too few steps."""
+  size = 1 if rule.at_checkpoints_only else window
+  if not lines or rule.metric not in lines[-1]:
     return None
-  values = [line[sign.metric] for line in lines if sign.metric in line]
+  values = [line[rule.metric] for line in lines if rule.metric in line]
   if len(values) < size:
     return None
-  # fmean rounds once: the built-in sum adds floats in another way from Python 3.12 on
+  # fmean rounds once; the result of the built-in sum of floats changed in Python 3.12
   now, first = statistics.fmean(values[-size:]), statistics.fmean(values[:size])
-  if not sign.relative:
+  if not rule.relative:
     return now
-  return now / first if first > sign.min_first_value else None
+  return now / first if first > rule.min_first_value else None
 
 
 def evaluate_rules(lines: Sequence[StepMetrics], step: int, settings: Mapping[str, Any]) -> dict[str, Alarm | None]:
-  """Each sign that can be told after these lines, the last of which is of this step; None: all is well."""
-  found: dict[str, Alarm | None] = {}
-  for sign in ALARM_RULES:
-    threshold = settings[sign.name]
-    now = compute_rule_value(sign, lines, settings["window"]) if threshold else None
+  """The alarm of each rule that can be evaluated after these steps, by name; None: the rule does not fire.
+
+  Args:
+    lines: metrics of the stage so far; the last entry is of `step`.
+  """
+  alarms: dict[str, Alarm | None] = {}
+  for rule in ALARM_RULES:
+    threshold = settings[rule.name]
+    now = compute_rule_value(rule, lines, settings["window"]) if threshold else None
     if now is not None:
-      off = now > threshold if sign.above else now < threshold
-      found[sign.name] = Alarm(sign, step, now, threshold) if off else None
-  return found
+      fires = now > threshold if rule.above else now < threshold
+      alarms[rule.name] = Alarm(rule, step, now, threshold) if fires else None
+  return alarms
 
 
 def find_fired_alarms(lines: Sequence[StepMetrics], settings: Mapping[str, Any]) -> Iterator[Alarm]:
-  """The alarms that a stage's lines say went off, each where it first did; lines name their `step`."""
-  for sign in ALARM_RULES:
-    first = next((i for i, line in enumerate(lines) if line.get(f"alarm/{sign.name}") == 1.0), None)
-    if first is not None and (now := compute_rule_value(sign, lines[: first + 1], settings["window"])) is not None:
-      yield Alarm(sign, int(lines[first]["step"]), now, settings[sign.name])
+  """The alarms that a stage's logged metrics record, each at the step where it first fired.
+
+  `lines` hold their step under the key "step".
+  """
+  for rule in ALARM_RULES:
+    first = next((i for i, line in enumerate(lines) if line.get(f"alarm/{rule.name}") == 1.0), None)
+    if first is not None and (now := compute_rule_value(rule, lines[: first + 1], settings["window"])) is not None:
+      yield Alarm(rule, int(lines[first]["step"]), now, settings[rule.name])
 
 
 def check_alarm_config(settings: Mapping[str, Any]) -> None:
-  """
-  Raises:
-    UserError: the group `alarms` asks for what there is not.
-  """
-  names = [sign.name for sign in ALARM_RULES]
+  """Rejects invalid settings of the config group `alarms`."""
+  names = [rule.name for rule in ALARM_RULES]
   for name in settings["stop"]:
     if name not in names:
       raise UserError(f"alarms.stop: there is no alarm {name!r}; choose from {', '.join(names)}")

@@ -1,10 +1,12 @@
-"""What the rollouts of a step show of the policy that drew them: pure functions over trajectories.
+"""Health metrics of rollouts, and the monitor that checks them against the alarm rules.
 
-MERGED Watches a stage of policy gradient: measures, tells of what goes off, and ends the run where the config wants that.
+The functions `measure_*` take trajectories and return metrics by name: lengths, truncation, entropy, diversity of first
+steps, unsupported right answers. A metric without data is left out.
+`RLMonitor` adds the metrics that need a model: pass@G on probe questions, KL to the first weights, and how likely
+the prefixes still are. It measures these in the first step and at each checkpoint, logs alarms, and ends the run at an
+alarm of `alarms.stop`. Nothing here changes training, and no measurement is booked in a ledger.
 
-Nothing here changes what is trained, and like the validation questions its measurements are in no ledger. What takes a
-model is done in the first step and when a checkpoint is kept: the probe is rolled out, and two passes score tokens.
-They take no more of a device than an update does, in which a gradient is where the first weights are here.
+The measurements need no more device memory than an update: the first weights take the place of its gradient.
 """
 
 from __future__ import annotations
@@ -29,21 +31,22 @@ from score_jax.train.batch import Example, make_example
 from score_jax.train.step import Scorer
 from score_jax.trajectory import Question, Step, Trajectory, count_generated_tokens
 
-TagNames = Mapping[int, str]  # the protocol's tags by their ids
+TagNames = Mapping[int, str]  # token id -> tag of the protocol
 RolloutGroup = tuple[Question, Sequence[Trajectory]]
 
 
 def generated_steps(trajectory: Trajectory) -> tuple[Step, ...]:
-  """The steps that a rollout drew itself."""
+  """The steps that the policy generated: those after the prefix."""
   return trajectory.steps[trajectory.prefix_steps :]
 
 
 def measure_rollouts(groups: Sequence[RolloutGroup], tags: TagNames, *, turn_tokens: int) -> dict[str, float]:
-  """All that can be told of a step's rollouts; what nothing was found for is missing.
+  """All metrics of one RL step's rollouts. A metric without data is left out.
 
   Args:
-    groups: rollouts from one start each, without those that something else than the policy failed.
-    turn_tokens: the limit of one turn.
+    groups: the rollouts of each start, without those that a host or a grader failed.
+    tags: token id -> tag.
+    turn_tokens: the token limit of one turn.
   """
   rollouts = [t for _, group in groups for t in group]
   if not rollouts:
@@ -52,14 +55,14 @@ def measure_rollouts(groups: Sequence[RolloutGroup], tags: TagNames, *, turn_tok
     **measure_lengths(rollouts),
     "cut_off": _share(rollouts, lambda t: is_truncated(t, turn_tokens)),
     "bad_format": _share(rollouts, lambda t: t.status == "bad_format"),
-    **_told(
+    **_mean_metric(
       "code_free", [float(not has_statements(s.code)) for t in rollouts for s in generated_steps(t) if s.kind == "act"]
     ),
     **measure_entropies(rollouts, tags),
-    **_told(
+    **_mean_metric(
       "distinct_first_steps", [d for _, group in groups if (d := measure_first_step_diversity(group)) is not None]
     ),
-    **_told(
+    **_mean_metric(
       "unsupported_right",
       [float(not s) for q, g in groups for t in g if (s := is_right_answer_supported(q, t)) is not None],
     ),
@@ -67,39 +70,39 @@ def measure_rollouts(groups: Sequence[RolloutGroup], tags: TagNames, *, turn_tok
 
 
 def measure_lengths(rollouts: Iterable[Trajectory]) -> dict[str, float]:
-  """Mean drawn tokens of right and of wrong rollouts, and wrong / right."""
+  """Mean generated tokens of right and of wrong rollouts, and the ratio wrong / right."""
   by: dict[bool, list[float]] = {True: [], False: []}
   for one in rollouts:
     by[one.right].append(count_generated_tokens(generated_steps(one)))
-  found = _told("length_right", by[True]) | _told("length_wrong", by[False])
+  found = _mean_metric("length_right", by[True]) | _mean_metric("length_wrong", by[False])
   if len(found) == 2 and found["length_right"] > 0:
     found["length_ratio"] = found["length_wrong"] / found["length_right"]
   return found
 
 
 def is_truncated(trajectory: Trajectory, turn_tokens: int) -> bool:
-  """Whether a limit ended it: of acts, of the context, or of the tokens of its last turn."""
+  """Whether a limit ended the rollout: of acts, of the context, or of the tokens of its last turn."""
   if trajectory.status == "bad_format":
     return len(trajectory.steps[-1].tokens) >= turn_tokens
   return trajectory.status in ("step_limit", "context_full")
 
 
 def measure_entropies(rollouts: Iterable[Trajectory], tags: TagNames) -> dict[str, float]:
-  """Mean -log p of what was drawn within thoughts and within code, nats a token, the tags left out.
+  """Mean -log p of the sampled tokens within thoughts and within code, in nats per token, without the tags.
 
-  That estimates the entropy of the distribution that they were drawn from, which is RL's, without a pass of a model.
+  This estimates the entropy of the sampling distribution without a forward pass.
   """
   found: dict[str, list[float]] = {"thought": [], "code": []}
   for one in rollouts:
     for part, logprob in (pair for step in generated_steps(one) for pair in _sections(step, tags)):
       found[part].append(-logprob)
-  return _told("entropy_thought", found["thought"]) | _told("entropy_code", found["code"])
+  return _mean_metric("entropy_thought", found["thought"]) | _mean_metric("entropy_code", found["code"])
 
 
 def _sections(step: Step, tags: TagNames) -> Iterator[tuple[str, float]]:
-  """(thought or code, log-probability) of each drawn token between a tag and the one that closes it."""
+  """("thought" or "code", log-probability) of each sampled token between an opening tag and its closing tag."""
   part = ""
-  for token, logprob in zip(step.tokens, step.logprobs, strict=False):  # steps that were not drawn have no logprobs
+  for token, logprob in zip(step.tokens, step.logprobs, strict=False):  # a step that was not sampled has no logprobs
     if token in tags:
       part = {"<first_thought>": "thought", "<thought>": "thought", "<code>": "code"}.get(tags[token], "")
     elif part:
@@ -107,7 +110,7 @@ def _sections(step: Step, tags: TagNames) -> Iterator[tuple[str, float]]:
 
 
 def measure_first_step_diversity(group: Sequence[Trajectory]) -> float | None:
-  """How many first steps of a group differ: 0 where all are the same, 1 where no two are; None: there are not two."""
+  """Diversity of a group's first steps: 0 if all are the same, 1 if all differ; None: fewer than two first steps."""
   first = [steps[0] for t in group if (steps := generated_steps(t))]
   if len(first) < 2:
     return None
@@ -115,32 +118,32 @@ def measure_first_step_diversity(group: Sequence[Trajectory]) -> float | None:
 
 
 def is_right_answer_supported(question: Question, trajectory: Trajectory) -> bool | None:
-  """Whether something supports a right answer; None: it is not right, or says too little to be told."""
+  """Whether a right answer is supported (leak.py); None: the answer is wrong, or support cannot be decided."""
   return is_answer_supported(question, trajectory.steps) if trajectory.right else None
 
 
 def probe_pass_rate(groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
-  """Of the probe's questions, the share that is right in any of the tries (pass@G), and that of right tries.
+  """pass@G over the probe questions, and the share of right tries.
 
-  Tries that a host or the grader failed are left out, and so is a question from pass@G that has fewer than G then.
+  Tries that a host or the grader failed are left out. A question with fewer than G judged tries is left out of pass@G.
   """
   whole = [group for group in groups if all(t.judged for t in group)]
   tried = [float(t.right) for group in groups for t in group if t.judged]
-  return _told("probe_pass", [float(any(t.right for t in g)) for g in whole]) | _told("probe_mean", tried)
+  return _mean_metric("probe_pass", [float(any(t.right for t in g)) for g in whole]) | _mean_metric("probe_mean", tried)
 
 
 def estimate_kl(samples: Sequence[Example], reference: Sequence[np.ndarray]) -> float | None:
-  """Mean over learnt tokens of r - 1 - log r, r = p reference / p drawn: the divergence from the reference (k3).
+  """KL from the reference (k3): mean over learnt tokens of r - 1 - log r, with r = p(reference) / p(sampled).
 
   Args:
-    reference: log-probabilities of each sample's tokens by it, [n].
+    reference: log-probabilities of each sample's tokens under the reference weights, [n].
   """
   away = _change(samples, reference)
   return float(np.mean(np.exp(away) - 1.0 - away)) if len(away) else None
 
 
 def measure_logprob_change(samples: Sequence[Example], now: Sequence[np.ndarray]) -> float | None:
-  """Mean over learnt tokens of log p now - log p when drawn, nats."""
+  """Mean over learnt tokens of log p now - log p when sampled, in nats."""
   found = _change(samples, now)
   return float(np.mean(found)) if len(found) else None
 
@@ -157,23 +160,23 @@ def _share(rollouts: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) 
   return sum(map(holds, rollouts)) / len(rollouts)
 
 
-def _told(name: str, values: Sequence[float]) -> dict[str, float]:
-  """The mean under that name, where there is one."""
+def _mean_metric(name: str, values: Sequence[float]) -> dict[str, float]:
+  """{name: mean of the values}; empty without values."""
   return {name: float(np.mean(values))} if values else {}
 
 
 class RLMonitor:
-  """The alarms of one stage.
+  """Measures an RL stage and raises its alarms.
 
   Args:
     rl: the settings of the stage.
-    agent: the student as RL samples it.
-    scorers: of the student's tokens, at RL's temperature and at that at which the student explores.
-    begin: gives the trained ones of the weights that the stage began with.
-    earlier: the metrics of the steps that are done already.
+    agent: the student with RL's sampling parameters.
+    scorers: score the student's tokens, at RL's temperature and at the temperature of the student's exploration.
+    begin: returns the trainable part of the weights that the stage began with.
+    earlier: the metrics of the steps before a restart.
 
   Raises:
-    UserError: the settings ask for what there is not, or one of `alarms.stop` has gone off before.
+    UserError: the settings are invalid, or an alarm of `alarms.stop` fired before the restart.
   """
 
   def __init__(
@@ -190,7 +193,7 @@ class RLMonitor:
     self.settings: dict[str, Any] = run.config.alarms.to_dict()
     check_alarm_config(self.settings)
     if rl.distill:
-      self.settings["no_signal"] = 0.0  # there is something to learn in any group
+      self.settings["no_signal"] = 0.0  # off in this copy only: distillation learns from any group
     self.run, self.stage, self.rl, self.agent, self.begin = run, stage, rl, agent, begin
     self.lines = list(earlier)
     self.fired = {alarm.rule.name: alarm for alarm in find_fired_alarms(self.lines, self.settings)}
@@ -206,13 +209,13 @@ class RLMonitor:
     *,
     closely: bool,
   ) -> dict[str, float]:
-    """What step `number` shows, and `alarm/NAME`, 1 or 0, of each sign that can be told by now.
+    """The metrics of step `number`, and `alarm/NAME` (1 or 0) of each rule that can be evaluated by now.
 
     Args:
       numbers: the other metrics of the step.
-      groups: each start of the step with its rollouts, without those that something else than the policy failed.
-      weights: all of them, after the step.
-      closely: whether what takes a model is measured too.
+      groups: each start of the step with its rollouts, without those that a host or a grader failed.
+      weights: all weights, after the step.
+      closely: whether the metrics that need a model are measured too.
     """
     rollouts = [(start.question, [s.trajectory for s in group]) for start, group in groups]
     tags, turn_tokens = self.agent.protocol.tag_by_id, self.agent.turn_tokens
@@ -229,14 +232,11 @@ class RLMonitor:
 
   @property
   def fatal(self) -> Alarm | None:
-    """An alarm that has gone off and that is to end the run."""
+    """The first alarm of `alarms.stop` that has fired; None: none has."""
     return next((self.fired[name] for name in self.settings["stop"] if name in self.fired), None)
 
   def raise_if_fatal(self) -> None:
-    """
-    Raises:
-      UserError: an alarm that is to end the run has gone off.
-    """
+    """Ends the run if an alarm of `alarms.stop` has fired."""
     if alarm := self.fatal:
       raise UserError(
         f"{self.stage}: {alarm}. Everything up to here is kept; to go on nevertheless take {alarm.rule.name} out of "
@@ -244,44 +244,44 @@ class RLMonitor:
       )
 
   def _probe(self, weights: Weights) -> dict[str, float]:
-    """The first validation questions, tried as RL tries."""
+    """Pass rates on the first validation questions, with RL's group size and sampling."""
     questions = self.run.tasks.validation[: self.settings["probe"]]
     acts, size = self.run.config.agent.acts, self.rl.group_size
     requests = [RolloutRequest(f"probe/{q.id}", q, empty_trajectory(q), acts, size) for q in questions]
     return probe_pass_rate(self.agent.rollout(weights, requests)) if requests else {}
 
   def _drift(self, groups: Sequence[tuple[RolloutStart, Sequence[ScoredRollout]]]) -> dict[str, float]:
-    """How far the policy that drew the step's rollouts is from the weights that the stage began with.
+    """KL of the policy that sampled this step's rollouts from the weights that the stage began with.
 
-    `kl_reference`, which stands in the metrics where rl.kl is on, is of the weights in the midst of the step.
+    `kl_reference`, which is logged if rl.kl is on, is measured with the weights during the updates instead.
     """
     if not self.settings["kl"]:
       return {}
-    samples = _scored(one.to_example() for _, group in groups for one in group)
+    samples = _with_loss(one.to_example() for _, group in groups for one in group)
     found = estimate_kl(samples, self.scorer(self.begin(), samples)) if samples else None
     return {} if found is None else {"kl_from_start": found}
 
   def _staleness(self, starts: Sequence[RolloutStart], weights: Weights) -> dict[str, float]:
-    """Log-probability of the student's own tokens in the step's prefixes, now minus when they were drawn, their mean.
+    """Mean change of the log-probability of the student's own prefix tokens, now minus when sampled.
 
-    They carry that of the distribution that they were drawn from, so it is scored at the temperature of that. Where
-    student.top_k, top_p or repetition_penalty cut it, what they carry is greater by what that left out of it: a
-    difference that no training explains (of top_p alone at most -log top_p a token).
+    The stored values come from the sampling distribution, so the tokens are scored at its temperature.
+    If student.top_k, top_p or repetition_penalty truncated that distribution, the stored values are too high.
+    This part of the difference is not caused by training (with top_p alone at most -log top_p per token).
     """
     if not self.settings["stale_prefix"]:
       return {}
     prefixes = {id(start.prefix): start.prefix for start in starts}.values()
-    samples = _scored(make_example(t, carries_loss=_drawn) for t in prefixes)
+    samples = _with_loss(make_example(t, carries_loss=_is_sampled_by_student) for t in prefixes)
     found = (
       measure_logprob_change(samples, self.past_scorer(lora.split_trainable(weights)[0], samples)) if samples else None
     )
     return {} if found is None else {"prefix_logprob_change": found}
 
 
-def _scored(samples: Iterable[Example]) -> list[Example]:
-  """Those with something to score. All fit a row: no context of RL is longer than rl.length."""
+def _with_loss(samples: Iterable[Example]) -> list[Example]:
+  """The samples with tokens to score. Each fits one row: no context of RL is longer than rl.length."""
   return [one for one in samples if one.loss_mask.any()]
 
 
-def _drawn(_: int, step: Step) -> bool:
+def _is_sampled_by_student(_: int, step: Step) -> bool:
   return step.author == "student" and len(step.logprobs) == len(step.tokens) > 0

@@ -1,4 +1,4 @@
-"""What code printed, read as values: numbers, formulas and words, with the labels and units around them.
+"""Parses printed output into values: numbers, formulas and words, with their labels and units.
 
     Total: 42 apples        the number 42, label "total", unit "apples"
     x = 3, y = 1/2          the numbers 3 and 1/2, labels "x" and "y"
@@ -6,8 +6,8 @@
     2*sqrt(3)*R             a formula
     There are 3 of them     the number 3 in a text
 
-Nothing that was printed is ever run: an expression is parsed (`ast`) and only arithmetic and the functions listed here
-are worked out. Numbers compare to a tolerance, formulas by their values at fixed points.
+No printed text is executed. Expressions are parsed with `ast`; only arithmetic and the functions listed below are
+evaluated. Numbers compare within a tolerance, formulas by their values at fixed points.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
 
-#: error that two numbers may have: absolute, and relative to the greater; the second of these where one is whole.
-#: Whole numbers and ratios of whole numbers have none between them.
+#: Tolerances between two numbers: absolute, relative to the greater, and relative if one of them is whole.
+#: Whole numbers and ratios of whole numbers compare exactly.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, WHOLE_NUMBER_TOLERANCE = (
   Fraction(1, 10**9),
   Fraction(1, 10**6),
   Fraction(1, 10**9),
 )
 
-MAX_EXPRESSION_CHARS = 1000  # characters of a line that is read as an expression
-MAX_POWER_BITS = 4000  # bits of an exact power
-FLOAT_LIMIT = 10**300  # smaller numbers are floats too
-EVALUATION_POINTS = 3  # at which formulas are compared
+MAX_EXPRESSION_CHARS = 1000  # a longer line is not parsed as an expression
+MAX_POWER_BITS = 4000  # a greater exact power is not evaluated
+FLOAT_LIMIT = 10**300  # smaller numbers can be converted to float
+EVALUATION_POINTS = 3  # number of points at which formulas are compared
 
 ValueRelation = Literal["equal", "different", "undecided"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """A real number; `decimals` behind the point as printed, None where it was worked out."""
+  """A real number. `decimals`: digits after the point as printed; None if it was computed from an expression."""
 
   value: Fraction
-  exact: bool  # a whole number or a ratio of whole numbers, no float
+  exact: bool  # a whole number or a ratio of whole numbers, not a float
   decimals: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Formula:
-  """An expression in names, or a complex number, by its values at POINTS fixed points."""
+  """An expression with names, or a complex number: its values at EVALUATION_POINTS fixed points."""
 
   samples: tuple[complex, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-  """One word or one quoted text, in lower case; `EMPTY` for a container without elements."""
+  """One word or one quoted text, in lower case; `EMPTY_CONTAINER` for a container without elements."""
 
   text: str
 
@@ -70,38 +70,38 @@ EMPTY_WORDS = (EMPTY_CONTAINER, Word("none"))
 
 @dataclasses.dataclass(frozen=True)
 class ParsedOutput:
-  """An observation as it was read. Words are in lower case."""
+  """A parsed observation. Words are in lower case."""
 
-  values: tuple[PrintedValue, ...]  # in the order printed; elements of sets and dicts in an order of their own
-  shape: str = ""  # how they are nested, the outermost brackets of a line left out; empty: they are not
+  values: tuple[PrintedValue, ...]  # in printed order; elements of sets and dicts are sorted
+  shape: str = ""  # nesting, without the outermost brackets of a line; empty: flat
   labels: tuple[str, ...] = ()  # before a value
   units: tuple[str, ...] = ()  # after a number
-  text: tuple[str, ...] = ()  # of lines that are more than labels and values
+  text: tuple[str, ...] = ()  # words of lines that are more than labels and values
 
 
 def parse_output(observation: str) -> ParsedOutput:
-  """Reads what was printed, line by line; what is not understood is text."""
+  """Parses an observation line by line. A line that is no value becomes text."""
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of the parser, about odd literals
-    lines = [_line(line.strip()) for line in observation.splitlines() if line.strip()]
-  return _joined(lines)
+    warnings.simplefilter("ignore")  # the parser warns about odd literals
+    lines = [_parse_line(line.strip()) for line in observation.splitlines() if line.strip()]
+  return _concatenate(lines)
 
 
 def compare_values(a: PrintedValue, b: PrintedValue) -> ValueRelation:
-  """How two values stand to each other.
+  """Whether two values are equal.
 
-  Undecided: one is the other rounded to fewer decimals, which may be a format or an error; a truth value against a
-  word or a number; a word against a number; formulas that agree at some points only.
+  Undecided are: a number and its rounding to fewer decimals (a format or an error); a truth value and a word or a
+  number; a word and a number; formulas that agree at some points only.
   """
   if isinstance(a, Word) or isinstance(b, Word):
-    return _words(a, b)
+    return _compare_words(a, b)
   if isinstance(a, Number) and isinstance(b, Number):
-    return "equal" if _near(a, b) else "undecided" if _rounded(a, b) else "different"
+    return "equal" if _numbers_agree(a, b) else "undecided" if _is_rounding(a, b) else "different"
   agree = [cmath.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9) for x, y in zip(_samples(a), _samples(b), strict=True)]
   return "equal" if all(agree) else "undecided" if any(agree) else "different"
 
 
-def _words(a: PrintedValue, b: PrintedValue) -> ValueRelation:
+def _compare_words(a: PrintedValue, b: PrintedValue) -> ValueRelation:
   if a == b:
     return "equal"
   if isinstance(a, Word) and isinstance(b, Word):
@@ -110,7 +110,7 @@ def _words(a: PrintedValue, b: PrintedValue) -> ValueRelation:
   return "different" if a in EMPTY_WORDS or b in EMPTY_WORDS else "undecided"
 
 
-def _near(a: Number, b: Number) -> bool:
+def _numbers_agree(a: Number, b: Number) -> bool:
   if a.value == b.value:
     return True
   if a.exact and b.exact:
@@ -120,8 +120,8 @@ def _near(a: Number, b: Number) -> bool:
   return abs(a.value - b.value) <= max(ABSOLUTE_TOLERANCE, relative * max(abs(a.value), abs(b.value)))
 
 
-def _rounded(a: Number, b: Number) -> bool:
-  """Whether one is the other to fewer decimals."""
+def _is_rounding(a: Number, b: Number) -> bool:
+  """Whether one is the other rounded to fewer decimals."""
   if a.decimals == b.decimals:
     return False
   fewest = min(n.decimals for n in (a, b) if n.decimals is not None)
@@ -147,21 +147,21 @@ _TOKEN = re.compile(rf"[^\W\d]\w*|(?<![\w)])[+-]?{_NUMERAL}|{_NUMERAL}|[<>=!â‰ â
 _DATE = re.compile(r"\d+(?:[-/]\d+){2,}", re.ASCII)
 
 
-def _line(line: str) -> ParsedOutput:
+def _parse_line(line: str) -> ParsedOutput:
   line = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), line)
-  if (found := _part(line)) is not None:
+  if (found := _parse_part(line)) is not None:
     return found
-  between_commas = [_part(part) for part in _split(line, ",;")]
+  between_commas = [_parse_part(part) for part in _split_outside_brackets(line, ",;")]
   if all(between_commas):
-    return _joined([part for part in between_commas if part])
-  between_spaces = [_value(part) for part in _split(line, " ")]
-  if all(part and all(_speaks_for_itself(v) for v in part.values) for part in between_spaces):
-    return _joined([part for part in between_spaces if part])
-  return _text(line)
+    return _concatenate([part for part in between_commas if part])
+  between_spaces = [_parse_value(part) for part in _split_outside_brackets(line, " ")]
+  if all(part and all(_is_not_prose(v) for v in part.values) for part in between_spaces):
+    return _concatenate([part for part in between_spaces if part])
+  return _parse_prose(line)
 
 
-def _split(line: str, marks: str) -> list[str]:
-  """The parts between those marks that stand outside of brackets."""
+def _split_outside_brackets(line: str, marks: str) -> list[str]:
+  """The parts between those marks, split only outside brackets."""
   depth, parts = 0, [""]
   for char in line:
     depth += (char in "([{") - (char in ")]}")
@@ -172,53 +172,53 @@ def _split(line: str, marks: str) -> list[str]:
   return [part.strip() for part in parts if part.strip()]
 
 
-def _speaks_for_itself(value: PrintedValue) -> bool:
-  """Whether it is no word of a sentence."""
+def _is_not_prose(value: PrintedValue) -> bool:
+  """Whether the value has a meaning alone: it is not a word of a sentence."""
   return not isinstance(value, Word) or value in (*TRUTH_WORDS, *EMPTY_WORDS)
 
 
-def _part(part: str) -> ParsedOutput | None:
-  """A value, alone, with a unit or after a label; None: it is none."""
+def _parse_part(part: str) -> ParsedOutput | None:
+  """A value alone, with a unit, or after a label; None: the part is something else."""
   bare = part.removesuffix(".") if part[-2:-1].isalpha() else part
-  if (found := _value(bare)) is not None:
+  if (found := _parse_value(bare)) is not None:
     return found
   for separator in reversed(list(_SEPARATOR.finditer(bare))):
     label, rest = bare[: separator.start()], bare[separator.end() :].strip()
     tokens = [token.lower() for token in _TOKEN.findall(label)]
     if rest and tokens and not _SEPARATOR.search(label) and not any(map(_SIGNED.fullmatch, tokens)):
-      found = _value(rest)
+      found = _parse_value(rest)
       return None if found is None else dataclasses.replace(found, labels=tuple(tokens))
   return None
 
 
-def _value(text: str) -> ParsedOutput | None:
+def _parse_value(text: str) -> ParsedOutput | None:
   if (found := _SIGNED.fullmatch(text)) is not None:
-    return ParsedOutput((_numeral(found[0]),))
+    return ParsedOutput((_parse_number(found[0]),))
   if (found := _WITH_UNIT.fullmatch(text)) is not None:
     units = tuple(unit.lower() for unit in (found[1], *re.split("[ /]", found[3] or "")) if unit)
     if not _NO_UNITS.intersection(units):
-      return ParsedOutput((_numeral(found[2]),), units=units)
+      return ParsedOutput((_parse_number(found[2]),), units=units)
   try:
-    return _expression(text)
-  except (_Unreadable, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+    return _parse_expression(text)
+  except (_NotAValue, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
     return None
 
 
-def _text(line: str) -> ParsedOutput:
-  """The numbers and the words of a line that is something else."""
+def _parse_prose(line: str) -> ParsedOutput:
+  """The numbers and the words of a line of prose."""
   tokens = _TOKEN.findall(line)
-  numbers = tuple(_numeral(token) for token in tokens if _SIGNED.fullmatch(token))
+  numbers = tuple(_parse_number(token) for token in tokens if _SIGNED.fullmatch(token))
   words = tuple(token.lower() for token in tokens if not _SIGNED.fullmatch(token))
   return ParsedOutput(numbers, text=words)
 
 
-def _joined(parts: Sequence[ParsedOutput]) -> ParsedOutput:
+def _concatenate(parts: Sequence[ParsedOutput]) -> ParsedOutput:
   columns = ([x for part in parts for x in getattr(part, f.name)] for f in dataclasses.fields(ParsedOutput))
   values, shape, *words = columns
   return ParsedOutput(tuple(values), "".join(shape), *map(tuple, words))
 
 
-def _numeral(text: str) -> Number:
+def _parse_number(text: str) -> Number:
   mantissa, _, exponent = text.lower().partition("e")
   decimals = len(mantissa.partition(".")[2]) - int(exponent or "0")
   return Number(Fraction(text), text.lstrip("+-").isdigit(), max(decimals, 0))
@@ -227,8 +227,8 @@ def _numeral(text: str) -> Number:
 # Expressions
 
 
-class _Unreadable(Exception):
-  """No value."""
+class _NotAValue(Exception):
+  """The text is not a value."""
 
 
 _OPERATORS: dict[type[ast.operator], Callable[[complex, complex], complex]] = {
@@ -248,29 +248,32 @@ _WRAPPERS = frozenset(
 _CONSTANTS = {"pi": cmath.pi, "E": cmath.e, "I": 1j}
 
 
-def _expression(text: str) -> ParsedOutput:
-  """
+def _parse_expression(text: str) -> ParsedOutput:
+  """The values of an expression or of a container.
+
   Raises:
-    _Unreadable, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError: it is none.
+    _NotAValue, SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError: the text is neither.
   """
   if len(text) > MAX_EXPRESSION_CHARS or "\\" in text or _DATE.fullmatch(text):
-    raise _Unreadable
+    raise _NotAValue
   node = ast.parse(text, mode="eval").body
-  values, shape = _leaves(node, text)
+  values, shape = _collect_values(node, text)
   inner = shape[1:-1] if shape.startswith("(") else shape
   return ParsedOutput(tuple(values), inner if "(" in inner else "")
 
 
-def _leaves(node: ast.expr, text: str) -> tuple[list[PrintedValue], str]:
-  """The values in a container, or the one that a node is, and how they are nested: "((..)(.))"."""
-  if isinstance(node, ast.Call) and _name(node.func) in _WRAPPERS:
-    return _leaves(node.args[0], text) if node.args else ([EMPTY_CONTAINER], ".")
+def _collect_values(node: ast.expr, text: str) -> tuple[list[PrintedValue], str]:
+  """The values in a container, or the single value of a node, and their nesting, such as "((..)(.))"."""
+  if isinstance(node, ast.Call) and _last_name(node.func) in _WRAPPERS:
+    return _collect_values(node.args[0], text) if node.args else ([EMPTY_CONTAINER], ".")
   if isinstance(node, ast.List | ast.Tuple | ast.Set):
-    parts = [_leaves(element, text) for element in node.elts]
+    parts = [_collect_values(element, text) for element in node.elts]
   elif isinstance(node, ast.Dict):
-    parts = [_leaves(ast.Tuple([k, v]), text) for k, v in zip(node.keys, node.values, strict=True) if k is not None]
+    parts = [
+      _collect_values(ast.Tuple([k, v]), text) for k, v in zip(node.keys, node.values, strict=True) if k is not None
+    ]
   else:
-    return [_leaf(node, text)], "."
+    return [_parse_leaf(node, text)], "."
   if not parts:
     return [EMPTY_CONTAINER], "."
   if isinstance(node, ast.Set | ast.Dict):
@@ -278,17 +281,17 @@ def _leaves(node: ast.expr, text: str) -> tuple[list[PrintedValue], str]:
   return [value for values, _ in parts for value in values], f"({''.join(shape for _, shape in parts)})"
 
 
-def _leaf(node: ast.expr, text: str) -> PrintedValue:
+def _parse_leaf(node: ast.expr, text: str) -> PrintedValue:
   if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | str)):
-    said = " ".join(str(node.value).split())
-    return _numeral(said) if _SIGNED.fullmatch(said) else Word(said.lower())
+    content = " ".join(str(node.value).split())
+    return _parse_number(content) if _SIGNED.fullmatch(content) else Word(content.lower())
   if isinstance(node, ast.Name) and node.id != "pi":
     return Word(node.id.lower())
   if isinstance(node, ast.Attribute) and node.attr in ("True_", "False_"):
     return Word(node.attr.lower().removesuffix("_"))
   if (found := _SIGNED.fullmatch(ast.get_source_segment(text, node) or "")) is not None:
-    return _numeral(found[0])
-  samples = [_worked_out(node, point) for point in range(EVALUATION_POINTS)]
+    return _parse_number(found[0])
+  samples = [_evaluate(node, point) for point in range(EVALUATION_POINTS)]
   first = samples[0]
   if isinstance(first, Fraction) and samples.count(first) == EVALUATION_POINTS:
     return Number(first, exact=True)
@@ -298,37 +301,37 @@ def _leaf(node: ast.expr, text: str) -> PrintedValue:
   return Formula(values)
 
 
-def _name(node: ast.expr) -> str:
+def _last_name(node: ast.expr) -> str:
   """The last part of a dotted name."""
   return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
-def _worked_out(node: ast.expr, point: int) -> Fraction | complex:
-  """The value of an expression at one point, a Fraction where only whole numbers went into it.
+def _evaluate(node: ast.expr, point: int) -> Fraction | complex:
+  """The value of an expression at one point; a Fraction if all its numbers are whole.
 
   Raises:
-    _Unreadable, ArithmeticError, ValueError: it has none.
+    _NotAValue, ArithmeticError, ValueError: it has no value.
   """
   match node:
     case ast.Constant(value=int() | float() | complex() as value) if not isinstance(value, bool):
       return Fraction(value) if isinstance(value, int) else complex(value)
     case ast.Name(id=name):
-      return complex(_CONSTANTS[name]) if name in _CONSTANTS else _at(name, point)
+      return complex(_CONSTANTS[name]) if name in _CONSTANTS else _value_of_name(name, point)
     case ast.UnaryOp(op=ast.USub(), operand=operand):
-      return -_worked_out(operand, point)
+      return -_evaluate(operand, point)
     case ast.BinOp(left=left, op=ast.Pow(), right=right):
-      return _power(_worked_out(left, point), _worked_out(right, point))
+      return _power(_evaluate(left, point), _evaluate(right, point))
     case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-      return _applied(_OPERATORS[type(op)], _worked_out(left, point), _worked_out(right, point))
-    case ast.Call(func=func, args=[over, under]) if _name(func) in _RATIOS:
-      return _applied(operator.truediv, _worked_out(over, point), _worked_out(under, point))
-    case ast.Call(func=func, args=[operand]) if _name(func) in _FUNCTIONS:
-      return complex(_FUNCTIONS[_name(func)](_complex(_worked_out(operand, point))))
+      return _apply(_OPERATORS[type(op)], _evaluate(left, point), _evaluate(right, point))
+    case ast.Call(func=func, args=[over, under]) if _last_name(func) in _RATIOS:
+      return _apply(operator.truediv, _evaluate(over, point), _evaluate(under, point))
+    case ast.Call(func=func, args=[operand]) if _last_name(func) in _FUNCTIONS:
+      return complex(_FUNCTIONS[_last_name(func)](_complex(_evaluate(operand, point))))
     case _:
-      raise _Unreadable
+      raise _NotAValue
 
 
-def _applied(op: Callable[..., complex], a: Fraction | complex, b: Fraction | complex) -> Fraction | complex:
+def _apply(op: Callable[..., complex], a: Fraction | complex, b: Fraction | complex) -> Fraction | complex:
   return op(a, b) if isinstance(a, Fraction) and isinstance(b, Fraction) else op(_complex(a), _complex(b))
 
 
@@ -336,24 +339,25 @@ def _power(base: Fraction | complex, exponent: Fraction | complex) -> Fraction |
   if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if bits * abs(exponent) > MAX_POWER_BITS:
-      raise _Unreadable
+      raise _NotAValue
     return base ** int(exponent)
   return _complex(base) ** _complex(exponent)
 
 
 def _complex(value: Fraction | complex) -> complex:
-  """
+  """The number as a complex number.
+
   Raises:
-    _Unreadable: it is not finite.
+    _NotAValue: it is not finite.
   """
   found = complex(float(value)) if isinstance(value, Fraction) else complex(value)
   if not cmath.isfinite(found):
-    raise _Unreadable
+    raise _NotAValue
   return found
 
 
-def _at(name: str, point: int) -> complex:
-  """What a name stands for at a point: between 1 and 2, or its negative; the same in every process."""
+def _value_of_name(name: str, point: int) -> complex:
+  """The value of a name at a point: between 1 and 2, or its negative. A hash makes it equal in every process."""
   digest = hashlib.sha256(f"{point}/{name}".encode()).digest()
   size = 1 + int.from_bytes(digest[:4]) / 2**32
   return complex(-size if digest[4] % 2 else size)

@@ -1,4 +1,4 @@
-"""The tiered reward of short-horizon RL (paper, RL).
+"""Rewards and advantages of rollouts: tiers, groups, and step comparisons (paper, RL).
 
 | tier  | when                                                                     | default |
 |-------|--------------------------------------------------------------------------|---------|
@@ -7,16 +7,15 @@
 | avoid | not final, not key, and equivalent to no recorded mistake of that place  | 0.1     |
 | none  | otherwise                                                                | 0       |
 
-Departures from the paper, under the rule "paper": key and avoid need a first new step that parses, has code, runs
-without error and does not itself submit; steps are compared by execution (equivalence.py), and what stays undecided
-counts neither as the teacher's step nor as another than a mistake.
+The rule "paper" departs from the paper. Key and avoid need a first new step that parses, has code, runs without error
+and does not itself submit. Steps are compared by execution (step_equivalence.py). An undecided comparison counts
+neither as equal to the teacher's step nor as different from a mistake.
+The rule "release" is the reference release's. Only the first recorded mistake counts. A rollout without a submitted
+answer earns nothing, whatever its first step was. The first step need not have run.
 
-The rule "release" is the reference release's: only the first recorded mistake counts, a rollout that does not submit
-an answer gets nothing whatever its first step was, and the first step need not have run.
-
-MERGED What a group of rollouts from one start earned, why it may have no signal, and what had to leave it.
-
-MERGED The first new steps of rollouts against the recorded ones of their place: by execution, then by a judge.
+`assign_tier` gives the tier of one rollout. `StepComparisons` compares a rollout's first new step with the recorded
+steps: by execution first, then by a judge where the result is undecided. `score_groups` turns tiers into rewards and
+advantages. `no_signal_reason` says why all advantages of a group are 0; `excluded_reason` why a rollout left its group.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ REWARD_RULES = ("paper", "release")
 
 @dataclasses.dataclass(frozen=True)
 class TierRewards:
-  """What each tier pays, and by which rule it is earned; key and avoid at 0 leave the outcome reward."""
+  """The reward of each tier, and the rule that assigns tiers. With key = avoid = 0 it is the plain outcome reward."""
 
   final: float
   key: float
@@ -53,10 +52,7 @@ class TierRewards:
   rule: str = "paper"
 
   def __post_init__(self) -> None:
-    """
-    Raises:
-      UserError: there is no such rule.
-    """
+    """Rejects an unknown rule."""
     if self.rule not in REWARD_RULES:
       raise UserError(f"rl.reward = {self.rule!r}; choose from {', '.join(REWARD_RULES)}")
 
@@ -65,7 +61,7 @@ class TierRewards:
 
 
 def assign_tier(trajectory: Trajectory, correction: Correction | None, rule: str, same: StepComparator) -> Tier:
-  """The tier of a rollout from the place of `correction`; without one, outcome only."""
+  """The tier of a rollout that starts before the step of `correction`. Without a correction: "final" or "none"."""
   if trajectory.right:
     return "final"
   recorded = select_recorded_steps(trajectory, correction, rule)
@@ -78,7 +74,7 @@ def assign_tier(trajectory: Trajectory, correction: Correction | None, rule: str
 
 
 def select_recorded_steps(trajectory: Trajectory, correction: Correction | None, rule: str) -> tuple[Step, ...]:
-  """The recorded steps on which the tier hangs, the teacher's first; none where it does not hang on them."""
+  """The recorded steps that decide the tier, the teacher's first; empty if the tier does not depend on them."""
   new = trajectory.steps[trajectory.prefix_steps :]
   if correction is None or trajectory.right or not new or new[0].kind != "act":
     return ()
@@ -89,7 +85,7 @@ def select_recorded_steps(trajectory: Trajectory, correction: Correction | None,
 
 
 def _has_code(code: str) -> bool:
-  """Whether there is more than comments."""
+  """Whether the code has a line that is neither blank nor a comment."""
   return any(line.strip() and not line.lstrip().startswith("#") for line in code.splitlines())
 
 
@@ -97,12 +93,12 @@ NoSignalReason = Literal[
   "few",  # fewer than two members are left: nothing to compare
   "right",  # all are right
   "wrong",  # none earned anything
-  "key",  # all did what the teacher's step does
-  "avoid",  # all did something that is no known mistake
-  "equal_pay",  # tiers differ, and pay the same
+  "key",  # all are equivalent to the teacher's step
+  "avoid",  # all differ from the recorded mistakes
+  "equal_pay",  # tiers differ, but their rewards are equal
 ]
 ExcludedReason = Literal[
-  "tool_failure",  # the tool's host failed, or its clock ran out before the code had begun
+  "tool_failure",  # the tool's host failed, or the time limit passed before the code began
   "replay_mismatch",  # the start's state could not be rebuilt
   "ungraded",  # the grader failed, timed out or abstained
 ]
@@ -118,7 +114,7 @@ NO_SIGNAL_REASON_OF_TIER: dict[Tier, NoSignalReason] = {
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRollout:
-  """A rollout with what it earned."""
+  """A rollout with its tier, reward and advantage."""
 
   start: RolloutStart
   trajectory: Trajectory
@@ -128,19 +124,20 @@ class ScoredRollout:
 
   @property
   def tokens(self) -> int:
-    """Tokens that carry loss."""
+    """Number of tokens that carry loss."""
     return count_generated_tokens(self.trajectory.steps[self.trajectory.prefix_steps :])
 
   def to_example(self) -> Example:
-    """The rollout as a sequence in which what was drawn from the start on carries loss, a malformed turn too."""
+    """The rollout as a training example: all tokens generated after the prefix carry loss, also of a malformed turn."""
     given = self.trajectory.prefix_steps
     return make_example(self.trajectory, carries_loss=lambda index, _: index >= given, advantage=self.advantage)
 
 
 def excluded_reason(trajectory: Trajectory) -> ExcludedReason | None:
-  """What failed a rollout that is not the agent's doing; its own code running out of time is.
+  """Why a rollout leaves its group: a failure that is not the agent's. None: it stays.
 
-  Such a rollout leaves its group. It is never a 0, which would teach that what it did is bad.
+  A timeout of the agent's own code is the agent's failure. An excluded rollout never counts as reward 0: that would
+  teach that its steps were bad.
   """
   match trajectory.status:
     case "tool_failure" | "replay_mismatch":
@@ -157,12 +154,14 @@ def score_groups(
   *,
   scale: str,
 ) -> list[list[ScoredRollout]]:
-  """Rewards and advantages of a step's groups, without the rollouts that something else failed.
+  """Scores the groups of one RL step: tier, reward and advantage of each rollout, without the excluded ones.
 
-  `same` gives, for a start, what compares first steps with the recorded ones of its place.
+  Args:
+    same: returns, for a start, the comparator of first steps with the recorded ones.
+    scale: how advantages are scaled within a group (rl.scale).
   """
   earned = [
-    [_earned(start, t, tiers, same(start)) for t in group if excluded_reason(t) is None]
+    [_score_rollout(start, t, tiers, same(start)) for t in group if excluded_reason(t) is None]
     for start, group in zip(starts, groups, strict=True)
   ]
   values = compute_advantages([[s.reward for s in group] for group in earned], scale=scale)
@@ -172,13 +171,15 @@ def score_groups(
   ]
 
 
-def _earned(start: RolloutStart, trajectory: Trajectory, tiers: TierRewards, same: StepComparator) -> ScoredRollout:
+def _score_rollout(
+  start: RolloutStart, trajectory: Trajectory, tiers: TierRewards, same: StepComparator
+) -> ScoredRollout:
   name = assign_tier(trajectory, start.correction, tiers.rule, same)
   return ScoredRollout(start, trajectory, name, tiers.reward(name))
 
 
 def no_signal_reason(group: Sequence[ScoredRollout]) -> NoSignalReason | None:
-  """Why all of a group have advantage 0; None: they have not."""
+  """Why all advantages of a group are 0; None: they are not."""
   if len(group) < 2:
     return "few"
   if len({s.reward for s in group}) > 1:
@@ -191,14 +192,14 @@ def no_signal_reason(group: Sequence[ScoredRollout]) -> NoSignalReason | None:
 def measure_groups(
   drawn: Sequence[Sequence[Trajectory]], groups: Sequence[Sequence[ScoredRollout]]
 ) -> dict[str, float]:
-  """What a step's rollouts earned: means over those that are left, and shares; none where there is nothing to share.
+  """Metrics of one RL step's rollouts: mean reward, accuracy, shares of tiers and of reasons.
 
   Args:
-    drawn: all rollouts of the step, of which `left_…` are shares.
-    groups: what is left of them, of which `no_signal_…` are shares.
+    drawn: all rollouts of the step. `left_REASON` is a share of the excluded ones.
+    groups: the rollouts that stayed. `no_signal_REASON` is a share of these groups.
   """
   scored = [s for group in groups for s in group]
-  tiers, silences = Counter(s.tier for s in scored), Counter(no_signal_reason(group) for group in groups)
+  tiers, reasons = Counter(s.tier for s in scored), Counter(no_signal_reason(group) for group in groups)
   failures = Counter(excluded_reason(t) for group in drawn for t in group)
   earned = {
     "reward_mean": sum(s.reward for s in scored),
@@ -206,13 +207,13 @@ def measure_groups(
     **{f"tier_{name}": tiers[name] for name in ("final", "key", "avoid", "none")},
     "context_full": sum(s.trajectory.status == "context_full" for s in scored),
   }
-  silent = {
-    "groups": sum(silences[name] for name in NO_SIGNAL_REASONS),
-    **{name: silences[name] for name in NO_SIGNAL_REASONS},
+  no_signal = {
+    "groups": sum(reasons[name] for name in NO_SIGNAL_REASONS),
+    **{name: reasons[name] for name in NO_SIGNAL_REASONS},
   }
   return {
     **divide_sums(earned, len(scored)),
-    **divide_sums({f"no_signal_{name}": number for name, number in silent.items()}, len(groups)),
+    **divide_sums({f"no_signal_{name}": number for name, number in no_signal.items()}, len(groups)),
     **divide_sums({f"left_{name}": failures[name] for name in EXCLUDED_REASONS}, failures.total()),
     "rollouts": len(scored),
     "generated_tokens": sum(s.tokens for s in scored),
@@ -220,12 +221,15 @@ def measure_groups(
 
 
 def divide_sums(sums: Mapping[str, float], count: int) -> dict[str, float]:
-  """Each divided by the count; of nothing there are none, since a 0 would say that something was bad."""
+  """Each sum divided by the count. Empty if the count is 0, since a logged 0 would look like a bad value."""
   return {name: number / count for name, number in sums.items()} if count else {}
 
 
 class StepComparisons:
-  """The verdicts of one RL step; the next has its own, so that a run that was stopped asks again what it asked."""
+  """Step comparisons of one RL step.
+
+  Each RL step has its own, so that a resumed run asks the judge the same questions again.
+  """
 
   def __init__(self, grader: Grader, judge: StepJudge | None):
     self._grader, self._judge = grader, judge
@@ -235,9 +239,9 @@ class StepComparisons:
   def judge_undecided(
     self, starts: Sequence[RolloutStart], groups: Sequence[Sequence[Trajectory]], rule: str
   ) -> list[list[Trajectory]]:
-    """Puts what execution leaves undecided to the judge, all at once, and each pair once.
+    """Asks the judge about all pairs that execution leaves undecided, in one call, each pair once.
 
-    Returns the groups, with the cost of an opinion on the first rollout that needed it.
+    Returns the groups. The cost of each opinion is booked on the first rollout that needed it.
     """
     if self._judge is None:
       return [list(group) for group in groups]
@@ -263,7 +267,7 @@ class StepComparisons:
     return [_pair(start, first, r) for r in recorded if first and compare_steps(first, r, answers) == "undecided"]
 
   def comparator_for(self, start: RolloutStart) -> StepComparator:
-    """What compares two steps from the state of a start."""
+    """The comparator of two steps from the state of a start."""
     answers = make_answer_comparator(self._grader, start.question)
 
     def same(new: Step, recorded: Step) -> StepVerdict:
@@ -276,12 +280,12 @@ class StepComparisons:
     return same
 
   def metrics(self) -> dict[str, float]:
-    """What came of the comparisons that tiers hung on, as shares of them; empty where there was none."""
+    """Share of each verdict among the comparisons that decided tiers; empty without comparisons."""
     return divide_sums({f"steps_{name}": self._given[name] for name in get_args(StepVerdict)}, self._given.total())
 
 
 def _pair(start: RolloutStart, new: Step, recorded: Step) -> StepPair:
-  """The pair, without what is of no concern to anybody's opinion of it."""
+  """The pair as the judge's key: without authors and tokens, which do not affect an opinion."""
   prefix, first, second = start.prefix.steps, _bare(new), _bare(recorded)
   return StepPair(start.question.text, tuple(map(_bare, prefix)), first, second)
 

@@ -1,16 +1,16 @@
-"""Are two steps, taken from the same state, the same act? Told by what they did, not by how they are written.
+"""Whether two steps, run from the same state, do the same. They are compared by their effects, not by their code.
 
 | verdict   | when                                                                                              |
 |-----------|---------------------------------------------------------------------------------------------------|
-| equal     | both ran, what they printed agrees, and both submitted equivalent answers or neither did          |
+| equal     | both ran, their printed output agrees, and both submitted equivalent answers or neither did       |
 | different | exactly one raised or is malformed; exactly one submitted; answers or printed values disagree     |
-| undecided | anything else: silent or searched in vain, both raised, one prints more, other words, first thoughts |
+| undecided | anything else: no output, empty searches, both raised, one prints more, other words, first thoughts |
 
-Printed text agrees when it is the same but for white space, or when all values in it agree (printed.py) and what stands
-around them does not contradict: labels of one are among those of the other, units are the same or on one side only.
-Two searches agree when they brought the same passages, whose lines are their identity, in whatever order.
-
-What is undecided goes to a `StepJudge` where there is one (step_judge.py), and otherwise earns nothing.
+Printed text agrees when it is the same but for white space. It also agrees when all its values agree
+(printed_values.py) and the labels and units do not contradict: the labels of one are among those of the other, and the
+units are the same or only one has any. Two searches agree when they found the same passages, in any order; a passage is
+identified by its line.
+An undecided pair goes to a `StepJudge` if there is one (teaching/judges.py); otherwise it earns nothing.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ StepVerdict = Literal["equal", "different", "undecided"]
 
 VERDICT_OF_BOOL: dict[bool | None, StepVerdict] = {True: "equal", False: "different", None: "undecided"}
 
-#: whether two answers are equivalent; None: that cannot be told
+#: whether two answers are equivalent; None: undecided
 AnswerComparator = Callable[[str, str], bool | None]
 
-_CUT = re.compile(r"\.\.\. \[\d+ characters cut\] \.\.\.")  # sandbox/interface.py
+_CUT = re.compile(r"\.\.\. \[\d+ characters cut\] \.\.\.")  # the mark of cut output in sandbox/interface.py
 
 
 def make_answer_comparator(grader: Grader, question: Question) -> AnswerComparator:
-  """Answers to a question are equivalent when its grader gives one full marks where the other is the reference."""
+  """The comparator of answers to a question.
+
+  Two answers are equivalent when the grader gives one full marks with the other as reference, in either direction.
+  """
 
   def same(a: str, b: str) -> bool | None:
     if a.split() == b.split():
@@ -51,7 +54,7 @@ def make_answer_comparator(grader: Grader, question: Question) -> AnswerComparat
 
 
 def compare_steps(a: Step, b: Step, same: AnswerComparator) -> StepVerdict:
-  """The verdict by execution on two steps from one state."""
+  """The verdict on two steps from one state, from their recorded effects."""
   if (a.kind == "malformed") != (b.kind == "malformed"):
     return "different"
   if a.kind != "act" or b.kind != "act":
@@ -78,15 +81,15 @@ def _observed(a: Step, b: Step) -> StepVerdict:
     return "undecided"
   x, y = parse_output(one), parse_output(other)
   if x.text and y.text and calls_web_search(a.code) and calls_web_search(b.code):
-    return _passages({*one.splitlines()}, {*other.splitlines()})
+    return _compare_passages({*one.splitlines()}, {*other.splitlines()})
   return compare_outputs(x, y)
 
 
 def calls_web_search(code: str) -> bool:
-  """Whether some code calls web_search."""
+  """Whether the code calls web_search."""
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of the parser, about odd literals
+      warnings.simplefilter("ignore")  # the parser warns about odd literals
       nodes = list(ast.walk(ast.parse(code)))
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return False
@@ -94,30 +97,30 @@ def calls_web_search(code: str) -> bool:
   return any(isinstance(called, ast.Name) and called.id == "web_search" for called in calls)
 
 
-def _passages(a: set[str], b: set[str]) -> StepVerdict:
+def _compare_passages(a: set[str], b: set[str]) -> StepVerdict:
   if a == b:
     return "equal"
   return "undecided" if a < b or a > b else "different"
 
 
 def compare_outputs(a: ParsedOutput, b: ParsedOutput) -> StepVerdict:
-  """Whether what two steps printed, in other characters, says the same."""
+  """The verdict on two printed outputs whose characters differ."""
   if not a.values or not b.values:
     return "equal" if a == b else "undecided"
   if len(a.values) != len(b.values):
-    return "undecided" if _contained(a.values, b.values) or _share_in_text(a, b) else "different"
+    return "undecided" if _contained(a.values, b.values) or _prose_shares_a_value(a, b) else "different"
   relations = [compare_values(x, y) for x, y in zip(a.values, b.values, strict=True)]
   if all(r == "equal" for r in relations):
-    return "equal" if _same_words(a, b) else "undecided"
+    return "equal" if _context_agrees(a, b) else "undecided"
   if "different" not in relations or a.units != b.units:
     return "undecided"
-  if _contained(a.values, b.values) or (a.text != b.text and _share_in_text(a, b)):
+  if _contained(a.values, b.values) or (a.text != b.text and _prose_shares_a_value(a, b)):
     return "undecided"
   return "different"
 
 
-def _same_words(a: ParsedOutput, b: ParsedOutput) -> bool:
-  """Whether nothing around the values contradicts."""
+def _context_agrees(a: ParsedOutput, b: ParsedOutput) -> bool:
+  """Whether labels, units, nesting and text around the values do not contradict."""
   labels = Counter(a.labels), Counter(b.labels)
   labelled = labels[0] <= labels[1] or labels[1] <= labels[0]
   units = a.units == b.units or not a.units or not b.units
@@ -126,7 +129,7 @@ def _same_words(a: ParsedOutput, b: ParsedOutput) -> bool:
 
 
 def _contained(a: Sequence[PrintedValue], b: Sequence[PrintedValue]) -> bool:
-  """Whether each value of the shorter is, at least to rounding, one of the longer, in whatever order."""
+  """Whether each value of the shorter list occurs in the longer one, up to rounding, in any order."""
   few, many = sorted((list(a), list(b)), key=len)
   for value in few:
     found = next((o for o in many if type(o) is type(value) and compare_values(value, o) != "different"), None)
@@ -136,6 +139,6 @@ def _contained(a: Sequence[PrintedValue], b: Sequence[PrintedValue]) -> bool:
   return True
 
 
-def _share_in_text(a: ParsedOutput, b: ParsedOutput) -> bool:
-  """Whether there are sentences, and a value in common: the rest may be said in them and be no result."""
+def _prose_shares_a_value(a: ParsedOutput, b: ParsedOutput) -> bool:
+  """Whether there is prose and a common value. Then the other values may be part of the prose and no results."""
   return bool(a.text or b.text) and any(compare_values(x, y) == "equal" for x in a.values for y in b.values)
