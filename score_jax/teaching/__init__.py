@@ -1,1 +1,1 @@
-"""The teacher: demonstrate, locate the earliest error, correct it."""
+"""Teachers: they demonstrate, locate the earliest error and correct it; and the leak guard and judges they use."""

@@ -1,15 +1,11 @@
-"""The prompts of the teacher and the judges: files that a user can copy, edit and name by `teacher.prompts`.
+"""Asks a chat model for structured replies: prompt templates, reply schemas, and retries until a reply is valid.
 
-Each is a jinja2 template of its own; tools.jinja is what those that ask for code have in common. All that comes from
-a question, a student, a tool or a model goes in by the filter `json`, as one JSON string: no text in it can close the
-data and go on as instruction, nor become one of the tokens like <|im_end|> with which chat templates part turns.
-
-MERGED What a teacher's replies must look like: one JSON object of a known form, whose texts are one step and no more.
-
-A reply that is not so is refused with a reason, which is counted, and with what to tell the model before it is asked
-again (teaching/asking.py). Nothing is ever read out of prose.
-
-MERGED Asking a chat model until its reply can be taken: many questions at once, each asked again at most twice.
+`PromptTemplates` renders the jinja2 files of teaching/prompts/ or of the folder `teacher.prompts`. The prompts that ask
+for code share tools.jinja. All data goes in by the filter `json`, as one JSON string without special tokens such
+as <|im_end|>, so no data can pose as an instruction.
+`ReplySchema` and its subclasses are the JSON objects that replies must be. Nothing is parsed out of prose.
+`StructuredChat.ask_until_valid` asks many prompts at once. A prompt with an invalid reply is asked again with feedback,
+at most MAX_ATTEMPTS times in all.
 """
 
 from __future__ import annotations
@@ -39,9 +35,9 @@ from score_jax.teaching.teacher import Finding
 from score_jax.trajectory import Kind, Step, Trajectory, Usage
 
 DEFAULT_PROMPTS_DIR = pathlib.Path(__file__).parent / "prompts"
-#: what the code of a step may import
+#: modules that the code of a step may import
 ALLOWED_IMPORTS = tuple(name for name in PRELOADED_MODULES if "." not in name)
-#: prompt -> the variables that it is given; to all of them come ALWAYS
+#: prompt -> its variables; COMMON_VARIABLES are given to every prompt too
 PROMPT_VARIABLES = {
   "solve_first_thought": {"question"},
   "solve_step": {"question", "steps", "acts_left"},
@@ -52,37 +48,34 @@ PROMPT_VARIABLES = {
   "judge_step": {"question", "steps", "first", "second"},
   "tools": set[str](),
 }
-#: is there web_search; what else can be called, each a `call` and what it is `about`; what may be imported
+#: whether web_search exists; the other functions, each with `call` and `about`; the modules that may be imported
 COMMON_VARIABLES = {"search", "functions", "imports"}
 
 _ESCAPED = re.compile("<(?=[|\uff5c/A-Za-z_])|[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def escape_special_tokens(text: str) -> str:
-  """A text in which nothing looks like a special token; what did is spelled as in JSON."""
+  """The text with everything that looks like a special token written as JSON escapes."""
   return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def json_quoted(value: Any) -> str:
-  """A value as JSON on one line, harmless; any JSON reader gives it back."""
+  """The value as one line of JSON without special tokens. Any JSON reader restores the value."""
   return escape_special_tokens(json.dumps(value, ensure_ascii=False))
 
 
 class PromptTemplates:
-  """The prompts in one folder."""
+  """The prompt templates of one folder."""
 
   def __init__(self, folder: str = "", *, search: bool, functions: Sequence[FunctionDoc] = ()):
     """
     Args:
-      folder: of the *.jinja files; "": the package's own.
+      folder: holds the *.jinja files; "": teaching/prompts of the package.
       search: whether code can call web_search.
-      functions: what else it can call.
-
-    Raises:
-      UserError: a file is missing, is no template, or uses a variable that it is not given.
+      functions: the other functions that code can call.
     """
     self._folder = pathlib.Path(folder) if folder else DEFAULT_PROMPTS_DIR
-    self._always = {"search": search, "functions": functions, "imports": ", ".join(ALLOWED_IMPORTS)}
+    self._common = {"search": search, "functions": functions, "imports": ", ".join(ALLOWED_IMPORTS)}
     self._jinja = ImmutableSandboxedEnvironment(
       loader=jinja2.FileSystemLoader(self._folder), undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -96,7 +89,7 @@ class PromptTemplates:
       parsed = self._jinja.parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
       raise UserError(
-        f"{path} cannot be read ({error}); copy the folder score_jax/mentor/prompts with all its files"
+        f"{path} cannot be read ({error}); copy the folder score_jax/teaching/prompts with all its files"
       ) from error
     except jinja2.TemplateSyntaxError as error:
       raise UserError(f"{path}:{error.lineno}: {error.message}; mend the template") from error
@@ -104,26 +97,24 @@ class PromptTemplates:
       raise UserError(f"{path}: the variable {unknown[0]!r} is unknown; there are {', '.join(sorted(variables))}")
 
   def render_prompt(self, name: str, **variables: Any) -> str:
-    """The text of a prompt.
-
-    Raises:
-      UserError: its file is missing or uses what it is not given.
-    """
+    """The text of a prompt."""
     try:
-      return self._jinja.get_template(f"{name}.jinja").render(**self._always, **variables)
+      return self._jinja.get_template(f"{name}.jinja").render(**self._common, **variables)
     except jinja2.TemplateNotFound as error:
-      raise UserError(f"{self._folder / f'{error.name}'} is missing; copy it from score_jax/mentor/prompts") from error
+      raise UserError(
+        f"{self._folder / f'{error.name}'} is missing; copy it from score_jax/teaching/prompts"
+      ) from error
     except jinja2.TemplateError as error:
       raise UserError(f"{self._folder / f'{name}.jinja'}: {error.message}; mend the template") from error
 
 
 class InvalidReply(Exception):
-  """A reply that cannot be taken.
+  """A reply that is not usable.
 
   Attributes:
-    reason: under which it is counted.
-    told: what the model is told before it is asked again; "": asking again would not help.
-    instead: what is taken when it was asked often enough; None: nothing.
+    reason: the name under which it is counted.
+    feedback: sent to the model before it is asked again; "": asking again would not help.
+    fallback: the result after the last attempt; None: there is none.
   """
 
   def __init__(self, reason: str, told: str, instead: Any = None):
@@ -131,6 +122,7 @@ class InvalidReply(Exception):
     self.reason, self.feedback, self.fallback = reason, told, instead
 
 
+# The names and docstrings of the subclasses are part of the JSON schema, so of the key of a recorded chat: keep them.
 class ReplySchema(pydantic.BaseModel):
   """Exactly its fields, of exactly their types."""
 
@@ -160,10 +152,10 @@ _LABEL = re.compile(r"^[ \t]*(?:Observation|(?:First )?Thought|Code|Action)[ \t]
 
 
 def parse_reply(reply: str, form: type[SchemaT]) -> SchemaT:
-  """The object that a reply is, behind any thinking, alone or in one fence.
+  """The JSON object of a reply, after any thinking, alone or in one fence.
 
   Raises:
-    Refused: it is none, or not of the form.
+    InvalidReply: there is no such object, or it does not fit the schema.
   """
   try:
     data = parse_json_reply(reply)
@@ -180,10 +172,10 @@ def parse_reply(reply: str, form: type[SchemaT]) -> SchemaT:
 
 
 def turn_from_reply(kind: Kind, reply: FirstThought | Act) -> Turn:
-  """The one turn that a reply writes.
+  """The single turn that a reply contains.
 
   Raises:
-    Refused: a part is empty, it is more than one turn, or its code is no Python.
+    InvalidReply: a part is empty, there is more than one turn, or the code is not Python.
   """
   thought, code = reply.thought.strip(), reply.code.strip() if isinstance(reply, Act) else ""
   for name, text in (("thought", thought), ("code", code)):
@@ -205,13 +197,13 @@ def turn_from_reply(kind: Kind, reply: FirstThought | Act) -> Turn:
 
 
 def parse_reply_code(code: str) -> ast.Module:
-  """The code, read.
+  """The syntax tree of the code.
 
   Raises:
-    Refused: it is no Python.
+    InvalidReply: it is not Python.
   """
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of escapes such as "\\d"
+    warnings.simplefilter("ignore")  # the parser warns about escapes such as "\\d"
     try:
       return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -221,7 +213,7 @@ def parse_reply_code(code: str) -> ast.Module:
 
 
 def catch_invalid_reply(make: Callable[P, ResultT], *args: P.args, **kwargs: P.kwargs) -> ResultT | InvalidReply:
-  """What `make` gives, or its refusal."""
+  """The result of `make`, or the InvalidReply that it raised."""
   try:
     return make(*args, **kwargs)
   except InvalidReply as refused:
@@ -229,7 +221,7 @@ def catch_invalid_reply(make: Callable[P, ResultT], *args: P.args, **kwargs: P.k
 
 
 def repeats_a_mistake(step: Turn | Step, trajectory: Trajectory, finding: Finding) -> bool:
-  """Whether a replacement does what stands at its place, or stood there before, or was tried there in vain."""
+  """Whether a replacement repeats the step at its place, an earlier mistake there, or a replacement that failed."""
   k = finding.step
   earlier = (m for c in trajectory.corrections if c.step == k for m in c.mistakes)
   made = Turn(step.kind, step.thought, step.code)
@@ -237,24 +229,30 @@ def repeats_a_mistake(step: Turn | Step, trajectory: Trajectory, finding: Findin
 
 
 def repeats_step(made: Turn, step: Step) -> bool:
-  """Whether a turn is that step again: its code is the same but for comments and spaces, or its plan is."""
+  """Whether a turn equals a step: the same code but for comments and spaces, or the same plan."""
   if made.kind == "first_thought" or step.kind != "act":
     return made.thought.split() == step.thought.split()
   try:
     return ast.dump(parse_reply_code(made.code)) == ast.dump(parse_reply_code(step.code))
-  except (InvalidReply, RecursionError):  # of a student's code, or of a sum of a thousand terms
+  except (
+    InvalidReply,
+    RecursionError,
+  ):  # a student's code may be invalid; a sum of a thousand terms is nested too deep
     return made.code == step.code
 
 
-MAX_ATTEMPTS = 3  # of one question, in all
-MAX_ECHOED_CHARS = 2000  # characters of a refused reply that the model is shown again
+MAX_ATTEMPTS = 3  # of one prompt, in all
+MAX_ECHOED_CHARS = 2000  # characters of an invalid reply that are sent back to the model
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class AskResult(Generic[T]):
-  """What asking came to. `failed` says why there is no value: the reason of the last refusal; empty if there is one."""
+  """The valid reply and the cost of asking.
+
+  `failed`: if there is no value, the reason of the last invalid reply; else empty.
+  """
 
   value: T | None
   usage: Usage
@@ -265,12 +263,12 @@ class StructuredChat:
   """Asks, checks, asks again, and counts.
 
   Attributes:
-    counts: by kind of question: asked, ok, asked_again, failed, each reason of a refusal, and replies whose tokens
-      are estimated.
+    counts: by kind of prompt: asked, ok, asked_again, failed, each reason of an invalid reply, and replies whose
+      token counts are estimates.
   """
 
   def __init__(self, chat: ChatModel, *, tokens: int):
-    """`tokens`: the most of one reply."""
+    """`tokens`: the limit of one reply."""
     self._chat, self._tokens = chat, tokens
     self.counts: dict[str, Counter[str]] = {}
 
@@ -283,14 +281,14 @@ class StructuredChat:
     temperature: float,
     take: Callable[[Sequence[tuple[int, SchemaT]]], Sequence[T | InvalidReply]],
   ) -> list[AskResult[T]]:
-    """What becomes of each (name, prompt), in order.
+    """The result of each (name, prompt), in order.
 
     Args:
-      kind: under which it is counted.
-      asked: a name of its own and the prompt.
-      form: of the replies.
-      take: gets all replies of a round that have the form, each with the index of what was asked, and says what they
-        are worth. So that what takes time, such as running code, is done for all at once.
+      kind: the name under which these prompts are counted.
+      asked: pairs of a unique name and a prompt.
+      form: the schema of the replies.
+      take: gets all replies of a round that fit the schema, each with the index of its prompt. Returns the value of
+        each, or an InvalidReply. One call gets all replies, so that slow work such as running code is batched.
     """
     counts = self.counts.setdefault(kind, Counter())
     counts["asked"] += len(asked)
@@ -303,18 +301,18 @@ class StructuredChat:
       )
       if estimated := sum(reply.estimated for reply in replies):
         counts["tokens_estimated"] += estimated
-      read: list[tuple[int, SchemaT]] = []
+      valid: list[tuple[int, SchemaT]] = []
       for index, reply in zip(open_, replies, strict=True):
         cases[index].usage = cases[index].usage + reply.usage
-        made = _read(reply, form)
+        made = _parse_or_invalid(reply, form)
         if isinstance(made, InvalidReply):
           cases[index].refuse(made, reply, last=attempt == MAX_ATTEMPTS - 1)
         else:
-          read.append((index, made))
-      said = dict(zip(open_, replies, strict=True))
-      for (index, _), taken in zip(read, take(read) if read else (), strict=True):
+          valid.append((index, made))
+      reply_of = dict(zip(open_, replies, strict=True))
+      for (index, _), taken in zip(valid, take(valid) if valid else (), strict=True):
         if isinstance(taken, InvalidReply):
-          cases[index].refuse(taken, said[index], last=attempt == MAX_ATTEMPTS - 1)
+          cases[index].refuse(taken, reply_of[index], last=attempt == MAX_ATTEMPTS - 1)
         else:
           cases[index].value, cases[index].ended = taken, True
     for case in cases:
@@ -324,34 +322,34 @@ class StructuredChat:
 
   def _ask(self, case: _Case, attempt: int, temperature: float, form: type[ReplySchema]) -> ChatRequest:
     name = f"{case.name}/again/{attempt}" if attempt else case.name
-    return ChatRequest(name, tuple(case.said), temperature, self._tokens, form.model_json_schema())
+    return ChatRequest(name, tuple(case.messages), temperature, self._tokens, form.model_json_schema())
 
 
 @dataclasses.dataclass
 class _Case:
-  """One question on its way through the rounds."""
+  """One prompt, its conversation and its result."""
 
   name: str
-  said: list[ChatMessage]
+  messages: list[ChatMessage]
   usage: Usage = Usage()
   value: Any = None
   ended: bool = False
   refusals: list[str] = dataclasses.field(default_factory=list)
 
   def refuse(self, refused: InvalidReply, reply: ChatReply, *, last: bool) -> None:
-    """Notes why, and what is said before the next try, if there is one."""
+    """Books the reason, and adds feedback to the conversation unless this was the last attempt."""
     self.refusals.append(refused.reason)
     if last or not refused.feedback:
       self.value, self.ended = refused.fallback, True
       return
     again = f"That reply cannot be used: {refused.feedback}. Reply again, with the one JSON object that was asked for."
-    said = (
+    echo = (
       escape_special_tokens(strip_thinking(reply.text)[:MAX_ECHOED_CHARS]) or "(nothing)"
     )  # some endpoints refuse a message without text
-    self.said += [ChatMessage("assistant", said), ChatMessage("user", escape_special_tokens(again))]
+    self.messages += [ChatMessage("assistant", echo), ChatMessage("user", escape_special_tokens(again))]
 
 
-def _read(reply: ChatReply, form: type[SchemaT]) -> SchemaT | InvalidReply:
+def _parse_or_invalid(reply: ChatReply, form: type[SchemaT]) -> SchemaT | InvalidReply:
   if reply.failed:
     return InvalidReply("no_reply", "")
   try:

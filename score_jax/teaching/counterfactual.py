@@ -1,23 +1,19 @@
-"""A model on the mesh as teacher that is too small to be prompted: it teaches by what would happen if it went on.
+"""Locates errors by continuations: a teacher that needs no prompting, and the verification of a step that was named.
 
-From prefixes of a failed student trajectory the judge, which is the teacher itself or the student, goes on M times; the
-share that the grader calls right is drawn of V(k), k the number of steps kept. The earliest error is the first step
-over which V falls (falls.py). No reference answer is shown to anyone; only the grader is asked. A continuation that a
-host or the grader failed is no sample of V; where all of a prefix were, they are drawn once more.
+V(k) is the chance that a continuation after the first k steps ends right. A judge model (teacher or student) draws
+M continuations of each prefix; the grader counts the right ones. The error is the first step over which V falls
+(falls.py). No reference answer is shown to a model. Continuations that a host or the grader failed do not count; if all
+of a prefix failed, they are drawn once more.
 
-The correction is one step of the teacher's. Where the teacher's own continuations were judged it is a first step of
-those from before the error that ended right, commonest first; else the teacher draws one step. It has to run, and to
-differ from the mistake. If the student does not succeed from it, mentoring asks for the next one.
+`CounterfactualTeacher.correct` gives one step of the teacher's. It must run and differ from the mistake. If the teacher
+is the judge, it is the commonest first step of its right continuations; otherwise the teacher draws one step.
 
-MERGED Whether a step that was named is where it went wrong: by what happens when it is gone on from before and after it.
+`verify_located` tests a step that another teacher named:
 
-V(k) is the chance that a continuation after the first k steps ends right (falls.py). A step k is
-
-    confirmed     V falls over it, by a test of this one step: located = "both"
-    undecided     V(k) < delta, so there is nothing that could fall; or it fell, and so few draws do not tell that from
-                  chance; or hosts failed all of them: the name stands, located = "prompted"
-    contradicted  V was high enough to fall and did not by delta: unlocated; the diagnosis speaks of this step and fits
-                  no other
+    confirmed     V falls over this one step: located = "both"
+    undecided     V(k) < delta, too few continuations, or hosts failed all of them: the name stays, located = "prompted"
+    contradicted  V was high enough to fall and did not by delta: unlocated. No other step is tried, since the
+                  diagnosis fits only this one.
 """
 
 from __future__ import annotations
@@ -38,13 +34,13 @@ from score_jax.teaching.teacher import Finding, Proposal
 from score_jax.trajectory import Ledger, Question, Step, Trajectory, sum_ledgers
 
 PrefixSearch = Literal[
-  "every",  # all prefixes
-  "halving",  # those that halving comes to, on the assumption that V never rises again once it has fallen
+  "every",  # V of all prefixes
+  "halving",  # bisection: assumes that V never rises again once it has fallen
 ]
 
 
 class CounterfactualTeacher:
-  """Locates and corrects by continuations (`locate`), and demonstrates by rolling out itself."""
+  """Locates and corrects by continuations, and demonstrates by its own rollouts."""
 
   def __init__(
     self,
@@ -59,12 +55,12 @@ class CounterfactualTeacher:
   ):
     """
     Args:
-      agent: the teacher, which demonstrates and writes the corrections.
-      judge: whose continuations give V: the teacher's own, or the student's.
-      continuations: M.
-      rule: what counts as a fall of V.
-      acts: H, the budget of every continuation.
-      search: from which prefixes it is gone on.
+      agent: samples the teacher, for demonstrations and corrections.
+      judge: samples the continuations that estimate V: the teacher or the student.
+      continuations: M, per prefix.
+      rule: the test for a fall of V.
+      acts: H, the budget of acts of each continuation.
+      search: which prefixes get continuations.
     """
     self._agent, self._weights, self._judge = agent, weights, judge
     self.rule, self._search = rule, search
@@ -81,54 +77,58 @@ class CounterfactualTeacher:
   def estimate_values(
     self, starts: Sequence[tuple[Question, Trajectory]], *, name: str
   ) -> list[tuple[ValueEstimate, Ledger]]:
-    """V after each of some prefixes; what is known already costs nothing."""
+    """V after each prefix, with its cost; estimates that are known already cost nothing."""
     unknown = {s.context(): (q, s) for q, s in starts if s.context() not in self._values}
-    found = self._drawn(unknown, name)
+    found = self._estimate(unknown, name)
     failed = {context: unknown[context] for context, (value, _) in found.items() if value.success_rate is None}
-    for context, (value, cost) in self._drawn(failed, f"{name}/again").items():
+    for context, (value, cost) in self._estimate(failed, f"{name}/again").items():
       found[context] = value, found[context][1] + cost
-    # one without a verdict is forgotten: the next round draws it anew
+    # an estimate without a verdict is not kept: the next round draws it anew
     self._values |= {context: value for context, (value, _) in found.items() if value.success_rate is not None}
     costs = {context: cost for context, (_, cost) in found.items()}
     contexts = [start.context() for _, start in starts]
     return [(self._values.get(c) or found[c][0], costs.pop(c, Ledger())) for c in contexts]
 
-  def _drawn(
+  def _estimate(
     self, starts: dict[tuple[int, ...], tuple[Question, Trajectory]], name: str
   ) -> dict[tuple[int, ...], tuple[ValueEstimate, Ledger]]:
-    """What the judge's continuations come to and cost, by context."""
+    """V and the cost of the judge's continuations, by context."""
     if not starts:
       return {}
     agent, weights = self._judge
-    requests = [self._request(name, q, start, self._acts, self._continuations) for q, start in starts.values()]
+    requests = [
+      self._continuation_request(name, q, start, self._acts, self._continuations) for q, start in starts.values()
+    ]
     groups = agent.rollout(weights, requests)
-    return {c: (_value(g), sum_ledgers(t.ledger for t in g)) for c, g in zip(starts, groups, strict=True)}
+    return {c: (_estimate_from(g), sum_ledgers(t.ledger for t in g)) for c, g in zip(starts, groups, strict=True)}
 
-  def _request(self, name: str, question: Question, start: Trajectory, acts: int, copies: int) -> RolloutRequest:
-    """Continuations of a prefix; another prefix of the same question has another name, and so draws of its own."""
+  def _continuation_request(
+    self, name: str, question: Question, start: Trajectory, acts: int, copies: int
+  ) -> RolloutRequest:
+    """A request for continuations. Its name has a hash of the prefix, so each prefix has its own random draws."""
     digest = hashlib.sha256(json.dumps(start.context()).encode()).hexdigest()[:12]
     return RolloutRequest(f"{name}/{question.id}/{digest}", question, start, acts, copies)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
-    searches = [_Looked.at(trajectory) for _, trajectory in failed]
-    while wanted := [(i, k) for i, one in enumerate(searches) for k in self._next(one)]:
+    searches = [_SearchState.at(trajectory) for _, trajectory in failed]
+    while wanted := [(i, k) for i, one in enumerate(searches) for k in self._next_prefixes(one)]:
       starts = [(failed[i][0], failed[i][1].prefix(k)) for i, k in wanted]
       for (i, k), (value, cost) in zip(wanted, self.estimate_values(starts, name=name), strict=True):
         searches[i].values[k] = value
         searches[i].cost = searches[i].cost + cost
-    return [dataclasses.replace(self._find(one.values, one.count), ledger=one.cost) for one in searches]
+    return [dataclasses.replace(self._decide(one.values, one.count), ledger=one.cost) for one in searches]
 
-  def _next(self, looked: _Looked) -> list[int]:
-    """The prefixes of a trajectory that are drawn next."""
+  def _next_prefixes(self, state: _SearchState) -> list[int]:
+    """The prefixes of a trajectory that need continuations next."""
     if self._search == "halving":
-      return next_bisection_prefixes(looked.values, looked.count, self.rule)
-    return [k for k in range(looked.count) if k not in looked.values]
+      return next_bisection_prefixes(state.values, state.count, self.rule)
+    return [k for k in range(state.count) if k not in state.values]
 
-  def _find(self, values: dict[int, ValueEstimate], count: int) -> Finding:
-    """The verdict on a trajectory of whose first `count` prefixes V may be drawn.
+  def _decide(self, values: dict[int, ValueEstimate], count: int) -> Finding:
+    """The verdict on a trajectory; V can be estimated at its first `count` prefixes.
 
-    "hard" is said of the teacher alone: where the student's continuations are judged, a low V says that the student
-    fails, which was known.
+    "hard" needs the teacher as judge. With the student as judge, a low V says only that the student fails, which is
+    known.
     """
     drawn = tuple((k, v.successes, v.tries) for k, v in sorted(values.items()) if not v.terminal)
     start = values[0].success_rate if 0 in values else None
@@ -138,7 +138,7 @@ class CounterfactualTeacher:
     found, k = locate_fall(values, self.rule, tested=max(count - 1, 1))
     match found:
       case "located":
-        return self._located(k, values, drawn)
+        return self._make_finding(k, values, drawn)
       case "failed":
         return Finding("quarantined", prefix_counts=drawn)
       case "level":
@@ -146,7 +146,7 @@ class CounterfactualTeacher:
       case _:
         return Finding("undecided", values=shares, prefix_counts=drawn)
 
-  def _located(self, k: int, values: dict[int, ValueEstimate], drawn: tuple[tuple[int, int, int], ...]) -> Finding:
+  def _make_finding(self, k: int, values: dict[int, ValueEstimate], drawn: tuple[tuple[int, int, int], ...]) -> Finding:
     before, after = values[k], values[k + 1]
     assert before.success_rate is not None and after.success_rate is not None
     behind = "nothing can follow it" if after.terminal else f"{after.successes} of {after.tries} from after it"
@@ -161,62 +161,65 @@ class CounterfactualTeacher:
     )
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """One step of the teacher's for each, none of those that were tried there; None: what was drawn cannot stand."""
-    known = {i: step for i, (_, t, f) in enumerate(located) if (step := self._known(t, f))}
+    """One step of the teacher's for each, none that was tried there; None: the drawn step is not valid."""
+    known = {i: step for i, (_, t, f) in enumerate(located) if (step := self._known_correction(t, f))}
     asked = [i for i in range(len(located)) if i not in known]
-    requests = [self._one_step(*located[i]) for i in asked]
+    requests = [self._one_step_request(*located[i]) for i in asked]
     groups = self._agent.rollout(self._weights, requests)
     drawn = {i: trajectory for i, (trajectory,) in zip(asked, groups, strict=True)}
     return [
       Proposal(known[i], has_more=True)
       if i in known
-      else Proposal(_first(drawn[i], trajectory, finding), drawn[i].ledger, has_more=True)
+      else Proposal(_first_step_if_valid(drawn[i], trajectory, finding), drawn[i].ledger, has_more=True)
       for i, (_, trajectory, finding) in enumerate(located)
     ]
 
-  def _known(self, trajectory: Trajectory, finding: Finding) -> Step | None:
-    """The first step of the teacher's right continuations that can stand there."""
+  def _known_correction(self, trajectory: Trajectory, finding: Finding) -> Step | None:
+    """The commonest valid first step of the teacher's right continuations."""
     if self._judge[0].author != "teacher":
       return None
     value = self._values.get(trajectory.context(finding.step))
     steps = finding.candidates or (value.first_steps if value else ())
-    return next((step for step in steps if _stands(step, trajectory, finding)), None)
+    return next((step for step in steps if _is_valid_correction(step, trajectory, finding)), None)
 
-  def _one_step(self, question: Question, trajectory: Trajectory, finding: Finding) -> RolloutRequest:
-    """A plan comes with the act after it, which is dropped."""
+  def _one_step_request(self, question: Question, trajectory: Trajectory, finding: Finding) -> RolloutRequest:
+    """A request for one step. In the place of a plan one act is drawn after it and dropped."""
     name = f"correct/{len(finding.tried_replacements)}" if finding.tried_replacements else "correct"
-    return self._request(name, question, trajectory.prefix(finding.step), 1, 1)
+    return self._continuation_request(name, question, trajectory.prefix(finding.step), 1, 1)
 
 
 @dataclasses.dataclass
-class _Looked:
-  """What is drawn of a failed trajectory so far."""
+class _SearchState:
+  """The estimates for a failed trajectory so far."""
 
-  count: int  # of the prefixes that can be gone on from
+  count: int  # prefixes that can be continued
   values: dict[int, ValueEstimate]
   cost: Ledger = Ledger()
 
   @classmethod
-  def at(cls, trajectory: Trajectory) -> _Looked:
-    """Nothing is drawn; where nothing can follow the last step, V is known after it."""
+  def at(cls, trajectory: Trajectory) -> _SearchState:
+    """A search without draws. If no act can follow the last step, V after it is known to be 0.
+
+    At the step limit one can: continuations have a budget of their own.
+    """
     steps = len(trajectory.steps)
     return cls(steps + 1, {}) if trajectory.status == "step_limit" else cls(steps, {steps: TERMINAL_VALUE})
 
 
-def _first(drawn: Trajectory, trajectory: Trajectory, finding: Finding) -> Step | None:
-  """The first step that was drawn, where it can stand."""
+def _first_step_if_valid(drawn: Trajectory, trajectory: Trajectory, finding: Finding) -> Step | None:
+  """The first step that was drawn, if it is valid."""
   steps = drawn.steps[drawn.prefix_steps :]
-  return steps[0] if steps and _stands(steps[0], trajectory, finding) else None
+  return steps[0] if steps and _is_valid_correction(steps[0], trajectory, finding) else None
 
 
-def _stands(step: Step, trajectory: Trajectory, finding: Finding) -> bool:
-  """Whether a step can be the correction: it ran, and it is neither a mistake of that place nor one tried before."""
+def _is_valid_correction(step: Step, trajectory: Trajectory, finding: Finding) -> bool:
+  """Whether a step can be the correction: it ran, and repeats neither a mistake nor a step that was tried there."""
   ran = step.kind == "first_thought" or (step.kind == "act" and step.reason == "ok")
   return ran and not repeats_a_mistake(step, trajectory, finding)
 
 
-def _value(group: Sequence[Trajectory]) -> ValueEstimate:
-  """Counts those with a verdict, and orders the first new steps of the right ones."""
+def _estimate_from(group: Sequence[Trajectory]) -> ValueEstimate:
+  """The estimate of V from a prefix's continuations, with the first steps of the right ones, commonest first."""
   judged = [t for t in group if t.judged]
   right = [t for t in judged if t.right]
   firsts: dict[tuple[str, str], Step] = {}
@@ -231,9 +234,9 @@ def _value(group: Sequence[Trajectory]) -> ValueEstimate:
 def count_success_by_depth(
   teacher: CounterfactualTeacher, right: Sequence[tuple[Question, Trajectory]]
 ) -> tuple[dict[str, dict[str, int]], Ledger]:
-  """How often the judge gets there from the prefixes of trajectories that the student got right, by number of steps.
+  """The judge's successes and tries from prefixes of right student trajectories, by number of steps; and the cost.
 
-  A teacher that is at home on the student's paths succeeds from there as often as on its own.
+  A teacher that can continue the student's steps succeeds there as often as after its own.
   """
   prefixes = [(q, t.prefix(k)) for q, t in right for k in range(len(t.steps))]
   table: dict[str, dict[str, int]] = {}
@@ -247,11 +250,9 @@ def count_success_by_depth(
 
 
 def require_same_tokens(student: Sequence[str], teacher: Sequence[str]) -> None:
-  """A counterfactual teacher goes on from the student's very tokens, one that is distilled scores them: their
-  vocabularies must be one.
+  """Rejects a teacher with another vocabulary than the student's.
 
-  Raises:
-    UserError: they are not.
+  A counterfactual teacher continues the student's tokens; a distillation teacher scores them.
   """
   if list(student) != list(teacher):
     raise UserError(
@@ -267,39 +268,42 @@ def verify_located(
   *,
   name: str,
 ) -> list[Finding]:
-  """The findings, each that names a step with `before` and `after` among its values; all prefixes go on at once."""
+  """The findings after the test. Each that named a step gets the values `before` and `after`.
+
+  The continuations of all prefixes are drawn in one call.
+  """
   named = [(f, q, t) for f, (q, t) in zip(findings, failed, strict=True) if f.verdict == "located"]
-  prefixes = [[(q, t.prefix(k)) for k in _depths(f.step, t)] for f, q, t in named]
+  prefixes = [[(q, t.prefix(k)) for k in _prefix_lengths(f.step, t)] for f, q, t in named]
   values = iter(judge.estimate_values([start for starts in prefixes for start in starts], name=name))
   checked: list[Finding] = []
   for (finding, _, _), starts in zip(named, prefixes, strict=True):
     found = [next(values) for _ in starts]
     before, after = [*(value for value, _ in found), TERMINAL_VALUE][:2]
     spent = finding.ledger + sum_ledgers(cost for _, cost in found)
-    checked.append(_weighed(dataclasses.replace(finding, ledger=spent), before, after, judge.rule))
+    checked.append(_apply_test(dataclasses.replace(finding, ledger=spent), before, after, judge.rule))
   result = iter(checked)
   return [next(result) if f.verdict == "located" else f for f in findings]
 
 
-def _depths(step: int, trajectory: Trajectory) -> tuple[int, ...]:
-  """From where it is gone on: before the step and, unless nothing can follow it (an answer, the end), after it."""
+def _prefix_lengths(step: int, trajectory: Trajectory) -> tuple[int, ...]:
+  """Numbers of steps kept: before the step and, unless no act can follow it (an answer, the end), after it."""
   last = step + 1 == len(trajectory.steps) and trajectory.status != "step_limit"
   return (step,) if last else (step, step + 1)
 
 
-def _weighed(finding: Finding, before: ValueEstimate, after: ValueEstimate, rule: FallTest) -> Finding:
+def _apply_test(finding: Finding, before: ValueEstimate, after: ValueEstimate, rule: FallTest) -> Finding:
   k = finding.step
   values = {k: before, k + 1: after}
   shares = {"before": before.success_rate, "after": after.success_rate}
-  weighed = dataclasses.replace(
+  tested_finding = dataclasses.replace(
     finding,
     values={name: share for name, share in shares.items() if share is not None},
     prefix_counts=tuple((at, v.successes, v.tries) for at, v in values.items() if not v.terminal),
   )
   if before.success_rate is None or after.success_rate is None or not rule.can_fall(before):
-    return weighed
+    return tested_finding
   if rule.detects_fall(before, after, tested=1):
-    return dataclasses.replace(weighed, located="both")
+    return dataclasses.replace(tested_finding, located="both")
   if not rule.drops_by_delta(before.success_rate, after.success_rate):
-    return dataclasses.replace(weighed, verdict="unlocated", step=-1, located="contradicted")
-  return weighed
+    return dataclasses.replace(tested_finding, verdict="unlocated", step=-1, located="contradicted")
+  return tested_finding

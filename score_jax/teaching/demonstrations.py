@@ -1,12 +1,10 @@
-"""Worked solutions as demonstrations; with detours and recoveries for a teacher, with slips for a student.
+"""Scripts from worked solutions: plain, with detours and recoveries (for a teacher), or with slips (for a student).
 
-A teacher must be at home on a student's paths. A detour is a step that a student
-might take and that does no harm: looking at the count, searching twice, searching
-for the wrong thing, a name that is not defined, another plan. It is written as
-the student's step, so that it carries no loss when only the teacher's steps do;
-the step after it is the right one. A slip is a computing step gone wrong and
-never noticed: most text that a model is trained on before anybody teaches it was
-not checked.
+A teacher must be able to continue a student's steps. A detour is a harmless step that a student might take: it prints a
+known value, searches twice or for the wrong thing, uses an undefined name, or makes another plan. The next step is the
+right one. A detour is written as the student's step, so that it carries no loss when only the teacher's steps do.
+A slip is a wrong computing step that is never noticed. It makes the student's first training text like most text, which
+nobody has checked.
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ from score_jax.trajectory import Author, Question
 
 
 def build_worked_script(question: Question) -> Script:
-  """The question's own worked solution."""
+  """The question's worked solution as a script of the teacher."""
   first, *acts = question.solution
   return [(Turn("first_thought", first[0]), "teacher"), *((Turn("act", t, c), "teacher") for t, c in acts)]
 
 
 def build_script_with_detours(question: Question, *, share: float, draw: random.Random) -> Script:
-  """The worked solution with a detour before each act with probability `share`, and another plan as often."""
+  """The worked solution with detours: before each act, and in place of the plan, with probability `share`."""
   (plan, author), *acts = build_worked_script(question)
   script: list[tuple[Turn, Author]] = [
     (Turn("first_thought", _other_plan(plan.thought, draw)), "student") if draw.random() < share else (plan, author)
@@ -49,10 +47,10 @@ def build_script_with_slips(question: Question, *, share: float, draw: random.Ra
 
 
 def make_slip(turn: Turn, draw: random.Random) -> Turn:
-  """The computing step with another operator or, where it multiplies what it adds, without that half of the time.
+  """The computing step made wrong: another operator or, half of the time, a missing factor if it has one.
 
   Raises:
-    ValueError: it is no computing step of a word problem.
+    ValueError: it is not a computing step of a word problem.
   """
   found = re.fullmatch(r"(x = \w+) ([-+*]) (.*)\nprint\(x\)", turn.code)
   if found is None:
@@ -66,7 +64,7 @@ def make_slip(turn: Turn, draw: random.Random) -> Turn:
 
 
 def _other_plan(plan: str, draw: random.Random) -> str:
-  """The plan with its parts in another order, or one of them missing."""
+  """The plan with its parts in another order, and some of them missing."""
   parts = plan.removeprefix("plan: ").split(", ")
   draw.shuffle(parts)
   kept = parts[: draw.randint(1, len(parts))]
@@ -74,7 +72,7 @@ def _other_plan(plan: str, draw: random.Random) -> str:
 
 
 def _detour(turn: Turn, draw: random.Random) -> Turn:
-  """A harmless step in the place of `turn`, which still has to follow."""
+  """A harmless step to insert before `turn`."""
   kinds = ["look", "undefined", "wrong search"] + (["twice"] if "web_search" in turn.code else [])
   kind = draw.choice(kinds)
   if kind == "twice":

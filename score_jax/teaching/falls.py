@@ -1,17 +1,17 @@
-"""Where the success of continuations falls: a test on counts, which bounds how often a sound step is named.
+"""Tests where the success rate of continuations falls, with a bound on false alarms (Boschloo's exact test).
 
-V(k) is the chance that a continuation after the first k steps of a trajectory ends right. It is never known, only
-drawn: some of n continuations were right. A step is the error when
+V(k) is the chance that a continuation after the first k steps of a trajectory ends right. It is estimated by counts:
+some of n continuations were right. A step is named as the error when
 
-    the drawn share falls over it by `delta` or more, and
-    its p-value, times the number of steps that are tested, is at most `alpha` (Bonferroni).
+    the success rate falls over it by `delta` or more, and
+    its p-value, times the number of tested steps, is at most `alpha` (Bonferroni).
 
-So a trajectory in which V falls nowhere has a step named with probability `alpha` at most, and before a real error a
-sound step is named as seldom. Of several such falls the earliest is taken.
+So if V falls nowhere, a step is named with probability `alpha` at most. The same bound holds for the sound steps before
+a real error. Of several falls the earliest is taken.
 
-The p-value is Boschloo's: the greatest probability, over all values of a common V, of counts that Fisher's exact test
-finds at least as extreme (Boschloo 1970). It is exact, and needs fewer draws: 4 of 4 before and 0 of 4 after have
-p = 1/256, by Fisher's own p-value 1/70.
+The p-value is Boschloo's (1970): the greatest probability, over all values of a common V, of counts that are at least
+as extreme by Fisher's exact test. It is exact and needs fewer continuations than Fisher's own p-value: for 4 of 4
+before and 0 of 4 after it is 1/256 instead of 1/70.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ import numpy as np
 
 from score_jax.trajectory import Step
 
-#: of drawn shares: 0.6 - 0.2 is less than 0.4 in floating point
+#: tolerance when rates are compared: 0.6 - 0.2 is less than 0.4 in floating point
 FLOAT_TOLERANCE = 1e-9
 
 FallStatus = Literal[
-  "located",  # one step
-  "undecided",  # V falls, but over no one step for sure: gradually, over a gap in what is known, or by too few draws
-  "level",  # V was high enough to fall, and did not
-  "low",  # V was nowhere high enough to fall
+  "located",  # V falls over one step
+  "undecided",  # V falls, but over no single step for sure: gradually, over a gap, or with too few draws
+  "level",  # V was high enough to fall and did not
+  "low",  # V was too low to fall, everywhere
   "failed",  # hosts or graders failed every continuation
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class ValueEstimate:
-  """What the continuations from one prefix came to."""
+  """Counts of the continuations from one prefix: an estimate of V."""
 
-  successes: int  # of them ended right
-  tries: int  # have a verdict: neither host nor grader failed
-  first_steps: tuple[Step, ...] = ()  # of the right ones, the first new steps, commonest first
-  terminal: bool = False  # nothing can follow, so that V is 0 for certain
+  successes: int  # continuations that ended right
+  tries: int  # continuations with a verdict: neither host nor grader failed
+  first_steps: tuple[Step, ...] = ()  # first new steps of the right continuations, commonest first
+  terminal: bool = False  # no step can follow, so V is exactly 0
 
   @property
   def success_rate(self) -> float | None:
-    """The drawn V; None where every continuation was failed, of which nothing follows."""
+    """The estimate of V; None without a verdict, which says nothing about V."""
     if self.terminal:
       return 0.0
     return self.successes / self.tries if self.tries else None
 
 
-#: the answer is submitted, the turn is malformed, or the context is full
+#: V after the end: the wrong answer is submitted, the turn is malformed, or the context is full
 TERMINAL_VALUE = ValueEstimate(0, 0, terminal=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class FallTest:
-  """What counts as a fall of V."""
+  """The test for a fall of V, with its thresholds."""
 
   delta: float
   alpha: float
 
   def detects_fall(self, before: ValueEstimate, after: ValueEstimate, *, tested: int) -> bool:
-    """Whether V falls from one prefix to a later one, as one of so many steps that are tested."""
+    """Whether V falls from one prefix to a later one. `tested`: number of steps tested (Bonferroni)."""
     if (
       before.success_rate is None
       or after.success_rate is None
@@ -78,7 +78,7 @@ class FallTest:
     return p_value(before, after) * tested <= self.alpha
 
   def drops_by_delta(self, before: float, after: float) -> bool:
-    """Whether a share is less than another by delta."""
+    """Whether the rate drops by delta or more."""
     return before - after >= self.delta - FLOAT_TOLERANCE
 
   def can_fall(self, value: ValueEstimate) -> bool:
@@ -86,21 +86,22 @@ class FallTest:
     return value.success_rate is not None and value.success_rate >= self.delta - FLOAT_TOLERANCE
 
   def min_continuations(self, *, tested: int) -> int:
-    """The least number of continuations with which a fall from all right to none right can count."""
+    """The least number of continuations for which a fall from all right to none right is significant."""
     return next(
       n for n in itertools.count(1) if p_value(ValueEstimate(n, n), ValueEstimate(0, n)) * tested <= self.alpha
     )
 
 
 def p_value(before: ValueEstimate, after: ValueEstimate) -> float:
-  """How likely so extreme a fall is at most when V does not fall."""
-  if after.terminal:  # then any right continuation from before shows a fall
+  """The p-value of a fall: the greatest probability of so extreme a fall if V does not fall."""
+  if after.terminal:  # V after is exactly 0, so one right continuation before proves a fall
     return 0.0 if before.successes else 1.0
   return _boschloo(before.successes, before.tries, after.successes, after.tries)
 
 
 @functools.cache
 def _boschloo(right: int, tries: int, right_after: int, tries_after: int) -> float:
+  """Boschloo's p-value; the maximum over the common V is taken on a grid of 1025 points."""
   fisher = _fisher(tries, tries_after)
   extreme = fisher <= fisher[right, right_after] * (1 + FLOAT_TOLERANCE)
   common = np.linspace(0.0, 1.0, 1025)
@@ -121,18 +122,18 @@ def _fisher(tries: int, tries_after: int) -> np.ndarray:
 
 
 def _binomial(tries: int, chance: np.ndarray) -> np.ndarray:
-  """Probability of each count of successes for each chance, [tries + 1, n]."""
+  """Binomial probabilities of each count for each chance of success, [tries + 1, n]."""
   counts = np.arange(tries + 1)[:, None]
   ways = np.array([math.comb(tries, k) for k in range(tries + 1)], np.float64)[:, None]
   return ways * chance[None] ** counts * (1.0 - chance[None]) ** (tries - counts)
 
 
 def locate_fall(values: Mapping[int, ValueEstimate], rule: FallTest, *, tested: int) -> tuple[FallStatus, int]:
-  """Where V first falls, and the step there (-1: none is named).
+  """The status, and the step over which V first falls (-1 if none is located).
 
   Args:
-    values: by number of steps kept; a prefix that was not drawn may be missing.
-    tested: the steps over which V could fall, of which the caller would name any.
+    values: estimates by number of steps kept; prefixes without draws may be missing.
+    tested: number of steps that could be located.
   """
   known = {k: value for k, value in sorted(values.items()) if value.success_rate is not None}
   if all(value.terminal for value in known.values()):
@@ -149,12 +150,13 @@ def locate_fall(values: Mapping[int, ValueEstimate], rule: FallTest, *, tested: 
 
 
 def next_bisection_prefixes(values: Mapping[int, ValueEstimate], count: int, rule: FallTest) -> list[int]:
-  """The next prefix to draw when V is taken never to rise again once it has fallen; none: it is done.
+  """The next prefix of a bisection, as a list of at most one; empty when it is done.
 
-  A prefix counts as fallen when its share is nearer to that of the last one known to be fallen. Of those without any
-  verdict others are drawn. `values` has all that is known, the end too where nothing can follow it.
+  Bisection assumes that V never rises again once it has fallen. A prefix counts as fallen if its rate is nearer to the
+  rate at the upper end of the interval. A prefix without any verdict is replaced by another one.
 
   Args:
+    values: all estimates so far, including the end if no step can follow it.
     count: prefixes 0, 1, …, count - 1 can be drawn.
   """
   left = [k for k in range(count) if k not in values]

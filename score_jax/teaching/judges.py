@@ -1,6 +1,7 @@
-"""A chat model as the judge of answers: what grading/judge.py asks, in the words of prompts/judge_answer.jinja.
+"""A chat model as judge: of answers that no rule can grade, and of two steps that execution cannot tell apart.
 
-MERGED A chat model as the judge of two steps that execution alone cannot tell apart (paper, RL: an LLM judge).
+`make_answer_judge` gives the judge that graders call (prompts/judge_answer.jinja). `ChatStepJudge` compares pairs of
+steps (prompts/judge_step.jinja; paper, RL). Equal prompts get equal verdicts: the hash of the prompt names the request.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from score_jax.trajectory import Ledger, Question, Step
 def make_answer_judge(
   chat: Callable[[], ChatModel], wording: PromptTemplates, *, temperature: float, tokens: int
 ) -> Judge:
-  """The judge that graders ask. Equal questions and answers get equal verdicts: the prompt's hash names the draws.
+  """The judge that graders call. Equal questions and answers get equal verdicts: the prompt's hash names the request.
 
   Args:
-    chat: gives the model, when it is first asked.
-    temperature, tokens: of a verdict.
+    chat: returns the model, at the first request.
+    temperature: of the sampling of a verdict.
+    tokens: limit of one verdict.
   """
 
   def prompt(question: Question, answer: str) -> str:
@@ -41,6 +43,7 @@ def make_answer_judge(
   return Judge(ask, prompt)
 
 
+# Its name and docstring are part of the JSON schema that is sent, so of the key of a recorded chat: keep both.
 class Said(ReplySchema):
   """What is asked for."""
 
@@ -50,7 +53,7 @@ class Said(ReplySchema):
 
 @dataclasses.dataclass(frozen=True)
 class StepPair:
-  """Two steps from the state after one prefix of a question."""
+  """Two steps from the same state: after one prefix of a question."""
 
   question: str
   prefix: tuple[Step, ...]
@@ -60,30 +63,30 @@ class StepPair:
 
 @dataclasses.dataclass(frozen=True)
 class StepOpinion:
-  """What a judge says of a pair, and what it cost."""
+  """A judge's verdict on a pair, and its cost."""
 
-  same: bool | None  # None: unsure, or no reply that could be taken
+  same: bool | None  # None: unsure, or no valid reply
   ledger: Ledger = Ledger()
 
 
-#: judges many pairs at once
+#: gives an opinion on each of many pairs, in one call
 StepJudge = Callable[[Sequence[StepPair]], Sequence[StepOpinion]]
 
 
 class ChatStepJudge:
-  """Judges by asking a chat model, in the words of prompts/judge_step.jinja."""
+  """Compares pairs of steps by prompting a chat model (prompts/judge_step.jinja)."""
 
   def __init__(self, chat: ChatModel, wording: PromptTemplates, *, temperature: float, tokens: int):
-    """`tokens`: the most of one reply."""
+    """`tokens`: the limit of one reply."""
     self._model, self._wording, self._temperature = chat.model, wording, temperature
     self._asking = StructuredChat(chat, tokens=tokens)
 
   def __call__(self, pairs: Sequence[StepPair]) -> list[StepOpinion]:
-    """An opinion on each. Pairs of which the same is shown get the same one, and are asked about once."""
+    """An opinion on each pair. Pairs with equal prompts are asked about once and get the same opinion."""
     prompts = [self._prompt(pair) for pair in pairs]
     asked = [(_name(prompt), prompt) for prompt in dict.fromkeys(prompts)]
     answers = self._asking.ask_until_valid(
-      "judge_step", asked, Said, temperature=self._temperature, take=lambda read: [said for _, said in read]
+      "judge_step", asked, Said, temperature=self._temperature, take=lambda read: [reply for _, reply in read]
     )
     opinions: dict[str, StepOpinion] = {}
     for (_, prompt), answer in zip(asked, answers, strict=True):
@@ -99,5 +102,5 @@ class ChatStepJudge:
 
 
 def _name(prompt: str) -> str:
-  """Of what is asked alone: it finds its record again whatever else is asked with it."""
+  """The name of a request: a hash of its prompt alone, so that a recorded reply is found in any batch."""
   return f"judge_step/{hashlib.sha256(prompt.encode()).hexdigest()[:24]}"

@@ -1,24 +1,20 @@
-"""The forms of a reference answer, and whether one of them stands in a text.
+"""The leak guard: a teacher that knows the reference answer must not write it into the student's step.
 
-Equal are numbers with and without separators, as decimals (rounded ones from three places on), fractions and percent;
-symbolic answers spelled as LaTeX or as Python; names without regard to case, articles and punctuation; dates in either
-order. Each box of an answer with several is an answer.
+A corrected step leaks when it states the reference answer, or an equal form, although nothing before it produced the
+answer: neither the question nor an earlier step's thought, code or observation. What the step's own code prints is no
+excuse: a thought that states a number before it is computed leaks. So does a comment, or a submitted literal.
+Computing the answer is no leak.
 
-MERGED The leak guard: a teacher that knows the reference answer must not write it into the student's step.
+  - Answers under three characters (12, C), and answers that the question contains, occur in many texts by accident.
+    They count only as a literal that is submitted with final_answer_print. An answer that the question contains must
+    then have been observed; an earlier thought that repeats the question is no evidence. The letter of an option is
+    observed when a line of an observation is that letter, or when the option's text is observed.
+  - yes, no, true and false are not guarded: they are too common for a text to be their source.
 
-A corrected step leaks when the reference answer, or an equal form of it, stands in it although nothing before it
-produced it: neither the question nor an earlier step's thought, code, observation. What the step's own code prints
-excuses nothing that is written in it: a thought that states a number before it is computed leaks, and so does a
-comment, or a literal that is submitted. Computing the answer is no leak.
-
-  - Answers under three characters (12, C), and answers that stand in the question, are in too many texts by accident:
-    they count only where a literal is submitted with final_answer_print. An answer that stands in the question must
-    then have been observed; that an earlier thought repeats the question is no evidence. A letter to choose is
-    observed when a line of an observation is that letter, or when its option's text is observed.
-  - yes, no, true and false say too little for a text to be their source: they are not guarded.
-
-Which forms of an answer are known stands in answer_forms.py. Not seen: an expression rearranged, a number in words, a
-paraphrase, and a step that names the answer's option in prose where the options stand in the question.
+`AnswerForms` has the forms of one reference answer: numbers with and without separators, as decimals (rounded from
+three places on), fractions and percent; symbols as LaTeX or as Python; names without case, articles and punctuation;
+dates in either order. Each box of an answer with several boxes is one answer.
+Not detected: a rearranged expression, a number in words, a paraphrase, and prose that names an option of the question.
 """
 
 from __future__ import annotations
@@ -37,10 +33,10 @@ from score_jax.grading.short_answers import normalise_answer, parse_choice_lette
 from score_jax.teaching.literals import extract_code_texts, find_literals_passed_to, find_submitted_literals
 from score_jax.trajectory import Question, Step
 
-MIN_GUARDED_CHARS = 3  # characters; an answer with fewer may stand in any text by accident
-UNGUARDED_ANSWERS = ("yes", "no", "true", "false")  # say too little to be looked for
-MAX_NUMBER_CHARS = 400  # characters of a number that is looked at
-PRINTED_FLOAT_NOISE = Fraction(1, 10**9)  # relative difference that is rounding of a printed float
+MIN_GUARDED_CHARS = 3  # a shorter answer occurs in any text by accident
+UNGUARDED_ANSWERS = ("yes", "no", "true", "false")  # too common to be looked for
+MAX_NUMBER_CHARS = 400  # longer numbers are ignored
+PRINTED_FLOAT_NOISE = Fraction(1, 10**9)  # relative rounding error of a printed float
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _NAMED = re.compile(r"^[A-Za-z](?:_\{?\w+\}?|\^\{?\d\}?|\([A-Za-z]\))?\s*=\s*(?=\S)")
@@ -71,17 +67,17 @@ class AnswerForms:
   symbols: str  # without brackets and spaces; "": it is a number or words
   words: str
   dates: frozenset[tuple[int, int, int]]
-  letter: str = ""  # of an option to choose
-  option: AnswerForms | None = None  # what that option says
+  letter: str = ""  # of a multiple-choice option
+  option: AnswerForms | None = None  # the text of that option
 
   @property
   def is_short(self) -> bool:
-    """Whether it may stand in any text by accident."""
+    """Whether the answer may occur in any text by accident."""
     letters = re.sub(r"\W", "", self.text)
     return len(self.text) < MIN_GUARDED_CHARS or (letters.isalpha() and len(letters) < MIN_GUARDED_CHARS)
 
   def occurs_in(self, text: str) -> bool:
-    """Whether some form of it does."""
+    """Whether the text contains a form of the answer."""
     if self.dates:
       return not self.dates.isdisjoint(find_dates(text))
     if self.numbers:
@@ -95,20 +91,20 @@ class AnswerForms:
 
   @functools.cached_property
   def _bounded(self) -> re.Pattern[str]:
-    """Its symbols, alone: not as a part of a longer expression."""
+    """The symbols as a pattern that does not match inside a longer expression."""
     before = r"(?<![\w+\-*/^.])" if self.symbols[0].isalnum() else ""
     after = r"(?![\w+\-*/^]|[.,]\d)" if self.symbols[-1].isalnum() else ""
     return re.compile(before + re.escape(self.symbols) + after)
 
   def matches_submission(self, text: str) -> bool:
-    """Whether who submits this text submits it."""
+    """Whether submitting this text submits the answer."""
     if self.letter:
       return parse_choice_letter(text) == self.letter or (self.option is not None and self.option.occurs_in(text))
     return self.occurs_in(text)
 
 
 def find_guarded_answers(question: Question) -> list[AnswerForms]:
-  """What a leak would be: each box of the reference answer, or the whole of it; and of each alias."""
+  """The answers that must not leak: each box, or the whole, of the reference answer and of each alias."""
   found = [parse_answer_forms(part) for gold in (question.answer, *question.aliases) for part in _parts(gold)]
   found = [one for one in found if one.text and one.text.lower() not in UNGUARDED_ANSWERS]
   options = {name: parse_answer_forms(text) for name, text in _OPTION.findall(question.text)}
@@ -121,13 +117,13 @@ def find_guarded_answers(question: Question) -> list[AnswerForms]:
 
 
 def parse_answer_forms(gold: str) -> AnswerForms:
-  """An answer's forms."""
+  """The forms of one answer."""
   tidied = _NAMED.sub("", normalise_math_text(gold))
   text = _TEXT.sub(r"\1", tidied).strip()
   when = frozenset(find_dates(text))
   value = None if when else parse_number(tidied)
   if value is not None:
-    bare, unit = split_unit(tidied)  # 10 apples is as short as 10
+    bare, unit = split_unit(tidied)  # without its unit: "10 apples" is as short as "10"
     if unit is not None and unit.dimension == "percent":
       return AnswerForms(f"{bare}%", (value, value / 100), "", "", when)
     return AnswerForms(bare, (value,), "", "", when)
@@ -138,7 +134,7 @@ def parse_answer_forms(gold: str) -> AnswerForms:
 
 
 def _parts(gold: str) -> list[str]:
-  """What stands in the boxes of an answer; all of it where there are none."""
+  """The contents of the boxes of an answer; the whole answer if it has none."""
   found: list[str] = []
   for box in BOX_PATTERN.finditer(gold):
     end = find_closing(gold, box.end() - 1)
@@ -147,7 +143,7 @@ def _parts(gold: str) -> list[str]:
 
 
 def find_exact_numbers(text: str) -> Iterator[tuple[Fraction, int]]:
-  """The numbers that stand in a text, each with how many decimals it is written with (0: it is exact)."""
+  """The numbers in a text, each with its number of decimal places (0: it is exact)."""
   text = normalise_math_text(text)
 
   def plain(found: re.Match[str]) -> str:
@@ -162,7 +158,7 @@ def find_exact_numbers(text: str) -> Iterator[tuple[Fraction, int]]:
       if int(found[3]) == 0:
         continue
       value, places = value / int(found[3]), 0
-      if value.denominator == 1:  # something to be worked out, rather than a form of the number
+      if value.denominator == 1:  # 84/2 is a computation, not a form of the number 42
         continue
     yield value, places
     if found[4]:
@@ -170,7 +166,7 @@ def find_exact_numbers(text: str) -> Iterator[tuple[Fraction, int]]:
 
 
 def _same(wanted: Fraction, given: Fraction, places: int) -> bool:
-  """Equal, but for the noise of a float, or what rounding to three places or more leaves out."""
+  """Whether two numbers are equal up to float noise, or up to rounding to three places or more."""
   error = abs(wanted - given)
   return error <= abs(wanted) * PRINTED_FLOAT_NOISE or (
     places >= 3 and given != 0 and error <= Fraction(1, 2 * 10**places)
@@ -178,7 +174,7 @@ def _same(wanted: Fraction, given: Fraction, places: int) -> bool:
 
 
 def normalise_symbols(text: str) -> str:
-  r"""An expression, or a text with expressions, in one spelling: \frac{a}{b} and a/(b) are a/b, brackets are gone."""
+  r"""An expression, or a text with expressions, in one spelling: \frac{a}{b} and a/(b) become a/b, without brackets."""
   text = _TEXT.sub(r"\1", normalise_math_text(text)).replace("\\cdot", "*")
   text = re.sub(r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}", text)
   for _ in range(20):
@@ -192,7 +188,7 @@ def normalise_symbols(text: str) -> str:
 
 
 def find_dates(text: str) -> set[tuple[int, int, int]]:
-  """The days that stand in a text, as (year, month, day)."""
+  """The dates in a text, as (year, month, day)."""
   found: set[tuple[int, int, int]] = set()
   for pattern in _DATES:
     for date in pattern.finditer(text):
@@ -206,19 +202,19 @@ LeakPlace = Literal["thought", "code", "submission"]
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-  """A form of the answer, and where it stands."""
+  """A form of the answer, and the part of the step that states it."""
 
   where: LeakPlace
   form: str
 
 
 def find_step_leak(question: Question, before: Sequence[Step], thought: str, code: str) -> Leak | None:
-  """The first leak of a step that is to follow `before`; None: there is none."""
+  """The first leak of a step that follows the steps `before`; None: there is none."""
   for one in find_guarded_answers(question):
-    standing = one.occurs_in(question.text)
-    if not standing and _seen(one, before):
+    in_question = one.occurs_in(question.text)
+    if not in_question and _seen(one, before):
       continue
-    if not one.is_short and not standing:
+    if not one.is_short and not in_question:
       if one.occurs_in(thought):
         return Leak("thought", one.text)
       if any(map(one.occurs_in, extract_code_texts(code))):
@@ -229,7 +225,7 @@ def find_step_leak(question: Question, before: Sequence[Step], thought: str, cod
 
 
 def text_leaks_answer(question: Question, before: Sequence[Step], text: str) -> bool:
-  """Whether a text about the step after `before`, such as a diagnosis, states the answer."""
+  """Whether a text about the step after `before`, such as a diagnosis, leaks the answer."""
   return any(
     not one.is_short and one.occurs_in(text) and not one.occurs_in(question.text) and not _seen(one, before)
     for one in find_guarded_answers(question)
@@ -237,12 +233,12 @@ def text_leaks_answer(question: Question, before: Sequence[Step], text: str) -> 
 
 
 def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | None:
-  """Whether a right answer, submitted by the last of `steps`, was computed, observed or given; None: it cannot be told.
+  """Whether a right answer, submitted by the last of `steps`, was computed, observed or given; None: undecided.
 
-  A literal is supported where the question says it, or an observation before it that code did not just print as a
-  literal. A letter to choose, which the question says of necessity, has to be observed. An answer that code computes
-  is supported; a name that one step gave a literal, and no other step anything, is that literal. yes, no, true and
-  false, and a literal in no form that is known, tell nothing.
+  A computed answer is supported. A literal is supported if the question contains it, or an earlier observation that is
+  not the print of that literal. The letter of an option must be observed, since the question always contains it. A
+  name counts as a literal if it is assigned once in all steps, to that literal. Undecided are yes, no, true and false,
+  and literals in no known form.
   """
   *before, last = steps
   wanted = find_guarded_answers(question)
@@ -265,7 +261,7 @@ def is_answer_supported(question: Question, steps: Sequence[Step]) -> bool | Non
 
 
 def _seen(one: AnswerForms, before: Iterable[Step]) -> bool:
-  """Whether the path has produced it: said, written or observed."""
+  """Whether a step before contains the answer: in its thought, code, observation or submission."""
   return any(
     one.occurs_in(text)
     for step in before
@@ -274,7 +270,7 @@ def _seen(one: AnswerForms, before: Iterable[Step]) -> bool:
 
 
 def _observed(one: AnswerForms, before: Sequence[Step]) -> bool:
-  """Whether running the path's code has shown it."""
+  """Whether an observation of the steps before shows the answer."""
   for step in before:
     if one.letter:
       lines = step.observation.splitlines()

@@ -1,4 +1,4 @@
-"""What code says without computing it: the texts that stand in it, and the literals that it submits."""
+"""Literals in code: the texts that code contains, and the literals that it passes to a function as they are."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import ast
 import warnings
 from collections.abc import Iterator, Sequence
 
-MAX_LITERAL_DIGITS = 400  # digits of a number that is read
+MAX_LITERAL_DIGITS = 400  # a longer integer is not converted to text
 
 
 def extract_code_texts(code: str) -> Iterator[str]:
-  """The text of some code, and what each string in it says once its escapes are read."""
+  """The code itself, and the value of each literal string in it, with escapes resolved."""
   yield code
-  tree = _tree(code)
+  tree = _parse(code)
   if tree is not None:
     for node in ast.walk(tree):
-      if isinstance(node, ast.JoinedStr | ast.Constant) and (text := _said(node, {})) is not None:
+      if isinstance(node, ast.JoinedStr | ast.Constant) and (text := _literal_text(node, {})) is not None:
         yield text
 
 
-def _tree(code: str) -> ast.Module | None:
-  """The code, read; None where it is no Python."""
+def _parse(code: str) -> ast.Module | None:
+  """The syntax tree of the code; None if it is not Python."""
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of escapes such as "\\b"
+    warnings.simplefilter("ignore")  # the parser warns about escapes such as "\\b"
     try:
       return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -30,45 +30,50 @@ def _tree(code: str) -> ast.Module | None:
 
 
 def has_statements(code: str) -> bool:
-  """Whether the code does anything: some that is no Python tries to, comments do not."""
-  tree = _tree(code)
+  """Whether the code has statements, not only comments. Invalid Python counts as an attempt."""
+  tree = _parse(code)
   return bool(tree.body) if tree is not None else bool(code.strip())
 
 
 def find_submitted_literals(code: str) -> list[str]:
-  """The literals that the code submits, as texts; what it computes is none."""
+  """The literals that the code submits, as texts; a computed value is not a literal."""
   return find_literals_passed_to(code, "final_answer_print")
 
 
 def find_literals_passed_to(code: str, function: str) -> list[str]:
-  """The literals that the code gives to a function, as texts."""
-  tree = _tree(code)
+  """The literals that the code passes to a function, as texts.
+
+  A name that is assigned once, to a literal, counts as that literal.
+  """
+  tree = _parse(code)
   if tree is None:
     return []
   assigned: dict[str, ast.expr | None] = {}
   for node in ast.walk(tree):
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-      assigned[node.id] = None if node.id in assigned else _value_of(tree, node)
-  names = {name: text for name, value in assigned.items() if value is not None and (text := _said(value, {}))}
+      assigned[node.id] = None if node.id in assigned else _assigned_value(tree, node)
+  names = {name: text for name, value in assigned.items() if value is not None and (text := _literal_text(value, {}))}
   calls = [
     node
     for node in ast.walk(tree)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == function
   ]
-  texts = [_said(argument, names) for call in calls for argument in (*call.args, *(k.value for k in call.keywords))]
+  texts = [
+    _literal_text(argument, names) for call in calls for argument in (*call.args, *(k.value for k in call.keywords))
+  ]
   return [text for text in texts if text is not None]
 
 
-def _value_of(tree: ast.Module, name: ast.Name) -> ast.expr | None:
-  """What a plain assignment gives a name."""
+def _assigned_value(tree: ast.Module, name: ast.Name) -> ast.expr | None:
+  """The expression of the plain assignment to this name; None: it is bound in another way."""
   for node in ast.walk(tree):
     if isinstance(node, ast.Assign) and node.targets == [name]:
       return node.value
   return None
 
 
-def _said(node: ast.expr, names: dict[str, str]) -> str | None:
-  """What an expression without computation says; None where it computes, or is nested beyond reading."""
+def _literal_text(node: ast.expr, names: dict[str, str]) -> str | None:
+  """The text of an expression without computation; None if it computes or is nested too deep."""
   try:
     return _literal(node, names)
   except RecursionError:
@@ -76,10 +81,10 @@ def _said(node: ast.expr, names: dict[str, str]) -> str | None:
 
 
 def _literal(node: ast.expr, names: dict[str, str]) -> str | None:
-  """As `_said`; a fraction of two literals, or a literal dressed up, is one.
+  """As `_literal_text`. A fraction of two literals, or a converted literal such as str(3), is a literal too.
 
   Raises:
-    RecursionError: it is nested too deep.
+    RecursionError: the expression is nested too deep.
   """
   match node:
     case ast.Constant(value=int() as value) if abs(value) >= 10**MAX_LITERAL_DIGITS:
@@ -96,7 +101,7 @@ def _literal(node: ast.expr, names: dict[str, str]) -> str | None:
       return _joined(["-", _literal(value, names)], "")
     case ast.BinOp(left=left, op=ast.Div(), right=right):
       return _joined([_literal(left, names), _literal(right, names)], "/")
-    case ast.BinOp(left=left, op=ast.Add(), right=right) if _text_in(left) or _text_in(right):
+    case ast.BinOp(left=left, op=ast.Add(), right=right) if _contains_string(left) or _contains_string(right):
       return _joined([_literal(left, names), _literal(right, names)], "")
     case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
       return _joined([_literal(part, names) for part in parts], ", ")
@@ -107,7 +112,7 @@ def _literal(node: ast.expr, names: dict[str, str]) -> str | None:
   return None
 
 
-def _text_in(node: ast.expr) -> bool:
+def _contains_string(node: ast.expr) -> bool:
   return any(
     isinstance(part, ast.JoinedStr) or (isinstance(part, ast.Constant) and isinstance(part.value, str))
     for part in ast.walk(node)

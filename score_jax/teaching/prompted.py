@@ -1,19 +1,12 @@
-"""The teacher solves a question itself, in words: what it demonstrates in the warm start and to behaviour cloning.
+"""The paper's teacher: a chat model that is prompted (teaching/prompts/). Any chat backend can serve it.
 
-First a plan, then one step at a time, each really run, until it submits or H acts are spent. All questions go through
-a round together. Where a reply fails for good the trajectory ends, malformed; where nobody replied it is nobody's
-fault.
+  demonstrate, finish   a first thought, then one step at a time; each step is run (`PromptedSolver`)
+  locate                one call: question, reference answer, numbered steps, status -> step and diagnosis
+  correct               one call: question, earlier steps, wrong step, diagnosis -> the new step
 
-MERGED The paper's teacher: a chat model that is asked in words (prompts/), over whatever backend answers.
-
-  demonstrate   a first thought, then one step at a time (solving.py)
-  locate        one call: the question, the reference answer, the numbered steps, how it ended -> step and diagnosis
-  correct       a second call: the question, the steps before, the wrong step, the diagnosis -> that one step
-
-The second call shows neither the reference answer nor what came after the wrong step, and what could carry the answer
-into it, the diagnosis, has passed the leak guard (leak.py); so has the step itself. A step is run in the state before
-it; one that does not run is asked for again, as is one that repeats the mistake or is longer than a turn of the
-student may be. Everything that is asked, refused replies too, is paid for in the ledger.
+The call of `correct` shows neither the reference answer nor later steps. The diagnosis and the new step must pass the
+leak guard (leak.py). A new step that does not run, repeats the mistake or is too long is asked for again. Each
+reply is booked in the ledger, invalid ones too.
 """
 
 from __future__ import annotations
@@ -47,18 +40,18 @@ from score_jax.teaching.teacher import Finding, Proposal
 from score_jax.teaching.worked_solution import TOOL_FAILURE_STATUS
 from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage
 
-#: the name under which the ledger books what teaching costs, whichever model answers
+#: the ledger's key for the cost of teaching, whichever model answers
 TEACHER_LEDGER_KEY = "teacher"
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptedTeacherConfig:
-  """How a prompted teacher is asked.
+  """Limits and temperatures of a prompted teacher.
 
   Attributes:
-    acts: H, of a demonstration.
-    turn_tokens: the most tokens of one step, as the student's tokenizer counts them.
-    reply_tokens: the most tokens of one reply.
+    acts: H, the budget of acts of a demonstration.
+    turn_tokens: the limit of one step, in tokens of the student's tokenizer.
+    reply_tokens: the limit of one reply, in tokens of the teacher.
   """
 
   acts: int
@@ -72,10 +65,13 @@ class PromptedTeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PromptedSolver:
-  """Demonstrates by asking.
+  """Solves questions by prompting: first a plan, then one act at a time, each run, until an answer or H acts.
+
+  All questions go through a round together. A trajectory ends malformed if no valid reply came, and as a tool failure
+  if no reply came at all.
 
   Attributes:
-    protocol: of the student, who is to learn from the steps: their text becomes its tokens, once.
+    protocol: the student's. It tokenizes each step once, since the student learns from it.
   """
 
   asking: StructuredChat
@@ -86,7 +82,7 @@ class PromptedSolver:
   settings: PromptedTeacherConfig
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
-    """Goes on from each prefix to the end, by H acts at most, and grades it; from the empty one, it demonstrates."""
+    """Continues each prefix by at most H acts and grades the result. From the empty prefix it is a demonstration."""
     episodes = [_Episode(q, f"{name}/{q.id}", start, [*start.steps]) for q, start in begun]
     self._plan([e for e in episodes if not e.steps])
     for index in range(self.settings.acts):
@@ -94,13 +90,13 @@ class PromptedSolver:
         self._act(open_, index)
     for episode in episodes:
       self.tool.close(episode.name)
-    return [self._ended(episode) for episode in episodes]
+    return [self._to_trajectory(episode) for episode in episodes]
 
   def turn_within_limit(self, kind: Literal["first_thought", "act"], reply: FirstThought | Act) -> Turn:
-    """The turn that a reply writes.
+    """The turn of a reply, checked against the student's limit of tokens.
 
     Raises:
-      Refused: it is none, or one that the student could not write.
+      InvalidReply: it is no turn, or longer than a turn of the student may be.
     """
     made = turn_from_reply(kind, reply)
     size = len(self.protocol.encode_turn(made))
@@ -113,12 +109,15 @@ class PromptedSolver:
   def run_teacher_turns(
     self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None
   ) -> list[Step]:
-    """Turns as steps, each run in the state that some steps leave; sessions: see agent.written.act."""
+    """The teacher's turns as steps, each run in the state after the given steps.
+
+    sessions: see `run_turns` in agent/scripted.py.
+    """
     wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
     return [step for step, _ in run_turns(self.protocol, self.tool, wanted, sessions=sessions)]
 
   def _plan(self, episodes: Sequence[_Episode]) -> None:
-    """The first thought of each."""
+    """Asks for the first thought of each episode."""
     answers = self.asking.ask_until_valid(
       "solve_first_thought",
       [
@@ -134,10 +133,10 @@ class PromptedSolver:
         episode.steps.append(tokenize_step(self.protocol, Step("first_thought", plan.thought, author="teacher")))
 
   def _act(self, episodes: Sequence[_Episode], index: int) -> None:
-    """The next act of each, run in its session."""
+    """Asks for the next act of each episode and runs it in the episode's session."""
     answers = self.asking.ask_until_valid(
       "solve_step",
-      [(f"{e.name}/step/{index + 1}", self._next(e, self.settings.acts - index)) for e in episodes],
+      [(f"{e.name}/step/{index + 1}", self._step_prompt(e, self.settings.acts - index)) for e in episodes],
       Act,
       temperature=self.settings.step_temperature,
       take=lambda read: [catch_invalid_reply(self.turn_within_limit, "act", reply) for _, reply in read],
@@ -148,12 +147,12 @@ class PromptedSolver:
     for (episode, _), step in zip(acting, ran, strict=True):
       episode.add(step)
 
-  def _next(self, episode: _Episode, left: int) -> str:
+  def _step_prompt(self, episode: _Episode, left: int) -> str:
     return self.wording.render_prompt(
       "solve_step", question=episode.question.text, steps=steps_to_prompt_data(episode.steps), acts_left=left
     )
 
-  def _ended(self, episode: _Episode) -> Trajectory:
+  def _to_trajectory(self, episode: _Episode) -> Trajectory:
     status = episode.status or "step_limit"
     answer = episode.steps[-1].answer if episode.steps else None
     grade, reason, calls = None if status in TOOL_FAILURE_STATUS.values() else 0.0, episode.failed or status, 0
@@ -175,7 +174,7 @@ class PromptedSolver:
 
 @dataclasses.dataclass
 class _Episode:
-  """A demonstration at work."""
+  """A demonstration in progress."""
 
   question: Question
   name: str
@@ -187,7 +186,7 @@ class _Episode:
   tool_calls: int = 0
 
   def take(self, answer: AskResult[Turn]) -> Turn | None:
-    """Books an answer; ends the episode where it has no value."""
+    """Books the cost of an answer; ends the episode if it has no value."""
     self.usage = self.usage + answer.usage
     if answer.value is None:
       self.status = "tool_failure" if answer.failed == "no_reply" else "bad_format"
@@ -195,7 +194,7 @@ class _Episode:
     return answer.value
 
   def add(self, step: Step) -> None:
-    """An act that ran; an answer ends the episode, and so does a failure of the tool."""
+    """Adds an act that ran. An answer or a failure of the tool ends the episode."""
     self.tool_calls += 1
     if step.reason in TOOL_FAILURE_STATUS:
       self.status = TOOL_FAILURE_STATUS[step.reason]
@@ -206,7 +205,7 @@ class _Episode:
 
 
 def steps_to_prompt_data(steps: Sequence[Step]) -> list[dict[str, Any]]:
-  """Steps as a prompt shows them, numbered; step 0 is the plan."""
+  """Numbered steps as data for prompts; step 0 is the plan."""
   return [{"step": index, **_fields(step)} for index, step in enumerate(steps)]
 
 
@@ -216,7 +215,7 @@ def _fields(step: Step) -> dict[str, str]:
   if step.kind == "malformed":
     return {"malformed": step.thought}
   fields = {"thought": step.thought, "code": step.code, "printed": step.observation}
-  if step.reason not in ("ok", "exception"):  # what was raised stands at the end of what was printed
+  if step.reason not in ("ok", "exception"):  # an exception is visible at the end of the printed text
     fields["ended"] = step.reason
   return fields if step.answer is None else {**fields, "submitted": step.answer}
 
@@ -234,7 +233,7 @@ LEAK_FEEDBACK = "it states a result that neither the question nor an earlier ste
 
 
 class PromptedTeacher:
-  """Demonstrates, locates and corrects by asking."""
+  """Demonstrates, locates and corrects by prompting a chat model."""
 
   def __init__(
     self,
@@ -250,10 +249,10 @@ class PromptedTeacher:
   ):
     """
     Args:
-      protocol: of the student, who is to learn from the steps: their text becomes its tokens, once.
-      locate_by: who names the wrong step: the model; the judge's continuations; or the model, with the judge asked
-        whether it is so (confirmed.py).
-      judge: whose continuations are looked at; needed unless `locate_by` is "prompted".
+      protocol: the student's. It tokenizes each step once, since the student learns from it.
+      locate_by: how the wrong step is found: by the model, by the judge's continuations, or by the model and then
+        tested with the judge (`verify_located`).
+      judge: draws the continuations; needed unless `locate_by` is "prompted".
     """
     self._wording, self._settings, self._locate_by, self._judge = wording, settings, locate_by, judge
     self._asking = StructuredChat(chat, tokens=settings.reply_tokens)
@@ -261,7 +260,7 @@ class PromptedTeacher:
     self._named: Counter[str] = Counter()
 
   def counts(self) -> dict[str, Any]:
-    """What became of what was asked, and of the steps that were named."""
+    """Counts of replies by kind, and of located steps by how they were located."""
     replies = {kind: dict(sorted(counts.items())) for kind, counts in sorted(self._asking.counts.items())}
     return {"teacher_replies": replies, "located": dict(sorted(self._named.items()))}
 
@@ -269,7 +268,7 @@ class PromptedTeacher:
     return self.finish([(q, empty_trajectory(q)) for q in questions], name=name)
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
-    """Goes on from each prefix as it would by itself."""
+    """Continues each prefix; see `PromptedSolver.finish`."""
     return self._solver.finish(begun, name=name)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
@@ -283,14 +282,14 @@ class PromptedTeacher:
     return findings
 
   def _ask_where(self, failed: Sequence[tuple[Question, Trajectory]], name: str) -> list[Finding]:
-    """What the model names; unlocated where it names nothing that can be taken, or there is no step at all."""
+    """The step that the model names; unlocated if no reply is valid, or the trajectory has no step."""
     places = [i for i, (_, t) in enumerate(failed) if t.steps]
     answers = self._asking.ask_until_valid(
       "locate",
-      [(f"{name}/locate/{failed[i][0].id}", self._where(*failed[i])) for i in places],
+      [(f"{name}/locate/{failed[i][0].id}", self._locate_prompt(*failed[i])) for i in places],
       Location,
       temperature=self._settings.locate_temperature,
-      take=lambda read: [catch_invalid_reply(_located, *failed[places[i]], reply) for i, reply in read],
+      take=lambda read: [catch_invalid_reply(_finding_from_reply, *failed[places[i]], reply) for i, reply in read],
     )
     findings = [Finding("unlocated")] * len(failed)
     for i, answer in zip(places, answers, strict=True):
@@ -298,7 +297,7 @@ class PromptedTeacher:
       findings[i] = dataclasses.replace(found, ledger=Ledger({TEACHER_LEDGER_KEY: answer.usage}))
     return findings
 
-  def _where(self, question: Question, trajectory: Trajectory) -> str:
+  def _locate_prompt(self, question: Question, trajectory: Trajectory) -> str:
     return self._wording.render_prompt(
       "locate",
       question=question.text,
@@ -311,42 +310,42 @@ class PromptedTeacher:
     proposals: dict[int, Proposal] = {}
     for first in (True, False):
       places = [i for i, (_, _, finding) in enumerate(located) if (finding.step == 0) is first]
-      proposals |= dict(zip(places, self._replaced([located[i] for i in places], first), strict=True))
+      proposals |= dict(zip(places, self._ask_for_replacements([located[i] for i in places], first), strict=True))
     return [proposals[i] for i in range(len(located))]
 
-  def _replaced(self, located: Sequence[LocatedCase], first: bool) -> list[Proposal]:
-    """Replacements of first thoughts, or of acts."""
+  def _ask_for_replacements(self, located: Sequence[LocatedCase], first: bool) -> list[Proposal]:
+    """Replacements of first thoughts (`first`), or of acts. The two kinds have different prompts and schemas."""
     kind = "correct_first_thought" if first else "correct"
     runs: Counter[int] = Counter()
     answers = self._asking.ask_until_valid(
       kind,
-      [(f"correct/{q.id}/{t.name}/{f.step}", self._instead(kind, q, t, f)) for q, t, f in located],
+      [(f"correct/{q.id}/{t.name}/{f.step}", self._correct_prompt(kind, q, t, f)) for q, t, f in located],
       FirstThought if first else Act,
       temperature=self._settings.correct_temperature,
-      take=lambda read: self._run(located, read, runs),
+      take=lambda read: self._run_replacements(located, read, runs),
     )
     return [Proposal(a.value, Ledger({TEACHER_LEDGER_KEY: a.usage}, tool_calls=runs[i])) for i, a in enumerate(answers)]
 
-  def _instead(self, kind: str, question: Question, trajectory: Trajectory, finding: Finding) -> str:
+  def _correct_prompt(self, kind: str, question: Question, trajectory: Trajectory, finding: Finding) -> str:
     *before, wrong = steps_to_prompt_data(trajectory.steps[: finding.step + 1])
     steps = {"steps": before} if kind == "correct" else {}
     return self._wording.render_prompt(kind, question=question.text, wrong=wrong, diagnosis=finding.diagnosis, **steps)
 
-  def _run(
+  def _run_replacements(
     self, located: Sequence[LocatedCase], read: Sequence[tuple[int, FirstThought | Act]], runs: Counter[int]
   ) -> list[Step | InvalidReply]:
-    """The replies as steps, run where they are acts; those that cannot stand are refused."""
-    made = [(i, catch_invalid_reply(self._fitting, located[i], reply)) for i, reply in read]
+    """The replies as steps, acts after running them; an InvalidReply for each that is not a valid correction."""
+    made = [(i, catch_invalid_reply(self._check_replacement, located[i], reply)) for i, reply in read]
     fit = [(i, one) for i, one in made if isinstance(one, Turn)]
     steps = iter(self._solver.run_teacher_turns([(located[i][1].steps[: located[i][2].step], one) for i, one in fit]))
     runs.update(i for i, one in fit if one.kind == "act")
-    return [one if isinstance(one, InvalidReply) else _that_ran(next(steps)) for _, one in made]
+    return [one if isinstance(one, InvalidReply) else _check_ran(next(steps)) for _, one in made]
 
-  def _fitting(self, case: LocatedCase, reply: FirstThought | Act) -> Turn:
-    """The turn that a reply writes in the place of the error.
+  def _check_replacement(self, case: LocatedCase, reply: FirstThought | Act) -> Turn:
+    """The turn that a reply gives in the place of the error.
 
     Raises:
-      Refused: it is none, repeats a mistake, or states the answer.
+      InvalidReply: it is no turn, repeats a mistake, or leaks the answer.
     """
     question, trajectory, k = case[0], case[1], case[2].step
     made = self._solver.turn_within_limit("act" if k else "first_thought", reply)
@@ -357,11 +356,12 @@ class PromptedTeacher:
     return made
 
 
-def _located(question: Question, trajectory: Trajectory, reply: Location) -> Finding:
-  """
+def _finding_from_reply(question: Question, trajectory: Trajectory, reply: Location) -> Finding:
+  """The finding of a reply.
+
   Raises:
-    Refused: there is no such step, the diagnosis is empty, or it states the answer: then, in the end, the step is
-      taken without it.
+    InvalidReply: there is no such step, or the diagnosis is empty or leaks the answer. After the last attempt a step
+      whose diagnosis leaks is used without the diagnosis.
   """
   count, diagnosis = len(trajectory.steps), reply.diagnosis.strip()
   if reply.step is None:
@@ -371,13 +371,15 @@ def _located(question: Question, trajectory: Trajectory, reply: Location) -> Fin
   if not diagnosis:
     raise InvalidReply("empty", '"diagnosis" is empty')
   if text_leaks_answer(question, trajectory.steps[: reply.step + 1], diagnosis):
-    told = f"its diagnosis cannot be shown to who rewrites the step: {LEAK_FEEDBACK}; say what to do without any result"
-    raise InvalidReply("leak", told, instead=Finding("located", reply.step, located="prompted"))
+    feedback = (
+      f"its diagnosis cannot be shown to who rewrites the step: {LEAK_FEEDBACK}; say what to do without any result"
+    )
+    raise InvalidReply("leak", feedback, instead=Finding("located", reply.step, located="prompted"))
   return Finding("located", reply.step, diagnosis, located="prompted")
 
 
-def _that_ran(step: Step) -> Step | InvalidReply:
-  """The step, or why it cannot stand: it raised, or the tool's host failed, which asking again does not mend."""
+def _check_ran(step: Step) -> Step | InvalidReply:
+  """The step if it ran, else an InvalidReply. After a failure of the tool's host, asking again would not help."""
   if step.reason in TOOL_FAILURE_STATUS:
     return InvalidReply("tool", "")
   if step.kind == "act" and step.reason != "ok":

@@ -1,17 +1,15 @@
-"""A teacher that says what was said before: corrections from a file, played again where the student comes to the same.
+"""Teachers that do not look for the error: one replays recorded corrections, one corrects a random step.
 
-A file, or a folder with *.jsonl in it or in its folders (a run's trajectories/, say), holds a line for each record:
+`RecordedTeacher` reads a .jsonl file, or a folder with *.jsonl in it or in its subfolders. Each line is one correction:
 
     {"question_id": "q1", "step": 2, "thought": "add 7", "code": "x = 5 + 7\nprint(x)", "diagnosis": "it takes away"}
 
-"question", the text, may stand for the id; "prefix", a list of [thought, code], says what the steps before it must have
-been, and "diagnosis" may be missing. Lines that are trajectories of ours give the corrections made in them, with
-their prefixes, and those that end right and are all the teacher's are its demonstrations.
+"question" (the text) can replace the id. "prefix", a list of [thought, code], restricts the correction to that prefix.
+"diagnosis" is optional. A line may also be one of our trajectories. Its corrections are used with their prefixes. It is
+a demonstration if it is right and all its steps are the teacher's. Steps are run again in the student's state; one
+that fails or leaks the answer (leak.py) is not used. No model is called, so it costs no tokens.
 
-The steps really run again, in the student's state; one that does not run there, or that states an answer which nothing
-before it shows (leak.py), is not used. It asks nobody and costs no tokens.
-
-MERGED A teacher that corrects, but who does not look for the error: the step is named by lot.
+`RandomStepTeacher` names a random step and lets another teacher correct it (ablation: does *earliest* matter?).
 """
 
 from __future__ import annotations
@@ -40,35 +38,32 @@ ThoughtAndCode = tuple[str, str]  # thought and code
 
 @dataclasses.dataclass(frozen=True)
 class RecordedCorrection:
-  """A correction that was made once."""
+  """A correction from a file."""
 
   step: int
   replacement: ThoughtAndCode
   diagnosis: str = ""
-  prefix: tuple[ThoughtAndCode, ...] | None = None  # None: whatever came before
+  prefix: tuple[ThoughtAndCode, ...] | None = None  # None: any prefix
 
   def fits(self, trajectory: Trajectory) -> bool:
-    """Whether the trajectory has a step there, after the prefix, which is not this one already."""
+    """Whether the trajectory has another step at this place, after the same prefix."""
     steps = trajectory.steps
-    if self.step >= len(steps) or _said(steps[self.step]) == self.replacement:
+    if self.step >= len(steps) or _thought_and_code(steps[self.step]) == self.replacement:
       return False
-    return self.prefix is None or tuple(map(_said, steps[: self.step])) == self.prefix
+    return self.prefix is None or tuple(map(_thought_and_code, steps[: self.step])) == self.prefix
 
 
 class RecordedTeacher:
-  """Demonstrates, locates and corrects as it was recorded."""
+  """Demonstrates, locates and corrects by records."""
 
   def __init__(self, path: str, protocol: AgentProtocol, tool: Tool, grader: Grader):
-    """
-    Raises:
-      UserError: there is no such file, or a line is no record.
-    """
+    """Reads all records; `path` is a file or a folder."""
     self._records: dict[str, list[RecordedCorrection]] = {}
-    self._shown: dict[str, tuple[ThoughtAndCode, ...]] = {}
+    self._demonstrations: dict[str, tuple[ThoughtAndCode, ...]] = {}
     self._protocol, self._tool = protocol, tool
     self._player = ReferenceTeacher(protocol, tool, grader)
     self._counts: Counter[str] = Counter()
-    for where, line in _lines(path):
+    for where, line in _read_lines(path):
       try:
         self._read(text.parse_json(line), line)
       except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -83,47 +78,47 @@ class RecordedTeacher:
       return
     if unknown := data.keys() - {"question_id", "question", "step", "thought", "code", "diagnosis", "prefix"}:
       raise ValueError(f"the key {sorted(unknown)[0]!r} is unknown")
-    step, said = data["step"], (data["thought"], data["code"])
+    step, replacement = data["step"], (data["thought"], data["code"])
     prefix = None if data.get("prefix") is None else tuple((t, c) for t, c in data["prefix"])
     question = data["question_id" if "question_id" in data else "question"]
-    texts = (question, *said, data.get("diagnosis") or "", *(text for turn in prefix or () for text in turn))
+    texts = (question, *replacement, data.get("diagnosis") or "", *(text for turn in prefix or () for text in turn))
     if type(step) is not int or step < 0 or not all(isinstance(text, str) for text in texts):
       raise ValueError("step is a number from 0 on; question, thought, code, diagnosis and prefix are texts")
     if prefix is not None and len(prefix) != step:
       raise ValueError(f"a prefix of {len(prefix)} steps before step {step}")
-    self._keep(question, RecordedCorrection(step, said, data.get("diagnosis") or "", prefix))
+    self._keep(question, RecordedCorrection(step, replacement, data.get("diagnosis") or "", prefix))
 
   def _read_trajectory(self, trajectory: Trajectory) -> None:
-    said = tuple(map(_said, trajectory.steps))
+    steps = tuple(map(_thought_and_code, trajectory.steps))
     for one in trajectory.corrections:
-      record = RecordedCorrection(one.step, _said(one.replacement), one.diagnosis, said[: one.step])
+      record = RecordedCorrection(one.step, _thought_and_code(one.replacement), one.diagnosis, steps[: one.step])
       self._keep(trajectory.question_id, record)
     if trajectory.right and all(step.author == "teacher" for step in trajectory.steps):
-      self._shown.setdefault(trajectory.question_id, said)
+      self._demonstrations.setdefault(trajectory.question_id, steps)
 
   def _keep(self, question: str, record: RecordedCorrection) -> None:
     self._records.setdefault(question, []).append(record)
 
   def counts(self) -> dict[str, Any]:
-    """What became of the records that were looked for."""
+    """Counts of how corrections were found and used."""
     return {"recorded": dict(sorted(self._counts.items()))}
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
-    """The recorded demonstrations, really run; a question without one gets a trajectory without steps, graded 0."""
-    solved = [dataclasses.replace(q, solution=self._shown.get(q.id, ())) for q in questions]
+    """The recorded demonstrations, run again. A question without one gets a trajectory without steps, graded 0."""
+    solved = [dataclasses.replace(q, solution=self._demonstrations.get(q.id, ())) for q in questions]
     return self._player.demonstrate(solved, name=name)
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
-    """The rest of the recorded demonstrations that begin with these prefixes; others end where they are, graded 0."""
+    """The rest of the recorded demonstrations that begin with these prefixes; other prefixes end there, graded 0."""
     played = self.demonstrate([question for question, _ in begun], name=name)
-    return [_joined(prefix, whole) for (_, prefix), whole in zip(begun, played, strict=True)]
+    return [_append_rest(prefix, whole) for (_, prefix), whole in zip(begun, played, strict=True)]
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
-    """The earliest recorded step that fits; unlocated where none does."""
+    """The earliest recorded step that fits; unlocated if none does."""
     return [self._find(question, trajectory) for question, trajectory in failed]
 
   def _find(self, question: Question, trajectory: Trajectory) -> Finding:
-    records = self._of(question)
+    records = self._records_of(question)
     fitting = [record for record in records if record.fits(trajectory)]
     self._counts["located" if fitting else "another prefix" if records else "no record"] += 1
     if not fitting:
@@ -131,12 +126,11 @@ class RecordedTeacher:
     first = min(fitting, key=lambda record: record.step)
     return Finding("located", first.step, first.diagnosis, located="recorded")
 
-  def _of(self, question: Question) -> list[RecordedCorrection]:
+  def _records_of(self, question: Question) -> list[RecordedCorrection]:
     return [*self._records.get(question.id, ()), *self._records.get(question.text, ())]
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """What is recorded of those steps, really run; None where there is no record, as of a step that somebody else
-    named."""
+    """The recorded steps, run again; None without a record, as for a step that another teacher named."""
     found = [self._record(question, trajectory, finding.step) for question, trajectory, finding in located]
     wanted: list[tuple[Sequence[Step], Turn, Author]] = []
     for (_, trajectory, finding), record in zip(located, found, strict=True):
@@ -151,39 +145,35 @@ class RecordedTeacher:
     ]
 
   def _record(self, question: Question, trajectory: Trajectory, step: int) -> RecordedCorrection | None:
-    return next((r for r in self._of(question) if r.step == step and r.fits(trajectory)), None)
+    return next((r for r in self._records_of(question) if r.step == step and r.fits(trajectory)), None)
 
   def _proposal(self, question: Question, before: Sequence[Step], step: Step) -> Proposal:
-    return Proposal(self._stands(question, before, step), Ledger(tool_calls=int(step.kind == "act")))
+    return Proposal(self._step_if_usable(question, before, step), Ledger(tool_calls=int(step.kind == "act")))
 
-  def _stands(self, question: Question, before: Sequence[Step], step: Step) -> Step | None:
-    """The step where it ran and states nothing that it cannot know."""
+  def _step_if_usable(self, question: Question, before: Sequence[Step], step: Step) -> Step | None:
+    """The step, if it ran and does not leak the answer."""
     leaks = find_step_leak(question, before, step.thought, step.code) is not None
     ran = step.kind == "first_thought" or step.reason == "ok"
     self._counts["leaks" if leaks else "corrected" if ran else "did not run"] += 1
     return step if ran and not leaks else None
 
 
-def _said(step: Step) -> ThoughtAndCode:
+def _thought_and_code(step: Step) -> ThoughtAndCode:
   return step.thought, step.code
 
 
-def _joined(prefix: Trajectory, whole: Trajectory) -> Trajectory:
-  """A prefix and the rest of a trajectory that begins like it."""
+def _append_rest(prefix: Trajectory, whole: Trajectory) -> Trajectory:
+  """The prefix with the rest of a trajectory that begins like it; the prefix alone, graded 0, if it does not."""
   given = len(prefix.steps)
-  begins = tuple(map(_said, whole.steps[:given])) == tuple(map(_said, prefix.steps))
+  begins = tuple(map(_thought_and_code, whole.steps[:given])) == tuple(map(_thought_and_code, prefix.steps))
   ended = whole if begins else dataclasses.replace(whole, steps=(), status="step_limit", answer=None, grade=0.0)
   return dataclasses.replace(
     ended, steps=(*prefix.steps, *ended.steps[given:]), prefix_steps=given, corrections=prefix.corrections
   )
 
 
-def _lines(path: str) -> Iterator[tuple[str, str]]:
-  """Each line that is not blank, and where it stands.
-
-  Raises:
-    UserError: there is no such file, or none in the folder.
-  """
+def _read_lines(path: str) -> Iterator[tuple[str, str]]:
+  """(file:line, text) of each line that is not blank."""
   root = epath.Path(path)
   files = sorted([*root.glob("*.jsonl"), *root.glob("*/*.jsonl")]) if path and root.is_dir() else [root]
   if not path or not files or not files[0].exists():
@@ -194,12 +184,15 @@ def _lines(path: str) -> Iterator[tuple[str, str]]:
         yield f"{file}:{number}", line
 
 
-#: in the place of a diagnosis
+#: the diagnosis of a random step
 RANDOM_STEP_DIAGNOSIS = "This step is to be written anew."
 
 
 class RandomStepTeacher:
-  """Another teacher, whose `locate` a seeded hash of question and round stands in for: each step is as likely."""
+  """Locates a random step; another teacher demonstrates and corrects.
+
+  A seeded hash of question and round chooses the step, each with equal chance.
+  """
 
   def __init__(self, teacher: Teacher, salt: str):
     self._salt = salt

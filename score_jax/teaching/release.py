@@ -1,14 +1,14 @@
-"""Trajectories of the method's reference release, read into ours.
+"""Converts trajectories of the method's reference release into ours.
 
-Its files of mentored problem solving (`*_mps_trajectories.jsonl`) hold a record a line: the steps, the teacher's
-corrections with the mistakes they replace, and the verdict. What is put right on the way in:
+Its files (`*_mps_trajectories.jsonl`) have one record per line: the steps, the teacher's corrections with the mistakes
+that they replace, and the verdict. What is changed on the way:
 
-  - labels that the release left in its texts ("First Thought:", "Thought:") are not part of a thought;
-  - a first thought is one by its place, whatever it is called, and has no observation;
-  - what the release printed for `final_answer_print` is the answer, not an observation;
-  - entries of its own server's errors are no steps: such a trajectory failed, the student did not.
+  - labels in thoughts ("First Thought:", "Thought:") are removed;
+  - step 0 is the first thought, whatever the record calls it, and has no observation;
+  - the printed result of `final_answer_print` is the answer, not an observation;
+  - entries of the release's own server errors are no steps: the trajectory gets the status "tool_failure".
 
-Tokens are made from the text by `agent.written.tokenised`, once a tokenizer is chosen.
+`tokenize_trajectory` (agent/scripted.py) makes the tokens from the text, once a tokenizer is chosen.
 """
 
 from __future__ import annotations
@@ -27,17 +27,13 @@ from score_jax.text import parse_json, read_utf8
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
 
 _LABEL = re.compile(r"^\s*(First Thought|Thought)\s*:\s*")
-_ERROR = "Error:"  # begins what it noted of code that raised
-_PLACE = re.compile(r" \(<string>, line \d+\)$")  # where an error of syntax stood
-_SILENT = ("", "None", "Execution successful, no output.")  # what the release noted of code that prints nothing
+_ERROR = "Error:"  # the release's observation of code that raised begins so
+_PLACE = re.compile(r" \(<string>, line \d+\)$")  # the place of a syntax error
+_SILENT = ("", "None", "Execution successful, no output.")  # the release's observations of code that prints nothing
 
 
 def read_release(path: str) -> Iterator[tuple[Question, Trajectory]]:
-  """The question and the trajectory of each record.
-
-  Raises:
-    UserError: the file cannot be read, or a line is no such record.
-  """
+  """The question and the trajectory of each record of a file."""
   file = epath.Path(path)
   if not file.exists():
     raise UserError(f"{path} does not exist; give a *_mps_trajectories.jsonl of the reference release")
@@ -53,7 +49,7 @@ def read_release(path: str) -> Iterator[tuple[Question, Trajectory]]:
 
 
 def parse_release_record(data: Mapping[str, Any]) -> tuple[Question, Trajectory]:
-  """One record."""
+  """The question and the trajectory of one record."""
   task = data["original_task_info"]
   gold = task["true_answer"]
   question = Question(task["id"], task["question"], "" if is_blank(gold) else str(gold).strip())
@@ -102,9 +98,9 @@ def _correction(one: Mapping[str, Any]) -> Correction:
 
 
 def describe_difference(recorded: Step, outcome: Outcome) -> str:
-  """How what the code of a recorded step gives here differs from what the release noted; empty where it does not.
+  """How the outcome of rerunning a recorded step differs from the release's; empty if it does not.
 
-  The release noted an exception as "Error: " and its message, without its kind.
+  The release records an exception as "Error: " and its message, without its type.
   """
   if recorded.answer is not None:
     if outcome.answer is None:
@@ -124,22 +120,22 @@ def describe_difference(recorded: Step, outcome: Outcome) -> str:
 
 
 def rerun_acts(trajectories: Sequence[Trajectory], tool: Tool) -> Iterator[tuple[int, int, Outcome]]:
-  """Runs the acts of each trajectory, one after the other: (trajectory, step, outcome), as they end."""
+  """Runs the acts of each trajectory in order; yields (trajectory index, step index, outcome) as runs end."""
   left = {str(i): deque(k for k, s in enumerate(t.steps) if s.kind == "act") for i, t in enumerate(trajectories)}
   state: dict[str, tuple[ExecutedStep, ...]] = {name: () for name in left}
 
-  def go_on(name: str) -> None:
+  def submit_next(name: str) -> None:
     if left[name]:
       tool.submit(name, trajectories[int(name)].steps[left[name][0]].code, state[name])
     else:
       tool.close(name)
 
   for name in left:
-    go_on(name)
+    submit_next(name)
   while ended := tool.wait(60.0):
     for name, outcome in ended:
       place = left[name].popleft()
       code = trajectories[int(name)].steps[place].code
       state[name] += (ExecutedStep(code, outcome.observation, outcome.reason),)
       yield int(name), place, outcome
-      go_on(name)
+      submit_next(name)

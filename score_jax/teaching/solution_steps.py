@@ -1,23 +1,19 @@
-"""How far a student has come on a question's worked solution, judged by the values that its code prints.
+"""How far a student has come along a worked solution, and its next act rewritten for the student's state.
 
-The worked solution has run, so each of its acts has an observation. Its path is
-the list of the last numbers of these; a look-up has none, it is known by its
-text. A student is followed act by act:
+The worked solution has been run, so each of its acts has an observation. Its path is the list of the last numbers of
+these. A look-up has no number; its observation identifies it. `SolutionProgress` classifies each act of a student:
 
     raised   the code did not end well
-    forward  it prints a value of the path that is at or after the next one not
-             reached yet (those before it are then behind the student), or looks
-             up what a worked look-up found for the first time
-    idle     it prints no number, looks up anything else, prints a value of the
-             path that is behind, or, without arithmetic, a number that the
-             question or an earlier observation has
+    forward  it prints a value of the path at or after the next one not reached yet (those before it then count as
+             passed), or finds the result of a worked look-up for the first time
+    idle     it prints no number, looks up anything else, prints a value of the path that is passed, or prints,
+             without arithmetic, a number of the question or of an earlier observation
     off      it prints another number
 
-Numbers are equal when they agree to six digits. Two things are taken for what
-they are not: a wrong value that happens to be on the path passes, and another
-right way to the answer is off at its first value that the worked one lacks.
+Numbers are equal when they agree to six digits. Two kinds of act are misjudged: a wrong value that happens to be on the
+path passes, and another right way to the answer is off at its first value that the worked solution lacks.
 
-MERGED The code of a worked act, rewritten to run in a student's state, where other names hold the values, or none does.
+`inline_worked_code` rewrites the code of a worked act: other variables of the student hold the values, or none does.
 """
 
 from __future__ import annotations
@@ -39,7 +35,7 @@ NUMBER_PATTERN = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d
 
 
 def numbers_agree(a: float | None, b: float | None) -> bool:
-  """Equal as numbers, to six digits; two Nones are equal too."""
+  """Whether two numbers agree to six digits; two Nones agree too."""
   if a is None or b is None:
     return a is b
   return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
@@ -50,24 +46,24 @@ def contains_number(values: Iterable[float | None], value: float) -> bool:
 
 
 def find_numbers(text: str) -> list[float]:
-  """The numbers that stand in a text, in order."""
+  """The finite numbers in a text, in order."""
   found = (float(n.replace(",", "")) for n in NUMBER_PATTERN.findall(text))
   return [n for n in found if math.isfinite(n)]
 
 
 def parse_last_line(text: str) -> float | None:
-  """The number that the last line of a text is; None where it is anything more or else."""
+  """The last line of a text as a number; None if it is anything else."""
   line = text.strip().rpartition("\n")[2].strip()
   return next(iter(find_numbers(line)), None) if NUMBER_PATTERN.fullmatch(line) else None
 
 
 def is_lookup(step: Step) -> bool:
-  """Whether the act is a look-up rather than a computation on what one found."""
+  """Whether the act is a look-up, not a computation with the result of one."""
   return "web_search(" in step.code and parse_last_line(step.observation) is None
 
 
 def last_printed_number(step: Step) -> float | None:
-  """The number that an act computes: the last one that it prints."""
+  """The last number that an act prints, taken as its result; None for a look-up or without numbers."""
   found = [] if is_lookup(step) else find_numbers(step.observation)
   return found[-1] if found else None
 
@@ -77,29 +73,29 @@ def _computes(code: str) -> bool:
 
 
 class SolutionProgress:
-  """Follows one student along the acts of a worked solution, as those ran."""
+  """Follows one student along the acts of a worked solution that has been run."""
 
   def __init__(self, acts: Sequence[Step], question: str):
     self._acts = acts
     self._values = [last_printed_number(act) for act in acts]
-    self._passed = 0  # this many worked acts are behind the student
-    self._found: set[int] = set()  # worked look-ups of which the student has seen the result
-    self._said = find_numbers(question)
+    self._passed = 0  # number of worked acts that the student has passed
+    self._found: set[int] = set()  # indices of worked look-ups whose result the student has seen
+    self._seen = find_numbers(question)  # numbers of the question and of all observations
 
   @property
   def next_act_index(self) -> int:
-    """Index of the worked act that the student needs now; the last one, which submits, when all else is done."""
+    """Index of the worked act that the student needs next; the last act, which submits, if all others are done."""
     ahead = (i for i in range(self._passed, len(self._acts) - 1) if i not in self._found)
     return next(ahead, len(self._acts) - 1)
 
   def advance(self, step: Step) -> StepProgress:
-    """The student's next act; a first thought, and what is malformed, is idle."""
+    """Classifies the student's next step and moves on; first thoughts and malformed steps are idle."""
     if step.kind != "act":
       return "idle"
     if step.reason != "ok":
       return "raised"
     move = self._look_up(step) if is_lookup(step) else self._compute(step)
-    self._said += find_numbers(step.observation)
+    self._seen += find_numbers(step.observation)
     return move
 
   def _look_up(self, step: Step) -> StepProgress:
@@ -117,44 +113,44 @@ class SolutionProgress:
         self._passed = index + 1
         return "forward"
     repeated = contains_number(self._values, printed) or (
-      contains_number(self._said, printed) and not _computes(step.code)
+      contains_number(self._seen, printed) and not _computes(step.code)
     )
     return "idle" if repeated else "off"
 
 
 @dataclasses.dataclass(frozen=True)
 class VariableDefinition:
-  """What a worked act assigned to a name."""
+  """An assignment of a worked act to a name."""
 
-  value: float | None  # as it was printed
+  value: float | None  # as printed; None: not printed
   expression: ast.expr
-  before: Mapping[str, VariableDefinition]  # what the names in the expression stood for
+  before: Mapping[str, VariableDefinition]  # definitions of the names in the expression
 
 
 def inline_worked_code(acts: Sequence[Step], index: int, student: Sequence[Step]) -> str:
-  """The code of `acts[index]` with each name that the acts before it assigned replaced.
+  """The code of `acts[index]` with the names that earlier acts assigned replaced for the student's state.
 
-  By, in this order: a name that the student's own prints show to hold the value,
-  preferably the same one; the plain number, where the student has printed it;
-  the expression that computes it. Code that needs no change is returned as it is.
+  A name is replaced by the first of these that exists: a name that holds the value by the student's own prints,
+  preferably the same one; the plain number, if the student has printed it; the expression that computes it.
+  Code that needs no change is returned as it is.
   """
   definitions: Mapping[str, VariableDefinition] = {}
   for act in acts[:index]:
-    definitions = _defined(act, definitions)
+    definitions = _definitions_after(act, definitions)
   code = acts[index].code
-  restate = _Restate(known_variables(student), [n for s in student for n in find_numbers(s.observation)])
+  inliner = _NameInliner(known_variables(student), [n for s in student for n in find_numbers(s.observation)])
   statements = []
   for statement in ast.parse(code).body:
-    own = _assigned([statement])
+    own = _bound_names([statement])
     simple = isinstance(statement, ast.Assign | ast.Expr)
-    restate.definitions = definitions if simple else _without(definitions, own)
-    statements.append(restate.visit(deepcopy(statement)))
+    inliner.definitions = definitions if simple else _without(definitions, own)
+    statements.append(inliner.visit(deepcopy(statement)))
     definitions = _without(definitions, own)
-  return ast.unparse(ast.Module(statements, [])) if restate.changed else code
+  return ast.unparse(ast.Module(statements, [])) if inliner.changed else code
 
 
 def known_variables(steps: Iterable[Step]) -> dict[str, float]:
-  """The names that some steps leave whose value is certain: their last print showed it; latest last."""
+  """Names whose value is certain after the steps, since the last line printed it; the latest last."""
   known: dict[str, float] = {}
   for step in steps:
     if step.kind != "act" or step.reason not in EFFECTIVE_REASONS:
@@ -162,8 +158,8 @@ def known_variables(steps: Iterable[Step]) -> dict[str, float]:
     try:
       body = ast.parse(step.code).body
     except (SyntaxError, ValueError):
-      continue  # nothing ran
-    for name in _assigned(body):
+      continue  # no Python, so nothing ran
+    for name in _bound_names(body):
       known.pop(name, None)
     name, printed = _printed_name(body), parse_last_line(step.observation)
     if step.reason == "ok" and name is not None and printed is not None:
@@ -173,15 +169,15 @@ def known_variables(steps: Iterable[Step]) -> dict[str, float]:
 
 
 def _printed_name(body: Sequence[ast.stmt]) -> str | None:
-  """The name in a last line of the form print(name)."""
+  """The name in a last statement of the form print(name); None: it has another form."""
   match body:
     case [*_, ast.Expr(value=ast.Call(func=ast.Name(id="print"), args=[ast.Name(id=name)], keywords=[]))]:
       return name
   return None
 
 
-def _assigned(body: Sequence[ast.stmt]) -> set[str]:
-  """All names that some statements may bind or delete."""
+def _bound_names(body: Sequence[ast.stmt]) -> set[str]:
+  """All names that the statements may bind or delete."""
   names: set[str] = set()
   for node in (n for statement in body for n in ast.walk(statement)):
     match node:
@@ -198,10 +194,10 @@ def _without(definitions: Mapping[str, VariableDefinition], names: set[str]) -> 
   return {name: d for name, d in definitions.items() if name not in names}
 
 
-def _defined(act: Step, definitions: Mapping[str, VariableDefinition]) -> dict[str, VariableDefinition]:
-  """The definitions after one more worked act; names bound in any other way than `name = expression` have none."""
+def _definitions_after(act: Step, definitions: Mapping[str, VariableDefinition]) -> dict[str, VariableDefinition]:
+  """The definitions after one more worked act. Names bound in another way than `name = expression` have none."""
   body = ast.parse(act.code).body
-  after = _without(definitions, _assigned(body))
+  after = _without(definitions, _bound_names(body))
   for statement in body:
     match statement:
       case ast.Assign(targets=[ast.Name(id=name)], value=expression):
@@ -213,13 +209,13 @@ def _defined(act: Step, definitions: Mapping[str, VariableDefinition]) -> dict[s
   return after
 
 
-class _Restate(ast.NodeTransformer):
-  """Replaces the names that `definitions` has."""
+class _NameInliner(ast.NodeTransformer):
+  """Replaces the names in `definitions`; `changed` says whether it replaced any."""
 
-  def __init__(self, names: Mapping[str, float], said: Sequence[float]):
+  def __init__(self, names: Mapping[str, float], printed: Sequence[float]):
     self.definitions: Mapping[str, VariableDefinition] = {}
     self.changed = False
-    self._names, self._said = names, said
+    self._names, self._printed = names, printed
 
   def visit_Name(self, node: ast.Name) -> ast.expr:
     if not isinstance(node.ctx, ast.Load) or node.id not in self.definitions:
@@ -232,7 +228,7 @@ class _Restate(ast.NodeTransformer):
       self.changed = True
       if holding:
         return ast.Name(holding[-1], ast.Load())
-      if contains_number(self._said, definition.value):
+      if contains_number(self._printed, definition.value):
         whole = definition.value.is_integer() and abs(definition.value) < 1e15
         return ast.Constant(int(definition.value) if whole else definition.value)
     self.changed = True

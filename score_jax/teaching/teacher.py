@@ -1,4 +1,4 @@
-"""What a teacher can do, whoever it is: a model on the mesh, a worked solution (paper, mentored problem solving)."""
+"""The interface of a teacher: demonstrate, finish, locate an error, correct it (paper, mentored problem solving)."""
 
 from __future__ import annotations
 
@@ -9,53 +9,51 @@ from typing import Literal, Protocol
 from score_jax.trajectory import Ledger, Question, Step, Trajectory
 
 FindingVerdict = Literal[
-  "located",  # the step at which the student first went wrong is named
-  "hard",  # the teacher itself does not get there from the question
-  "undecided",  # something went wrong, but what was drawn does not say at which step
-  "unlocated",  # no step can be named: counted, never guessed
-  "quarantined",  # hosts or graders failed all that was drawn to find out
+  "located",  # the first wrong step is named
+  "hard",  # the teacher itself does not solve the question
+  "undecided",  # V falls, but the continuations do not show at which step
+  "unlocated",  # no step can be named; it is counted, never guessed
+  "quarantined",  # hosts or graders failed all continuations
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """Where a failed trajectory first goes wrong, and what it cost to find out."""
+  """The first wrong step of a failed trajectory, and the cost of locating it."""
 
   verdict: FindingVerdict
   step: int = -1  # index into the trajectory's steps; -1 unless located
   diagnosis: str = ""
   values: Mapping[str, float] = dataclasses.field(default_factory=dict)  # see Correction.values
-  candidates: tuple[Step, ...] = ()  # steps already run from that place, best first, if locating made any
-  located: str = ""  # how: see Correction.located; "contradicted": a name that did not hold
-  prefix_counts: tuple[
-    tuple[int, int, int], ...
-  ] = ()  # (steps kept, right, tries) of each prefix that was gone on from
-  may_relocate: bool = False  # the next round may name another step, though the trajectory stays as it is
-  tried_replacements: tuple[Step, ...] = ()  # replacements of this step from which the student did not succeed
+  candidates: tuple[Step, ...] = ()  # steps that locating already ran in that place, best first
+  located: str = ""  # how: see Correction.located; "contradicted": the named step failed its test
+  prefix_counts: tuple[tuple[int, int, int], ...] = ()  # (steps kept, right, tries) of each prefix with continuations
+  may_relocate: bool = False  # the next round may name another step of the same trajectory
+  tried_replacements: tuple[Step, ...] = ()  # replacements of this step after which the student still failed
   ledger: Ledger = Ledger()
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-  """The step to stand in the place of the error, really run from the state before it; None: there is none."""
+  """A step to replace the error, run in the state before it; None: there is no valid step."""
 
   step: Step | None
   ledger: Ledger = Ledger()
-  has_more: bool = False  # asked again, with this one among the finding's `tried`, the teacher may give another
+  has_more: bool = False  # with this step in the finding's `tried_replacements`, the teacher may give another
 
 
 class Teacher(Protocol):
-  """All methods take many questions at once, since that is how devices are kept busy."""
+  """A source of corrections. All methods take many questions in one call, to keep devices busy."""
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
-    """A graded trajectory of its own for each question; `name` keeps the draws of one call from another's."""
+    """A graded trajectory of the teacher for each question. Each `name` has its own random draws."""
     ...
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
-    """Goes on from each prefix to the end, with the budget of acts of a whole trajectory, and is graded.
+    """Continues each prefix with the budget of acts of a whole trajectory; returns graded trajectories.
 
-    `steps` are those of the prefix and then the teacher's own, `prefix_steps` counts the former, the ledger has what
-    going on cost. From the empty prefix it is a demonstration. No question comes twice in one call.
+    `steps` are those of the prefix, then the teacher's own; `prefix_steps` counts the former. The ledger has the cost
+    of the continuation. From the empty prefix it is a demonstration. No question may occur twice in one call.
     """
     ...
 
@@ -64,5 +62,5 @@ class Teacher(Protocol):
     ...
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """The replacement of the step that each finding names."""
+    """A replacement for the step that each finding names."""
     ...

@@ -1,8 +1,8 @@
-"""A teacher that is no model: it knows a worked solution of the question and compares the student's values with it.
+"""A teacher without a model: it follows the question's worked solution (GSM8K, generated word problems).
 
-It serves questions whose `solution` is worked (GSM8K, generated word problems),
-costs no tokens, and is exact where the worked way is the only one. What "in
-line with the worked solution" means is in teaching/solution_steps.py.
+`ReferenceTeacher` demonstrates the worked solution, and compares the student's printed values with it to locate and
+correct errors (`SolutionProgress` in solution_steps.py). It costs no tokens. It is exact where the worked solution is
+the only way to the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from score_jax.teaching.solution_steps import SolutionProgress, inline_worked_co
 from score_jax.teaching.teacher import Finding, Proposal
 from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory
 
-#: the tool's failures, which are nobody's mistake -> status of the trajectory
+#: reason of a step that the tool's host failed -> status of the trajectory
 TOOL_FAILURE_STATUS: dict[str, Status] = {"host_failure": "tool_failure", "replay_mismatch": "replay_mismatch"}
 
 DIAGNOSES = {
@@ -39,7 +39,7 @@ class ReferenceTeacher:
     self._protocol, self._tool, self._grader = protocol, tool, grader
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
-    """The worked solutions, really run; a question without one gets a trajectory without steps, graded 0."""
+    """The worked solutions, run and graded. A question without one gets a trajectory without steps, graded 0."""
     played = self._graded(questions)
     return [
       dataclasses.replace(tokenize_trajectory(self._protocol, t), name=f"{name}/{q.id}")
@@ -47,15 +47,15 @@ class ReferenceTeacher:
     ]
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
-    """Plays what is left of the worked solution, each act rewritten for the state that it finds and run in it.
+    """Continues each prefix with the rest of the worked solution, each act rewritten for its state and run.
 
-    One that does not compute there what it should is the last: "step_limit", as for a question without a solution.
+    An act that does not compute its value is the last. The status is then "step_limit", as without a solution.
     """
     solutions = self._played([question for question, _ in begun])
     steps = [list(prefix.steps) for _, prefix in begun]
     going = [i for i, solution in enumerate(solutions) if solution.steps]
     for _ in range(max((len(solution.steps) for solution in solutions), default=0)):
-      taken = self._follow([(begun[i][0], steps[i], solutions[i]) for i in going])
+      taken = self._run_next_acts([(begun[i][0], steps[i], solutions[i]) for i in going])
       for i, (step, _) in zip(going, taken, strict=True):
         steps[i].append(step)
       going = [i for i, (step, holds) in zip(going, taken, strict=True) if holds and step.answer is None]
@@ -67,7 +67,7 @@ class ReferenceTeacher:
   def _finished(
     self, question: Question, prefix: Trajectory, steps: tuple[Step, ...], name: str, cost: Ledger
   ) -> Trajectory:
-    """The graded trajectory of a prefix and what came after it."""
+    """The graded trajectory of a prefix and the steps after it. `steps` includes the prefix."""
     answer = steps[-1].answer if steps else None
     calls = sum(s.kind == "act" for s in steps[len(prefix.steps) :])
     ended = dataclasses.replace(
@@ -83,13 +83,13 @@ class ReferenceTeacher:
     return self._grade(question, ended)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
-    """The earliest error of each failed trajectory: the first act that raised, computed a value off the worked
-    solution's path, or submitted the wrong answer.
+    """The earliest error of each failed trajectory.
 
-    Where there is none: the malformed step that ends it, or the first act that was idle when the budget of acts
-    is spent or the context full. A first thought is never an error. "hard": there is no worked solution, or it
-    does not earn full marks. "unlocated": nothing can be named, or the environment failed. Diagnoses state no
-    numbers, so no answer.
+    It is the first act that raised, computed a value off the path, or submitted the wrong answer. Without one it is
+    the malformed last step, or the first idle act if the budget of acts is spent or the context is full. A first
+    thought is never an error.
+    "hard": there is no worked solution, or it does not earn full marks. "unlocated": no step can be named, or the
+    environment failed. Diagnoses state no numbers, so they cannot leak the answer.
     """
     solutions = self._graded([question for question, _ in failed])
     return [
@@ -98,15 +98,16 @@ class ReferenceTeacher:
     ]
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
-    """The worked act that follows what the student had reached, rewritten for the student's state and run in it.
+    """The worked act that the student needs at step `finding.step`, rewritten for the student's state and run.
 
-    It stands in the place of step `finding.step`. When nothing but the answer is
-    left it submits what the student's own code computed. None where it does not compute there what it should,
-    or there is no worked solution.
+    If only the answer is left, the act submits the value that the student's own code computed. None if the act does
+    not compute its value in that state, or there is no worked solution.
     """
     solutions = self._played([question for question, _, _ in located])
     taken = iter(
-      self._follow([(q, t.steps[: f.step], s) for (q, t, f), s in zip(located, solutions, strict=True) if s.steps])
+      self._run_next_acts(
+        [(q, t.steps[: f.step], s) for (q, t, f), s in zip(located, solutions, strict=True) if s.steps]
+      )
     )
     proposals = []
     for solution in solutions:
@@ -115,15 +116,17 @@ class ReferenceTeacher:
       proposals.append(Proposal(step if holds else None, ledger))
     return proposals
 
-  def _follow(self, wanted: Sequence[tuple[Question, Sequence[Step], Trajectory]]) -> list[tuple[Step, bool]]:
-    """After each of some steps takes what follows in the worked solution; with whether it came to what it should."""
-    following = [_following(*one) for one in wanted]
+  def _run_next_acts(self, wanted: Sequence[tuple[Question, Sequence[Step], Trajectory]]) -> list[tuple[Step, bool]]:
+    """Runs the next worked act after each prefix of steps; also returns whether it computed its value."""
+    following = [_next_worked_turn(*one) for one in wanted]
     pairs = zip(wanted, following, strict=True)
     taken = run_turns(self._protocol, self._tool, [(steps, turn, "teacher") for (_, steps, _), (turn, _) in pairs])
-    return [(step, _holds(step, outcome, n)) for (step, outcome), (_, n) in zip(taken, following, strict=True)]
+    return [
+      (step, _computed_its_number(step, outcome, n)) for (step, outcome), (_, n) in zip(taken, following, strict=True)
+    ]
 
   def _played(self, questions: Sequence[Question]) -> list[Trajectory]:
-    """What the worked solutions come to, not graded; no steps for a question without one."""
+    """The worked solutions, run but not graded; no steps for a question without one."""
     played = iter(run_scripts([(q, build_worked_script(q)) for q in questions if q.solution], self._tool))
     trajectories = [next(played) if q.solution else Trajectory(q.id, q.text, ()) for q in questions]
     return [dataclasses.replace(t, ledger=Ledger(tool_calls=t.acts)) for t in trajectories]
@@ -142,16 +145,16 @@ class ReferenceTeacher:
 
 
 def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> Finding:
-  """The verdict on one trajectory."""
+  """The finding on one failed trajectory."""
   if solution.grade is None or trajectory.grade is None:
     return Finding("unlocated")
   if not solution.right:
     return Finding("hard")
-  walk = SolutionProgress(solution.steps[1:], question.text)
+  progress = SolutionProgress(solution.steps[1:], question.text)
   idle: int | None = None
   for index, step in enumerate(trajectory.steps):
-    done = walk.next_act_index == len(solution.steps) - 2
-    move = walk.advance(step)
+    done = progress.next_act_index == len(solution.steps) - 2
+    move = progress.advance(step)
     if move in ("raised", "off"):
       return _at(index, move)
     if trajectory.status == "answered" and index == len(trajectory.steps) - 1:
@@ -169,20 +172,20 @@ def _at(step: int, diagnosis: str) -> Finding:
   return Finding("located", step, DIAGNOSES[diagnosis], located="reference")
 
 
-def _following(question: Question, steps: Sequence[Step], solution: Trajectory) -> tuple[Turn, float | None]:
-  """The turn that the student needs after `steps`, and the number that it should print."""
+def _next_worked_turn(question: Question, steps: Sequence[Step], solution: Trajectory) -> tuple[Turn, float | None]:
+  """The turn that the student needs after `steps`, and the number that it must print (None: no number)."""
   if not steps:
     return Turn("first_thought", solution.steps[0].thought), None
   acts = solution.steps[1:]
-  walk = SolutionProgress(acts, question.text)
+  progress = SolutionProgress(acts, question.text)
   for step in steps:
-    walk.advance(step)
-  following = acts[walk.next_act_index]
-  return Turn("act", following.thought, inline_worked_code(acts, walk.next_act_index, steps)), last_printed_number(
+    progress.advance(step)
+  following = acts[progress.next_act_index]
+  return Turn("act", following.thought, inline_worked_code(acts, progress.next_act_index, steps)), last_printed_number(
     following
   )
 
 
-def _holds(step: Step, outcome: Outcome | None, number: float | None) -> bool:
-  """Whether the replacement came to what it should: a first thought always does."""
+def _computed_its_number(step: Step, outcome: Outcome | None, number: float | None) -> bool:
+  """Whether the step computed its number; a first thought always counts."""
   return outcome is None or (outcome.reason == "ok" and numbers_agree(last_printed_number(step), number))
