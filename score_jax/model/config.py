@@ -172,6 +172,7 @@ def _rope_parameters(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+  """The scaling in the RoPE settings; None for rope_type "default"."""
   keys = {
     "default": (),
     "linear": ("factor",),

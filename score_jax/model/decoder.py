@@ -119,6 +119,7 @@ class Attention(nnx.Module):
     return q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
   def merge(self, mixed_BxTxNxH: jax.Array) -> jax.Array:
+    """The output projection over all heads, [B, T, D]."""
     b, t, n, h = mixed_BxTxNxH.shape
     return self.out(mixed_BxTxNxH.reshape(b, t, n * h))
 

@@ -106,6 +106,7 @@ class GGUFTensors:
     return self.source
 
   def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of a tensor, dequantised to float32."""
     from gguf.quants import dequantize
 
     tensor = self._tensors[name]
@@ -127,6 +128,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _read_config(file: GGUFFile) -> DecoderConfig:
+  """The configuration in the metadata; an error names what this decoder does not support."""
   path, tensors, kind = file.path, file.tensors, file["general.architecture"]
   if kind not in FAMILIES:
     raise UserError(f"{path}: architecture {kind!r} is not supported; use a GGUF file of {', '.join(FAMILIES)}")

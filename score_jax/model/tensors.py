@@ -126,6 +126,7 @@ class SafetensorsFolder:
     return str(self._files[name])
 
   def read(self, name: str, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of a tensor, in the dtype of the file."""
     rows, *columns = part
     whole = slice(rows.start, min(rows.stop, self.shapes[name][0]))
     return self._open[self._files[name]].get_slice(name)[(whole, *columns)]
@@ -297,6 +298,7 @@ class NamedTensor:
     return self.leaf.size // (self.leaf.shape[0] if self.origin.stacked else 1)
 
   def to_numpy(self, dtype: str) -> np.ndarray:
+    """The tensor on the host, with the axes of the files."""
     array = np.asarray(self.leaf[self.layer] if self.origin.stacked else self.leaf)
     return np.ascontiguousarray(array.T if self.origin.transposed else array, dtype)
 

@@ -169,6 +169,7 @@ def tpu_metadata_lookup() -> MetadataLookup | None:
 
 
 def _query_metadata(key: str) -> str:
+  """The value of a key at the metadata server; "" where it has none."""
   request = urllib.request.Request(METADATA_URL + key, headers={"Metadata-Flavor": "Google"})
   try:
     with urllib.request.urlopen(request, timeout=10.0) as reply:

@@ -74,7 +74,9 @@ def _kernel_lock(path: epath.Path, ours: dict[str, Any]) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _heartbeat_lock(path: epath.Path, ours: dict[str, Any], beat_s: float) -> Iterator[None]:
+  """Holds a lock file whose content changes at every heartbeat."""
   found = _read(path)
+  # A file that changes has a live holder; one that does not is taken over after STALE_BEATS heartbeats.
   end = time.monotonic() + STALE_BEATS * beat_s
   while found and time.monotonic() < end:
     time.sleep(beat_s / 4)

@@ -120,10 +120,12 @@ class Tracker(abc.ABC):
     self._package, self._project, self._run, self._folder, self._config = package, project, run, folder, config
 
   @abc.abstractmethod
-  def start(self) -> None: ...
+  def start(self) -> None:
+    """Opens the run at the service; raises whatever the service raises."""
 
   @abc.abstractmethod
-  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None: ...
+  def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+    """Sends the numbers of one step of a stage."""
 
   def finish(self, *, failed: bool) -> None:
     """Closes the service; `failed`: the run ended before it was done."""
@@ -173,10 +175,12 @@ class TrackerSet:
     self.failed = False  # whether the run ends before it is done
 
   def add_tracker(self, name: str, service: Tracker) -> None:
+    """Starts a service and adds it; raises whatever its `start` raises."""
     service.start()
     self._services[name] = service
 
   def log_metrics(self, stage: str, step: int, numbers: Mapping[str, float]) -> None:
+    """Sends the numbers of one step to every service."""
     for name, service in list(self._services.items()):
       try:
         service.log_metrics(stage, step, numbers)
@@ -185,6 +189,7 @@ class TrackerSet:
         del self._services[name]
 
   def finish(self, name: str, service: Tracker) -> None:
+    """Closes a service at the end of the run; an error is only a warning."""
     try:
       service.finish(failed=self.failed)
     except Exception as error:  # nor may it hide the error that ended the run

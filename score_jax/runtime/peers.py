@@ -120,9 +120,9 @@ class PeerConnections:
     missing = [str(i) for i in range(self.count) if i not in found]
     reason = f"of {self.count} processes these did not come to {self.me.host}:{port}: {', '.join(missing)}"
     peers = [found[i] for i in sorted(found)]
-    told = {"end": reason} if missing else {"go": [[p.host, p.pid] for p in peers]}
+    message = {"end": reason} if missing else {"go": [[p.host, p.pid] for p in peers]}
     for peer in peers[1:]:
-      peer.send(_encode(told))
+      peer.send(_encode(message))
     if missing:
       raise UserError(f"{reason}; see what they say")
     return peers
@@ -132,7 +132,7 @@ class PeerConnections:
     where = f"process {self.index} of {self.count} on {self.me.host}"
     while True:
       try:
-        joined = socket.create_connection((host, port), timeout=5.0)
+        opened = socket.create_connection((host, port), timeout=5.0)
         break
       except OSError as error:
         if time.monotonic() >= end:
@@ -140,21 +140,21 @@ class PeerConnections:
             f"{where}: process 0 is not at {host}:{port} ({error}); is it started, and can this host reach it?"
           ) from error
         time.sleep(0.2)
-    connection = _make_connection(joined)
+    connection = _make_connection(opened)
     first = Peer(0, host, 0, connection)
     me = {"hello": PROTOCOL_VERSION, "count": self.count, "index": self.index, "host": self.me.host, "pid": self.me.pid}
     first.send(_encode(me))
     try:
-      told = (
+      reply = (
         json.loads(connection.recv_bytes())
         if connection.poll(max(end - time.monotonic(), 0.0) + SHUTDOWN_TIMEOUT_S)
         else {}
       )
     except (EOFError, OSError, ValueError):
-      told = {"end": "it does not want this process: are all started with the same number of processes?"}
-    if "go" not in told:
-      raise UserError(f"{where}: process 0 at {host}:{port} says: {told.get('end', 'nothing')}")
-    peers = [Peer(i, str(who[0]), int(who[1])) for i, who in enumerate(told["go"])]
+      reply = {"end": "it does not want this process: are all started with the same number of processes?"}
+    if "go" not in reply:
+      raise UserError(f"{where}: process 0 at {host}:{port} says: {reply.get('end', 'nothing')}")
+    peers = [Peer(i, str(who[0]), int(who[1])) for i, who in enumerate(reply["go"])]
     peers[0] = dataclasses.replace(first, host=peers[0].host, pid=peers[0].pid)
     peers[self.index] = self.me
     return peers
@@ -280,6 +280,7 @@ class PeerConnections:
       self._check_peers()
 
   def _read_message(self, peer: Peer) -> None:
+    """Handles one message of a peer: the end of the run, a heartbeat, a value, or the result of an exchange."""
     assert peer.connection is not None
     message, now = _receive(peer.connection), time.monotonic()
     if self._closing:
@@ -349,9 +350,9 @@ def _read_hello(found: socket.socket, count: int) -> Peer | None:
   """The process at the other end of a new connection; None if it is not one of this run."""
   connection = _make_connection(found)
   try:
-    told = json.loads(connection.recv_bytes(4096)) if connection.poll(SHUTDOWN_TIMEOUT_S) else {}
-    known = told["hello"] == PROTOCOL_VERSION and told["count"] == count and 0 < told["index"] < count
-    peer = Peer(told["index"], told["host"], told["pid"], connection) if known else None
+    hello = json.loads(connection.recv_bytes(4096)) if connection.poll(SHUTDOWN_TIMEOUT_S) else {}
+    known = hello["hello"] == PROTOCOL_VERSION and hello["count"] == count and 0 < hello["index"] < count
+    peer = Peer(hello["index"], hello["host"], hello["pid"], connection) if known else None
   except (OSError, EOFError, ValueError, KeyError, TypeError):
     peer = None
   if peer is None:

@@ -44,6 +44,7 @@ class _StageProfile:
 
   @contextlib.contextmanager
   def step(self, kind: StepKind) -> Iterator[None]:
+    """Counts a step, and starts or ends a trace around it."""
     number = self.seen[kind]
     if self._tracing not in (None, kind):
       self._end()  # otherwise the open trace would record all steps of the other kind too

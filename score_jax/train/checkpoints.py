@@ -115,7 +115,7 @@ class Checkpoints:
       count = put_on_mesh(np.int32(step), abstract.step.sharding)
       return TrainState(count, found["weights"], found["optimizer"])
 
-    found = self._restore_newest(read)
+    found = self._restore_first_readable(read)
     return None if found is None else found[1]
 
   def restore_newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
@@ -126,9 +126,9 @@ class Checkpoints:
       args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
       return self._manager.restore(step, args=args)["weights"]
 
-    return self._restore_newest(read)
+    return self._restore_first_readable(read)
 
-  def _restore_newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+  def _restore_first_readable(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
     """The step and content of the newest checkpoint that all processes can read. Unreadable ones are reported."""
     with self._report_write_errors():
       self._manager.wait_until_finished()

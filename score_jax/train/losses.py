@@ -131,6 +131,7 @@ def _logits(x_MxD: jax.Array, table_VxD: jax.Array, temperature: float) -> jax.A
 def _forward(
   x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
 ) -> tuple[tuple[jax.Array, jax.Array], Residuals]:
+  """(log-probability, entropy), and what the backward pass needs."""
   z_MxV = _logits(x_MxD, table_VxD, temperature)
   highest_Mx1 = jnp.max(z_MxV, axis=-1, keepdims=True)
   weight_MxV = jnp.exp(z_MxV - highest_Mx1)

@@ -181,16 +181,17 @@ class Trainer:
 
   def init_state(self, trained: Weights) -> TrainState:
     """A state at step 0. The weights are copied: states are donated, the given weights are not."""
-    shardings = weight_shardings(self.mesh, jax.eval_shape(self._init, trained))
-    return jax.jit(self._init, out_shardings=shardings)(trained)
+    shardings = weight_shardings(self.mesh, jax.eval_shape(self._make_state, trained))
+    return jax.jit(self._make_state, out_shardings=shardings)(trained)
 
-  def _init(self, trained: Weights) -> TrainState:
+  def _make_state(self, trained: Weights) -> TrainState:
+    """A state at step 0, traced by `init_state`."""
     copied = jax.tree.map(jnp.copy, _cast(trained, self.passes.weights_dtype))
     return TrainState(jnp.zeros((), jnp.int32), copied, self.optimizer.init(_cast(trained, "float32")))
 
   def abstract_state(self, config: DecoderConfig) -> TrainState:
     """Shapes and shardings of a decoder's train state, for restoring one."""
-    shapes = jax.eval_shape(self._init, lora.split_trainable(abstract_decoder(config)[1])[0])
+    shapes = jax.eval_shape(self._make_state, lora.split_trainable(abstract_decoder(config)[1])[0])
     return add_shardings(shapes, weight_shardings(self.mesh, shapes))
 
   def full_weights(self, state: TrainState) -> Weights:
