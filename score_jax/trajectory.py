@@ -265,7 +265,7 @@ def trajectory_from_json(line: str) -> Trajectory:
       ledger=_ledger_from_json(data["ledger"]),
     )
   except (KeyError, TypeError, AttributeError) as error:
-    raise ValueError(f"trajectory with missing or mismatched fields: {error}") from error
+    raise ValueError(f"trajectory with missing or odd fields: {error}") from error
 
 
 def count_generated_tokens(steps: Iterable[Step]) -> int:

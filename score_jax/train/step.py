@@ -123,7 +123,7 @@ def batch_sharding(mesh: Mesh, axes: int) -> NamedSharding:
 
 
 class Trainer:
-  """The jitted train step of one loss; shardings states and batches on the mesh.
+  """The jitted train step of one loss; places states and batches on the mesh.
 
   Args:
     frozen: the weights that are not trained, on the mesh; none without adapters.
