@@ -234,7 +234,7 @@ class StepComparisons:
   def __init__(self, grader: Grader, judge: StepJudge | None):
     self._grader, self._judge = grader, judge
     self._opinions: dict[StepPair, StepOpinion] = {}
-    self._given: Counter[StepVerdict] = Counter()
+    self._verdict_counts: Counter[StepVerdict] = Counter()
 
   def judge_undecided(
     self, starts: Sequence[RolloutStart], groups: Sequence[Sequence[Trajectory]], rule: str
@@ -246,25 +246,25 @@ class StepComparisons:
     if self._judge is None:
       return [list(group) for group in groups]
     needed = [
-      [(self._undecided(start, t, rule), t) for t in group] for start, group in zip(starts, groups, strict=True)
+      [(self._undecided_pairs(start, t, rule), t) for t in group] for start, group in zip(starts, groups, strict=True)
     ]
-    pairs = list(dict.fromkeys(pair for group in needed for found, _ in group for pair in found))
+    pairs = list(dict.fromkeys(pair for group in needed for wanted, _ in group for pair in wanted))
     self._opinions = dict(zip(pairs, self._judge(pairs), strict=True))
     unbooked = dict(self._opinions)
 
-    def booked(found: Sequence[StepPair], trajectory: Trajectory) -> Trajectory:
+    def book(wanted: Sequence[StepPair], trajectory: Trajectory) -> Trajectory:
       ledger = trajectory.ledger
-      for opinion in (unbooked.pop(pair) for pair in found if pair in unbooked):
+      for opinion in (unbooked.pop(pair) for pair in wanted if pair in unbooked):
         ledger = ledger + opinion.ledger
       return dataclasses.replace(trajectory, ledger=ledger)
 
-    return [[booked(found, t) for found, t in group] for group in needed]
+    return [[book(wanted, t) for wanted, t in group] for group in needed]
 
-  def _undecided(self, start: RolloutStart, trajectory: Trajectory, rule: str) -> list[StepPair]:
+  def _undecided_pairs(self, start: RolloutStart, trajectory: Trajectory, rule: str) -> list[StepPair]:
     answers = make_answer_comparator(self._grader, start.question)
     recorded = select_recorded_steps(trajectory, start.correction, rule)
     first = trajectory.steps[trajectory.prefix_steps] if recorded else None
-    return [_pair(start, first, r) for r in recorded if first and compare_steps(first, r, answers) == "undecided"]
+    return [_make_pair(start, first, r) for r in recorded if first and compare_steps(first, r, answers) == "undecided"]
 
   def comparator_for(self, start: RolloutStart) -> StepComparator:
     """The comparator of two steps from the state of a start."""
@@ -273,18 +273,20 @@ class StepComparisons:
     def same(new: Step, recorded: Step) -> StepVerdict:
       verdict = compare_steps(new, recorded, answers)
       if verdict == "undecided" and self._judge is not None:
-        verdict = VERDICT_OF_BOOL[self._opinions[_pair(start, new, recorded)].same]
-      self._given[verdict] += 1
+        verdict = VERDICT_OF_BOOL[self._opinions[_make_pair(start, new, recorded)].same]
+      self._verdict_counts[verdict] += 1
       return verdict
 
     return same
 
   def metrics(self) -> dict[str, float]:
     """Share of each verdict among the comparisons that decided tiers; empty without comparisons."""
-    return divide_sums({f"steps_{name}": self._given[name] for name in get_args(StepVerdict)}, self._given.total())
+    return divide_sums(
+      {f"steps_{name}": self._verdict_counts[name] for name in get_args(StepVerdict)}, self._verdict_counts.total()
+    )
 
 
-def _pair(start: RolloutStart, new: Step, recorded: Step) -> StepPair:
+def _make_pair(start: RolloutStart, new: Step, recorded: Step) -> StepPair:
   """The pair as the judge's key: without authors and tokens, which do not affect an opinion."""
   prefix, first, second = start.prefix.steps, _bare(new), _bare(recorded)
   return StepPair(start.question.text, tuple(map(_bare, prefix)), first, second)

@@ -122,7 +122,8 @@ class InvalidReply(Exception):
     self.reason, self.feedback, self.fallback = reason, told, instead
 
 
-# The names and docstrings of the subclasses are part of the JSON schema, so of the key of a recorded chat: keep them.
+# A subclass's name and docstring become part of the JSON schema, and so of the key of a recorded chat: do not rename
+# the subclasses below, and give them no docstring.
 class ReplySchema(pydantic.BaseModel):
   """Exactly its fields, of exactly their types."""
 
@@ -234,10 +235,8 @@ def repeats_step(made: Turn, step: Step) -> bool:
     return made.thought.split() == step.thought.split()
   try:
     return ast.dump(parse_reply_code(made.code)) == ast.dump(parse_reply_code(step.code))
-  except (
-    InvalidReply,
-    RecursionError,
-  ):  # a student's code may be invalid; a sum of a thousand terms is nested too deep
+  # a student's code may be invalid, and a sum of a thousand terms is nested too deep
+  except (InvalidReply, RecursionError):
     return made.code == step.code
 
 

@@ -6,7 +6,7 @@ M continuations of each prefix; the grader counts the right ones. The error is t
 of a prefix failed, they are drawn once more.
 
 `CounterfactualTeacher.correct` gives one step of the teacher's. It must run and differ from the mistake. If the teacher
-is the judge, it is the commonest first step of its right continuations; otherwise the teacher draws one step.
+is the judge, it is the commonest valid first step of its right continuations; without one, the teacher draws a step.
 
 `verify_located` tests a step that another teacher named:
 

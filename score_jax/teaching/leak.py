@@ -60,13 +60,13 @@ _OPTION = re.compile(r"(?:^|\s)\(?([A-Z])[.)]\s*(.+?)(?=\s+\(?[A-Z][.)]\s|\s*$)"
 
 @dataclasses.dataclass(frozen=True)
 class AnswerForms:
-  """One answer to be looked for, in all the forms in which it is known."""
+  """One answer in all its known forms. Empty fields: the answer has no such form."""
 
   text: str
-  numbers: tuple[Fraction, ...]
-  symbols: str  # without brackets and spaces; "": it is a number or words
-  words: str
-  dates: frozenset[tuple[int, int, int]]
+  numbers: tuple[Fraction, ...]  # equal values: 40% is 40 and 2/5
+  symbols: str  # an expression, as by normalise_symbols
+  words: str  # as by normalise_answer
+  dates: frozenset[tuple[int, int, int]]  # (year, month, day)
   letter: str = ""  # of a multiple-choice option
   option: AnswerForms | None = None  # the text of that option
 

@@ -2,7 +2,7 @@
 
 `RecordedTeacher` reads a .jsonl file, or a folder with *.jsonl in it or in its subfolders. Each line is one correction:
 
-    {"question_id": "q1", "step": 2, "thought": "add 7", "code": "x = 5 + 7\nprint(x)", "diagnosis": "it takes away"}
+    {"question_id": "q1", "step": 2, "thought": "add 7", "code": "x = 5 + 7\\nprint(x)", "diagnosis": "it takes away"}
 
 "question" (the text) can replace the id. "prefix", a list of [thought, code], restricts the correction to that prefix.
 "diagnosis" is optional. A line may also be one of our trajectories. Its corrections are used with their prefixes. It is
