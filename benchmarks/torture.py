@@ -211,13 +211,13 @@ def step(root: pathlib.Path, out: pathlib.Path) -> None:
   """Restores the newest state of warm_start, makes one step on the demonstrations, and writes both."""
   import jax
 
-  from score_jax.experiment.experiment import Experiment, make_forward_config
+  from score_jax.experiment.experiment import Experiment
   from score_jax.model import lora
   from score_jax.runtime.workdir import Workdir
   from score_jax.train.batch import iter_updates, make_example
   from score_jax.train.checkpoints import Checkpoints
   from score_jax.train.optimizer import make_optimizer, make_schedule
-  from score_jax.train.step import Trainer, make_sft_loss
+  from score_jax.train.step import Trainer, make_forward_config, make_sft_loss
 
   config = smoke()
   with Experiment(config, Workdir(str(root))) as run:

@@ -49,7 +49,6 @@ from score_jax.tasks.questions import Tasks, load_tasks
 from score_jax.teaching.asking import PromptTemplates
 from score_jax.teaching.judges import make_answer_judge
 from score_jax.train import sft
-from score_jax.train.step import ForwardConfig
 from score_jax.trajectory import Author, Question
 
 
@@ -64,12 +63,6 @@ def load_tagged_model(
   found = pretrained.open_pretrained(name)
   spelled = add_tags(found.tokenizer)
   return found.load_model(dtype=dtype, mesh=mesh, multiple=multiple, stacked=stacked, spelled=spelled)
-
-
-def make_forward_config(config: ConfigDict, temperature: float) -> ForwardConfig:
-  """How the student's train steps compute; log-probabilities are of a temperature."""
-  c = config.train
-  return ForwardConfig(temperature, c.logit_chunk, c.attention, c.remat, config.student.dtype, c.weights_dtype)
 
 
 def make_sampler_programs(

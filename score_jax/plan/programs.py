@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from score_jax.experiment.experiment import make_forward_config, make_sampler_programs
+from score_jax.experiment.experiment import make_sampler_programs
 from score_jax.model import lora
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights, abstract_decoder
@@ -29,7 +29,7 @@ from score_jax.sampler.stops import Stops
 from score_jax.train.batch import Batch, fill_batch, make_update
 from score_jax.train.optimizer import make_optimizer
 from score_jax.train.policy_gradient import PolicyGradientConfig
-from score_jax.train.step import Trainer, TrainState, make_sft_loss
+from score_jax.train.step import Trainer, TrainState, make_forward_config, make_sft_loss
 from score_jax.train.step import batch_sharding as batch_place
 
 COLLECTIVE_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")

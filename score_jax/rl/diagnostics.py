@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
-from score_jax.experiment.experiment import Experiment
 from score_jax.model import lora
 from score_jax.model.decoder import Weights
 from score_jax.rl.alarms import Alarm, check_alarm_config, evaluate_rules, find_fired_alarms, measure_worst_update
@@ -170,10 +169,14 @@ class RLMonitor:
 
   Args:
     rl: the settings of the stage.
+    alarms: the settings of the group `alarms`.
     agent: the student with RL's sampling parameters.
     scorers: score the student's tokens, at RL's temperature and at the temperature of the student's exploration.
     begin: returns the trainable part of the weights that the stage began with.
     earlier: the metrics of the steps before a restart.
+    probe: questions of which the first `alarms.probe` are tried.
+    acts: budget of acts of each of these tries.
+    log: gets a line for each alarm that goes off.
 
   Raises:
     UserError: the settings are invalid, or an alarm of `alarms.stop` fired before the restart.
@@ -181,20 +184,24 @@ class RLMonitor:
 
   def __init__(
     self,
-    run: Experiment,
     stage: str,
     rl: ConfigDict,
+    alarms: Mapping[str, Any],
     *,
     agent: Agent,
     scorers: tuple[Scorer, Scorer],
     begin: Callable[[], Weights],
     earlier: Sequence[Mapping[str, float]],
+    probe: Sequence[Question],
+    acts: int,
+    log: Callable[[str], None],
   ):
-    self.settings: dict[str, Any] = run.config.alarms.to_dict()
+    self.settings: dict[str, Any] = dict(alarms)
     check_alarm_config(self.settings)
     if rl.distill:
       self.settings["no_signal"] = 0.0  # off in this copy only: distillation learns from any group
-    self.run, self.stage, self.rl, self.agent, self.begin = run, stage, rl, agent, begin
+    self.stage, self.rl, self.agent, self.begin, self.log = stage, rl, agent, begin, log
+    self.probe, self.acts = probe[: self.settings["probe"]], acts
     self.lines = list(earlier)
     self.fired = {alarm.rule.name: alarm for alarm in find_fired_alarms(self.lines, self.settings)}
     self.scorer, self.past_scorer = scorers
@@ -227,7 +234,7 @@ class RLMonitor:
     for name, alarm in alarms.items():
       if alarm is not None and name not in self.fired:
         self.fired[name] = alarm
-        self.run.log(f"{self.stage}: {alarm}")
+        self.log(f"{self.stage}: {alarm}")
     return found | {f"alarm/{name}": float(alarm is not None) for name, alarm in alarms.items()}
 
   @property
@@ -245,9 +252,8 @@ class RLMonitor:
 
   def _probe(self, weights: Weights) -> dict[str, float]:
     """Pass rates on the first validation questions, with RL's group size and sampling."""
-    questions = self.run.tasks.validation[: self.settings["probe"]]
-    acts, size = self.run.config.agent.acts, self.rl.group_size
-    requests = [RolloutRequest(f"probe/{q.id}", q, empty_trajectory(q), acts, size) for q in questions]
+    size = self.rl.group_size
+    requests = [RolloutRequest(f"probe/{q.id}", q, empty_trajectory(q), self.acts, size) for q in self.probe]
     return probe_pass_rate(self.agent.rollout(weights, requests)) if requests else {}
 
   def _drift(self, groups: Sequence[tuple[RolloutStart, Sequence[ScoredRollout]]]) -> dict[str, float]:

@@ -1,22 +1,25 @@
-"""Where the short rollouts of RL begin: the verified prefixes before surviving corrections (paper, RL data).
-
-MERGED Mentored problem solving: the student acts, the teacher changes only the earliest error, the student goes on.
+"""Mentored problem solving (MPS), its records, and the RL starts that come from it.
 
 All questions go through a round together (paper, MPS):
-  1. the student rolls out; what is graded right is done;
-  2. the teacher names the earliest step of each failure that needs correction;
-  3. it supplies that step, which really runs in the state before it, and another one if the student does not succeed
-     from it (`draws`);
-  4. all after it is dropped and the student goes on with a fresh budget of acts, unless that step submits;
-  5. from 2. again, up to the limit of corrections. A correction at or before an
-     earlier one replaces it; success validates those that survive.
+  1. The student rolls out. A question with a right answer is done.
+  2. The teacher locates the earliest wrong step of each failure.
+  3. The teacher writes another step. It is run in the state before the wrong one. If the student does not succeed from
+     it, another one is tried, up to `draws` of them.
+  4. All later steps are dropped. The student continues with a fresh budget of acts, unless the new step submits.
+  5. Steps 2 to 4 repeat, up to the limit of corrections. A correction at or before an earlier one replaces it.
+     A right answer verifies the corrections that are left.
+
+`mentor_questions` runs the rounds. `cases_to_json` and `cases_from_json` write and read what became of each question.
+`build_rollout_starts` turns the results into RL starts: the verified prefixes before corrections, or the bare question.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
 
 from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
@@ -25,91 +28,37 @@ from score_jax.tasks.splits import hash_fraction
 from score_jax.teaching.teacher import Finding, Teacher
 from score_jax.trajectory import Correction, Ledger, Question, Step, Trajectory, sum_ledgers
 
-
-@dataclasses.dataclass(frozen=True)
-class RolloutStart:
-  """A state from which a group of rollouts begins, and what its first step is compared with."""
-
-  question: Question
-  prefix: Trajectory  # the prefix
-  correction: Correction | None  # None: outcome reward only
-  horizon: int  # the horizon, H - (k - 1)
-
-
-#: rl.prefix -> which of the surviving corrections, in the order of their places, have a start: the last is the paper's
-PREFIX_CHOICES = {"last": slice(-1, None), "first": slice(1), "all": slice(None)}
-
-
-def build_rollout_starts(
-  mentored: Iterable[MentoredQuestion],
-  *,
-  acts: int,
-  prefix: str,
-  fresh_horizon: bool,
-  keep_unaided: float,
-  keep_hard: float,
-  salt: str,
-) -> tuple[list[RolloutStart], int]:
-  """The starting points of some mentored questions, and how many corrections lay beyond the horizon.
-
-  Corrected first thoughts, unaided solves (kept with probability `keep_unaided`) and what could not be taught (kept
-  with `keep_hard`) start at the question with the outcome reward alone. With `fresh_horizon` every start has H acts.
-
-  Raises:
-    UserError: there is no such `prefix`.
-  """
-  if prefix not in PREFIX_CHOICES:
-    raise UserError(f"rl.prefix = {prefix!r}; choose from {', '.join(PREFIX_CHOICES)}")
-  result: list[RolloutStart] = []
-  beyond = 0
-  for case in mentored:
-    question = case.question
-    at_start = RolloutStart(question, empty_trajectory(question), None, acts)
-    if case.outcome != "solved":
-      keep = {"unaided": keep_unaided, "quarantined": 0.0}.get(case.outcome, keep_hard)
-      result += [at_start] if hash_fraction(question, salt) < keep else []
-      continue
-    for correction in case.trajectory.corrections[PREFIX_CHOICES[prefix]]:
-      horizon = acts if fresh_horizon or correction.step == 0 else acts - (correction.step - 1)
-      if horizon < 1:
-        beyond += 1
-      elif correction.step == 0:
-        result.append(at_start)
-      else:
-        result.append(RolloutStart(question, case.trajectory.prefix(correction.step), correction, horizon))
-  return result, beyond
-
-
 MentoringOutcome = Literal[
-  "unaided",  # the student got there alone
-  "solved",  # with corrections, all that survive validated by success
-  "hard",  # the teacher does not get there itself
-  "undecided",  # something went wrong, but what was drawn does not say at which step
-  "unlocated",  # no step could be named, or no replacement found
+  "unaided",  # right without a correction
+  "solved",  # right with corrections; this verifies those that are left
+  "hard",  # the teacher cannot solve it either
+  "undecided",  # wrong, but the continuations do not say at which step
+  "unlocated",  # no step was named, or no replacement was found
   "not_kept",  # still wrong after the last correction allowed
-  "quarantined",  # a host failed or a state could not be rebuilt: nobody's fault, nothing learnt
+  "quarantined",  # a host or the grader failed, or a state could not be rebuilt: it is not used
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class MentoringRound:
-  """What one round found on a question, and what the corrections that it tried came to."""
+  """One round of one question: what the teacher found, and the lifts of the corrections that were tried."""
 
   finding: Finding
-  lifts: tuple[float, ...] = ()  # of each correction for which it was measured, without the try that decides
+  # success rate after a correction minus before it, where measured; the rollout that decides is left out
+  lifts: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class MentoredQuestion:
-  """What became of one question."""
+  """The result of mentoring on one question."""
 
   question: Question
-  trajectory: Trajectory
+  trajectory: Trajectory  # the last one, with the corrections that are left
   outcome: MentoringOutcome
-  first_error: int | None  # step of the first error located, if one was
-  ledger: Ledger  # of student and teacher together; what decides the outcome, and nothing else
-  failed_attempt: Trajectory | None = None  # the student's first, where it was not right
-  measurement_ledger: Ledger = Ledger()  # of what was drawn only to measure the lift of corrections
+  first_error: int | None  # index of the first step that the teacher located; None: it located none
+  ledger: Ledger  # student and teacher together, without what was only measured
+  failed_attempt: Trajectory | None = None  # the student's first trajectory, if it was not right
+  measurement_ledger: Ledger = Ledger()  # rollouts drawn only to measure the lift of corrections
   rounds: tuple[MentoringRound, ...] = ()
 
 
@@ -127,36 +76,30 @@ class _Case:
   rounds: list[MentoringRound] = dataclasses.field(default_factory=list)
 
   def settle(self, trajectory: Trajectory, right: MentoringOutcome) -> None:
-    """Takes the student's new trajectory; done when it is right or unsound."""
+    """Takes the student's new trajectory; the case is closed if it is right (as `right`) or could not be judged."""
     self.trajectory = trajectory
     if trajectory.right:
       self.outcome = right
     elif not trajectory.judged:
       self.outcome = "quarantined"
 
-  def done(self) -> MentoredQuestion:
-    outcome = self.outcome or "not_kept"
+  def result(self) -> MentoredQuestion:
+    outcome, rounds = self.outcome or "not_kept", tuple(self.rounds)
+    costs = {"ledger": self.ledger, "measurement_ledger": self.measured}
     return MentoredQuestion(
-      self.question,
-      self.trajectory,
-      outcome,
-      self.first_error,
-      self.ledger,
-      self.attempt,
-      self.measured,
-      tuple(self.rounds),
+      self.question, self.trajectory, outcome, self.first_error, failed_attempt=self.attempt, rounds=rounds, **costs
     )
 
 
 @dataclasses.dataclass
 class _Place:
-  """The step of a case that a round corrects."""
+  """The wrong step that a round corrects."""
 
   case: _Case
-  failed: Trajectory  # which has the step
+  failed: Trajectory  # the trajectory that has the step
   finding: Finding
-  made: bool = False  # some replacement of it was found
-  redrawn: list[Trajectory] = dataclasses.field(default_factory=list)  # from before it, to measure lift
+  made: bool = False  # whether a replacement was found
+  redrawn: list[Trajectory] = dataclasses.field(default_factory=list)  # rollouts from before it, to measure lift
   lifts: list[float] = dataclasses.field(default_factory=list)
 
 
@@ -174,19 +117,21 @@ def mentor_questions(
   name: str = "mps",
   attempts: Sequence[Trajectory] | None = None,
 ) -> list[MentoredQuestion]:
-  """Runs the rounds.
+  """Runs the rounds of mentoring on all questions; one result for each question, in order.
 
   Args:
-    weights: the student's.
-    acts: H, the budget of every student rollout.
-    corrections: the most rounds of correction.
-    tries: student rollouts after each correction, and as many from before it, to measure its lift; of those after it
-      the first that is judged goes on, and is no part of the measurement. 1 measures none.
-    draws: the most replacements of one step that are tried in one round, as long as the student does not succeed and
-      the teacher has more.
-    report: told of each round in a line.
-    name: of its draws, which keeps them from another mentoring's.
-    attempts: the student's first trajectories, where they are there already; their costs are booked all the same.
+    student: the agent that rolls out.
+    weights: the student's weights.
+    teacher: locates errors and writes the steps that replace them.
+    acts: H, the budget of acts of each student rollout.
+    corrections: rounds of correction, at most.
+    tries: student rollouts after each correction, and as many from before it, to measure its lift. The first judged
+      rollout after the correction decides and is not part of the measurement. 1 measures nothing.
+    draws: replacements of one step that are tried in a round, at most. The next one is tried if the student does not
+      succeed and the teacher has more.
+    report: gets one line for each round.
+    name: prefix of all request names. Request names seed the draws, so a second mentoring needs another one.
+    attempts: the student's first trajectories, if they exist already; their costs are booked all the same.
   """
   if attempts is None:
     starts = [RolloutRequest(f"{name}/{q.id}", q, empty_trajectory(q), acts) for q in questions]
@@ -202,11 +147,11 @@ def mentor_questions(
     if not open_:
       break
     _correct(open_, teacher, draws, f"{name}/{round_}", _GoingOn(student, weights, acts, tries))
-  return [case.done() for case in cases]
+  return [case.result() for case in cases]
 
 
 def _correct(cases: Sequence[_Case], teacher: Teacher, draws: int, name: str, student: _GoingOn) -> None:
-  """One round, of that name, for the cases that are still wrong."""
+  """One round for the cases that are still wrong; `name` is the prefix of its request names."""
   findings = teacher.locate([(c.question, c.trajectory) for c in cases], name=name)
   places: list[_Place] = []
   for case, finding in zip(cases, findings, strict=True):
@@ -227,7 +172,7 @@ def _correct(cases: Sequence[_Case], teacher: Teacher, draws: int, name: str, st
 
 
 def _replace(places: Sequence[_Place], teacher: Teacher, student: _GoingOn, name: str) -> list[_Place]:
-  """The student goes on from one replacement of each step; those of which another can be tried."""
+  """Tries one replacement of each wrong step; returns the places at which another one can be tried."""
   proposals = teacher.correct([(p.case.question, p.failed, p.finding) for p in places])
   pending: list[tuple[_Place, Trajectory]] = []
   for place, proposal in zip(places, proposals, strict=True):
@@ -243,7 +188,7 @@ def _replace(places: Sequence[_Place], teacher: Teacher, student: _GoingOn, name
 
 
 def apply_correction(trajectory: Trajectory, finding: Finding, replacement: Step) -> Trajectory:
-  """The verified prefix with the replacement at its end; what stood there and after it is dropped."""
+  """The steps before the located one, then the replacement; the located step and all after it are dropped."""
   k = finding.step
   earlier = [c for c in trajectory.corrections if c.step == k]
   mistakes = tuple(m for c in earlier for m in c.mistakes)
@@ -260,7 +205,7 @@ def apply_correction(trajectory: Trajectory, finding: Finding, replacement: Step
 
 @dataclasses.dataclass(frozen=True)
 class _GoingOn:
-  """The student goes on from each correction, and, to measure its lift, from before it."""
+  """Continues student rollouts after each correction and, to measure its lift, from before it."""
 
   student: Agent
   weights: Weights
@@ -288,7 +233,7 @@ class _GoingOn:
 
 
 def _settle(place: _Place, start: Trajectory, went_on: Sequence[Trajectory]) -> None:
-  """The first try that is judged decides; those before it were failed by a host, those after it measure."""
+  """Takes the first judged rollout as the result; a host failed those before it, those after it measure the lift."""
   case = place.case
   decides = next((i for i, t in enumerate(went_on) if t.judged), 0)
   measures = went_on[decides + 1 :]
@@ -308,7 +253,137 @@ def _settle(place: _Place, start: Trajectory, went_on: Sequence[Trajectory]) -> 
 
 
 def _lift(went_on: Sequence[Trajectory], redrawn: Sequence[Trajectory]) -> dict[str, float]:
-  """The shares that are right and their difference; of no judged try there is none."""
+  """Shares of judged rollouts that are right, after and before the correction, and their difference, the lift."""
   judged = {"corrected": [t.right for t in went_on if t.judged], "redrawn": [t.right for t in redrawn if t.judged]}
   shares = {name: sum(right) / len(right) for name, right in judged.items() if right}
   return shares | ({"lift": shares["corrected"] - shares["redrawn"]} if len(shares) == 2 else {})
+
+
+# Records: trajectories/mps/cases.json has one entry for each question, in the order of the trajectories beside it.
+
+
+def cases_to_json(cases: Iterable[MentoredQuestion]) -> list[dict[str, Any]]:
+  """Outcome and rounds of each question; its trajectories are stored apart."""
+  return [
+    {
+      "question": case.question.id,
+      "outcome": case.outcome,
+      "first_error": case.first_error,
+      "rounds": [_round_to_json(one) for one in case.rounds],
+    }
+    for case in cases
+  ]
+
+
+def _round_to_json(one: MentoringRound) -> dict[str, Any]:
+  """A round in numbers; `drawn` has (steps kept, right, tries) of each prefix that was continued."""
+  return {
+    "verdict": one.finding.verdict,
+    "step": one.finding.step,
+    "located": one.finding.located,
+    "drawn": one.finding.prefix_counts,
+    "replacements": len(one.finding.tried_replacements),
+    "lifts": one.lifts,
+  }
+
+
+def cases_from_json(
+  data: Iterable[Mapping[str, Any]],
+  questions: Iterable[Question],
+  trajectories: Iterable[Trajectory],
+  failed_attempts: Iterable[Trajectory],
+) -> list[MentoredQuestion]:
+  """The mentored questions from their records. Ledgers and rounds are not read back.
+
+  Args:
+    data: what `cases_to_json` gave.
+    questions: by id, those of `data` and perhaps others.
+    trajectories: the last one of each case, in the order of `data`.
+    failed_attempts: the first ones of the cases that have one.
+  """
+  by_id, attempts = {q.id: q for q in questions}, {t.question_id: t for t in failed_attempts}
+  return [
+    MentoredQuestion(
+      by_id[c["question"]], trajectory, c["outcome"], c["first_error"], Ledger(), attempts.get(c["question"])
+    )
+    for c, trajectory in zip(data, trajectories, strict=True)
+  ]
+
+
+def summarize_cases(cases: Sequence[MentoredQuestion]) -> dict[str, Any]:
+  """Counts of outcomes, corrections, located steps and lifts, as summary.json and the report show them."""
+  outcomes = [case.outcome for case in cases]
+  solved = [case for case in cases if case.outcome == "solved"]
+  lifts = [lift for case in cases for one in case.rounds for lift in one.lifts]
+  return {
+    "questions": len(cases),
+    "solved_unaided": outcomes.count("unaided"),
+    "solved": _histogram(len(case.trajectory.corrections) for case in solved),
+    **{name: outcomes.count(name) for name in ("hard", "undecided", "unlocated", "not_kept", "quarantined")},
+    "first_error_step": _histogram(case.first_error for case in cases if case.first_error is not None),
+    "lift_mean": float(np.mean(lifts)) if lifts else None,
+    "lift_n": len(lifts),
+  }
+
+
+def _histogram(values: Iterable[int]) -> dict[str, int]:
+  found = list(values)
+  return {str(v): found.count(v) for v in sorted(set(found))}
+
+
+# Where RL starts
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutStart:
+  """A state from which a group of RL rollouts begins, and the correction that their first step is compared with."""
+
+  question: Question
+  prefix: Trajectory  # the verified steps before the correction; empty at the question
+  correction: Correction | None  # None: the outcome is the only reward
+  horizon: int  # acts that are left, H - (k - 1)
+
+
+#: rl.prefix -> the corrections, in the order of their steps, that get a start; the paper's is "last"
+PREFIX_CHOICES = {"last": slice(-1, None), "first": slice(1), "all": slice(None)}
+
+
+def build_rollout_starts(
+  mentored: Iterable[MentoredQuestion],
+  *,
+  acts: int,
+  prefix: str,
+  fresh_horizon: bool,
+  keep_unaided: float,
+  keep_hard: float,
+  salt: str,
+) -> tuple[list[RolloutStart], int]:
+  """RL starts of mentored questions, and the number of corrections beyond the horizon (paper, RL data).
+
+  A solved question starts before its correction at step k, with H - (k - 1) acts, or H with `fresh_horizon`. These
+  start at the question and have the outcome as their only reward: corrections of the first thought, questions solved
+  unaided (kept with probability `keep_unaided`), and questions not solved (kept with `keep_hard`).
+
+  Raises:
+    UserError: there is no such `prefix`.
+  """
+  if prefix not in PREFIX_CHOICES:
+    raise UserError(f"rl.prefix = {prefix!r}; choose from {', '.join(PREFIX_CHOICES)}")
+  result: list[RolloutStart] = []
+  beyond = 0
+  for case in mentored:
+    question = case.question
+    at_start = RolloutStart(question, empty_trajectory(question), None, acts)
+    if case.outcome != "solved":
+      keep = {"unaided": keep_unaided, "quarantined": 0.0}.get(case.outcome, keep_hard)
+      result += [at_start] if hash_fraction(question, salt) < keep else []
+      continue
+    for correction in case.trajectory.corrections[PREFIX_CHOICES[prefix]]:
+      horizon = acts if fresh_horizon or correction.step == 0 else acts - (correction.step - 1)
+      if horizon < 1:
+        beyond += 1
+      elif correction.step == 0:
+        result.append(at_start)
+      else:
+        result.append(RolloutStart(question, case.trajectory.prefix(correction.step), correction, horizon))
+  return result, beyond

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
 from score_jax.model import attention, lora
@@ -87,6 +88,12 @@ class ForwardConfig:
   remat: str  # a key of decoder.REMAT_POLICIES
   dtype: str  # of the forward pass
   weights_dtype: str  # of the trained weights
+
+
+def make_forward_config(config: ConfigDict, temperature: float) -> ForwardConfig:
+  """How the student's train steps compute; log-probabilities are of a temperature."""
+  c = config.train
+  return ForwardConfig(temperature, c.logit_chunk, c.attention, c.remat, config.student.dtype, c.weights_dtype)
 
 
 def forward_logprobs(
