@@ -74,11 +74,9 @@ def load_mentoring_results(run: Experiment) -> list[MentoredQuestion]:
 
 def sft_and_rl_halves(run: Experiment) -> tuple[list[MentoredQuestion], list[MentoredQuestion]]:
   """The results of mentoring, split in half by the hash of the question: for SFT, for RL."""
-  cases = load_mentoring_results(run)
   salt = f"{run.config.seed}/half"
-  return [c for c in cases if hash_fraction(c.question, salt) < 0.5], [
-    c for c in cases if hash_fraction(c.question, salt) >= 0.5
-  ]
+  cases = [(case, hash_fraction(case.question, salt) < 0.5) for case in load_mentoring_results(run)]
+  return [case for case, first in cases if first], [case for case, first in cases if not first]
 
 
 def compute_token_budget(run: Experiment, name: str, model: str) -> int:
@@ -242,11 +240,8 @@ def _demonstrations_from_first_thoughts(run: Experiment, name: str) -> Iterator[
 def _buy(run: Experiment, name: str, shown: Iterator[Trajectory]) -> TrainingData:
   """The first trajectories within the budget of teacher tokens; one of each question if the teacher costs no tokens."""
   tokens = compute_token_budget(run, name, "teacher")
-  bought = (
-    take_within_budget(tokens, shown, idle=len(run.tasks.train))
-    if tokens
-    else list(itertools.islice(shown, len(run.tasks.train)))
-  )
+  count = len(run.tasks.train)
+  bought = take_within_budget(tokens, shown, idle=count) if tokens else list(itertools.islice(shown, count))
   data = keep_correct(run, name, bought)
   return dataclasses.replace(data, findings={**data.findings, "token_budget": tokens})
 
@@ -339,11 +334,7 @@ def _first_attempts_cost(cases: Iterable[MentoredQuestion]) -> Ledger:
 
 
 def _try_again(run: Experiment, name: str, begun: QuestionPrefixes) -> tuple[dict[str, Trajectory], Ledger]:
-  """The student continues each prefix as often as a teacher may correct.
-
-  Returns:
-    The first right try of each question that has one, by question id; and the cost of all tries.
-  """
+  """The first right try of each question, by id, and the cost of all: as many tries as a teacher may correct."""
   c = run.config
   if not c.mps.corrections:
     return {}, Ledger()
@@ -378,9 +369,7 @@ def _match_size(
   return dataclasses.replace(data, findings={**data.findings, "right": len(found)})
 
 
-# The names of experiment/stages.py
-
-
+#: the names of experiment/stages.py -> what selects the data
 SFT_DATA: Mapping[SftDataName, Callable[[Experiment, str], TrainingData]] = {
   "few_demonstrations": warm_start_demonstrations,
   "bought_demonstrations": budgeted_demonstrations,

@@ -348,7 +348,7 @@ def _spy_on_training(patch: pytest.MonkeyPatch, record: Record) -> None:
     return [np.zeros(len(one.tokens), np.float32) for one in samples]
 
   def spied_rule(where: str) -> None:
-    rule = importlib.import_module(where).optimizer
+    rule = importlib.import_module(where).make_optimizer
 
     def spied(name: str, rate: Any, **settings: float) -> Any:
       record.rules[record.stage] = settings | {"name": name, "rate": float(rate(0))}

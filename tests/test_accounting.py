@@ -60,8 +60,8 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   taught = stage.agent("teacher"), stage.weights(counted(teacher))
   opened = CounterfactualTeacher(*taught, judge=taught, continuations=4, rule=FallTest(0.5, 0.05), acts=4)
   monkeypatch.setattr(recipe, "open_teacher", lambda run, student: opened)
-  monkeypatch.setattr(recipe, "weights_of", lambda run, name: stage.weights(counted(student)))
-  monkeypatch.setattr(recipe, "mentored_questions", lambda run: [question(name=name) for name in "abc"])
+  monkeypatch.setattr(recipe, "load_stage_weights", lambda run, name: stage.weights(counted(student)))
+  monkeypatch.setattr(recipe, "select_mentored_questions", lambda run: [question(name=name) for name in "abc"])
   workdir = Workdir(str(tmp_path))
   return SimpleNamespace(config=config, workdir=workdir, student_agent=stage.agent(), log=lambda line: None)
 

@@ -54,7 +54,7 @@ def setting(stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
   config = module("quickstart").get_config("smoke")
   config.mps.corrections, config.agent.acts, config.sft.keep_unaided = 3, 4, 1.0
   weights, student, teacher = stage.weights(takes), stage.agent(), stage.agent("teacher")
-  monkeypatch.setattr(training_data, "weights_of", lambda run, name: weights)
+  monkeypatch.setattr(training_data, "load_stage_weights", lambda run, name: weights)
   questions = [dataclasses.replace(question(), id=name, text=f"{name}: what is 5 + 7?") for name in "abcd"]
   teaches = (teacher, stage.weights(adds))
   counterfactual = CounterfactualTeacher(*teaches, judge=teaches, continuations=4, rule=FallTest(0.5, 0.05), acts=4)

@@ -10,6 +10,8 @@ import pytest
 from score_jax.agent.protocol import Turn
 from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
+from score_jax.experiment.results import make_stage_config
+from score_jax.experiment.stages import STAGES
 from score_jax.rl.loop import require_signal
 from score_jax.rl.reward import TierRewards, measure_groups, score_groups
 from score_jax.teaching.mentoring import RolloutStart
@@ -79,6 +81,12 @@ def settings(**changed: float) -> Any:
   return config
 
 
+def warning(config: Any, stage_name: str) -> str:
+  """What is said of the settings of a stage."""
+  before_corrections = STAGES[stage_name].rl_starts == "prefixes"
+  return require_signal(make_stage_config(config, stage_name).rl, stage_name, rewards_steps=before_corrections)
+
+
 @pytest.mark.parametrize(
   ("stage_name", "changed", "message"),
   [
@@ -93,16 +101,16 @@ def test_settings_under_which_nothing_is_learnt_are_refused(
   stage_name: str, changed: dict[str, float], message: str
 ) -> None:
   with pytest.raises(UserError, match=message):
-    require_signal(settings(**changed), stage_name)
-  assert require_signal(settings(**changed, distill=0.5), stage_name) == ""
-  assert "rl.kl only holds the weights where they are" in require_signal(settings(**changed, kl=0.1), stage_name)
+    warning(settings(**changed), stage_name)
+  assert warning(settings(**changed, distill=0.5), stage_name) == ""
+  assert "rl.kl only holds the weights where they are" in warning(settings(**changed, kl=0.1), stage_name)
 
 
 @pytest.mark.parametrize("stage_name", ["rl", "rl_no_key", "rl_from_question", "grpo", "distill"])
 def test_settings_with_a_signal_are_not(stage_name: str) -> None:
-  assert require_signal(settings(), stage_name) == ""
-  assert require_signal(settings(group_size=2), stage_name) == ""
+  assert warning(settings(), stage_name) == ""
+  assert warning(settings(group_size=2), stage_name) == ""
 
 
 def test_a_tier_below_the_answers_is_enough_before_a_corrected_step() -> None:
-  assert require_signal(settings(final=0.0), "rl") == ""
+  assert warning(settings(final=0.0), "rl") == ""

@@ -21,6 +21,7 @@ from score_jax.teaching.mentoring import RolloutStart
 from score_jax.train.sft import TrainResult
 from score_jax.trajectory import Trajectory
 from tests.scripted_run import ACTS, Record, config, recorded
+from tests.untrained_rl import train_untrained
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")
 
@@ -42,7 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
 def trained(c: ConfigDict, folder: pathlib.Path, *, budget: int | None = None) -> tuple[TrainResult, Record]:
   with recorded(folder) as record, Experiment(c, Workdir(str(folder))) as run, run.stage_scope("grpo"):
     starts = [RolloutStart(q, empty_trajectory(q), None, ACTS) for q in run.tasks.train]
-    return loop.train_policy_gradient(run, "grpo", starts, "untrained", token_budget=budget), record
+    return train_untrained(run, "grpo", starts, token_budget=budget), record
 
 
 def told(folder: pathlib.Path) -> list[dict[str, Any]]:

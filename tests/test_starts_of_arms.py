@@ -103,7 +103,7 @@ def test_rl_from_the_question_takes_the_questions_of_rls_starts(run: Any, prefix
   assert Counter(asked(run, "rl")) == expected
   assert asked(run, "rl_from_question") == asked(run, "rl")
   whole = recipe.RL_STARTS["questions_of_prefixes"](run, "rl_from_question").entries
-  assert {(start.acts, start.correction, start.trajectory.steps) for start in whole} == {(ACTS, None, ())}
+  assert {(start.horizon, start.correction, start.prefix.steps) for start in whole} == {(ACTS, None, ())}
 
 
 def test_rl_from_all_questions_takes_the_whole_half_once(run: Any) -> None:
@@ -115,7 +115,7 @@ def test_rl_from_all_questions_takes_the_whole_half_once(run: Any) -> None:
 def test_starts_that_leave_no_room_are_left_out_of_both_and_counted(run: Any) -> None:
   """A prefix of k steps has 2 + 2 k tokens; rl.length holds it and one more."""
   said: list[str] = []
-  run.say, run.config.rl.length, run.config.rl.prefix = said.append, 9, "all"
+  run.log, run.config.rl.length, run.config.rl.prefix = said.append, 9, "all"
   lesson = recipe.RL_STARTS["prefixes"](run, "rl")
   expected = counted("all")
   left = sum(n for name, n in expected.items() if name[0] == "w") + sum(

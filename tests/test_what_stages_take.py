@@ -16,9 +16,9 @@ from score_jax.evaluate import hash_weights
 from score_jax.experiment.experiment import Experiment
 from score_jax.experiment.stages import STAGES
 from score_jax.export import load_stage_model
-from score_jax.recipe import RL_STARTS
 from score_jax.runtime.workdir import Workdir
 from score_jax.tasks.splits import hash_fraction
+from score_jax.training_data import RL_STARTS
 from score_jax.trajectory import Question, Trajectory
 from score_jax.trl_records import read_run_trajectories
 from tests.scripted_run import ACTS, KEEP, MENDED, OUTCOMES, SHARE, Record, Updated, config, ran
@@ -121,7 +121,7 @@ def test_rl_from_all_questions_has_all_of_rls_half(record: Record) -> None:
   with Experiment(record.config, Workdir(str(record.folder))) as run:
     lesson = RL_STARTS["questions_for_rl"](run, "rl_from_all_questions")
   assert {start.question.id for start in lesson.entries} == half(record, first=False)
-  assert all((start.trajectory.steps, start.acts) == ((), ACTS) for start in lesson.entries)
+  assert all((start.prefix.steps, start.horizon) == ((), ACTS) for start in lesson.entries)
 
 
 def test_grpo_has_all_the_mentored_questions(record: Record) -> None:

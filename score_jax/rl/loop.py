@@ -27,8 +27,8 @@ from score_jax.model.decoder import Decoder, Weights
 from score_jax.rl.diagnostics import RLMonitor
 from score_jax.rl.reward import ScoredRollout, StepComparisons, TierRewards, measure_groups, score_groups
 from score_jax.runtime import profiler
-from score_jax.runtime.metrics import Progress
-from score_jax.runtime.workdir import MetricsWriter, Workdir
+from score_jax.runtime.metrics import MetricsWriter, Progress
+from score_jax.runtime.workdir import Workdir
 from score_jax.teaching.judges import StepJudge
 from score_jax.teaching.mentoring import RolloutStart
 from score_jax.train.batch import Batch, Example, make_update, pack_examples

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from score_jax import recipe
 from score_jax.agent.rollout import empty_trajectory
-from score_jax.experiment.experiment import Experiment, make_forward_config
+from score_jax.experiment.experiment import Experiment
 from score_jax.experiment.teachers import open_teacher
 from score_jax.model.sharding import MESH_AXES, Meshes
-from score_jax.rl.diagnostics import RLMonitor
-from score_jax.rl.loop import _Reinforce
+from score_jax.rl.loop import DistillationTeacher, make_scorer, make_trainer
 from score_jax.runtime.workdir import Workdir
 from score_jax.sampler.slots import ProgramShapes, SamplingParams
 from score_jax.sandbox.sandbox import Sandbox
 from score_jax.teaching.counterfactual import CounterfactualTeacher
 from score_jax.teaching.mentoring import RolloutStart
+from score_jax.train.sft import TrainResult
+from score_jax.train.step import make_forward_config
+from score_jax.training_data import TrainingData
+from score_jax.trajectory import Ledger
 from tests.configs import smoke_config
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion")
@@ -92,18 +97,29 @@ def test_the_tool_has_each_limit_in_its_place(run: Experiment) -> None:
 
 
 def test_policy_gradient_trains_and_scores_the_student_on_its_mesh_and_the_teacher_on_the_teachers(
-  run: Experiment,
+  run: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   starts = [RolloutStart(q, empty_trajectory(q), None, 5) for q in run.tasks.train]
-  rl = _Reinforce(run, "rl", starts, "untrained", None)
-  assert [device(x.mesh) for x in (rl.trainer, rl.scorer, rl.teacher_scorer)] == [1, 1, 3]
-  assert rl.trainer.passes.temperature == 0.6
-  assert rl.trainer.passes == make_forward_config(run.config, 0.6)
-  assert (rl.trainer.passes.logit_chunk, make_forward_config(run.config, 1.0).temperature) == (64, 1.0)
-  for scorer in (rl.scorer, rl.teacher_scorer):
-    assert (scorer.length, scorer.micro) == (320, 3)
-  assert rl.teacher is not None and rl.teacher.weights is run.teacher_model.weights
-  assert isinstance(rl._watch([]), RLMonitor)
+  given: dict[str, Any] = {}
+
+  def spied(stage: str, starts: Sequence[RolloutStart], **more: Any) -> TrainResult:
+    given.update(more)
+    return TrainResult({}, 0, Ledger())
+
+  monkeypatch.setattr(recipe, "train_policy_gradient", spied)
+  recipe.rl_stage(run, "rl", TrainingData(starts, {}))
+  settings, graph, mesh, frozen = (given[name] for name in ("settings", "graph", "mesh", "frozen"))
+  trainer, teacher = make_trainer(settings, graph, mesh, frozen), given["teacher"]
+  scorer = make_scorer(settings, "student", graph, mesh, frozen, temperature=0.6)
+  assert isinstance(teacher, DistillationTeacher)
+  assert [device(x.mesh) for x in (trainer, scorer, teacher.scorer)] == [1, 1, 3]
+  assert trainer.passes.temperature == 0.6
+  assert trainer.passes == make_forward_config(run.config, 0.6)
+  assert (trainer.passes.logit_chunk, make_forward_config(run.config, 1.0).temperature) == (64, 1.0)
+  for each in (scorer, teacher.scorer):
+    assert (each.length, each.micro) == (320, 3)
+  assert teacher.weights is run.teacher_model.weights
+  assert given["agent"].decoding.temperature == 0.6
 
 
 def test_a_supervised_stage_has_its_own_settings_and_those_that_all_share(run: Experiment) -> None:

@@ -20,13 +20,14 @@ from score_jax.experiment.experiment import Experiment
 from score_jax.experiment.results import compute_stage_identity
 from score_jax.experiment.teachers import open_distillation_teacher
 from score_jax.model.decoder import Weights
-from score_jax.rl.loop import order_starts, train_policy_gradient
+from score_jax.rl.loop import order_starts
 from score_jax.runtime.workdir import Workdir
 from score_jax.teaching.mentoring import RolloutStart
 from score_jax.train.policy_gradient import PER_UPDATE_METRICS
 from score_jax.train.sft import TrainResult
 from score_jax.trajectory import Step, Trajectory
 from tests.configs import module
+from tests.untrained_rl import train_untrained
 
 
 @pytest.mark.parametrize(("count", "prompts", "steps"), [(10, 5, 6), (7, 3, 7), (3, 8, 4), (1, 1, 3)])
@@ -65,7 +66,7 @@ def smoke() -> ConfigDict:
 def reinforced(config: ConfigDict, folder: pathlib.Path) -> tuple[TrainResult, list[dict[str, float]]]:
   with Experiment(config, Workdir(str(folder))) as run:
     starts = [RolloutStart(q, empty_trajectory(q), None, config.agent.acts) for q in run.tasks.train]
-    trained = train_policy_gradient(run, "rl", starts, "untrained", token_budget=None)
+    trained = train_untrained(run, "rl", starts)
   lines = (folder / "metrics" / "rl.jsonl").read_text().splitlines()
   return trained, [json.loads(line) for line in lines]
 
@@ -159,7 +160,7 @@ def test_an_alarm_ends_the_run_where_it_is_to_and_what_is_done_stays(
         RolloutStart(q, dataclasses.replace(t.prefix(1), steps=(plan,)), None, config.agent.acts)
         for q, t, plan in zip(run.tasks.train, drawn, plans, strict=True)
       ]
-      return train_policy_gradient(run, "rl", starts, "untrained", token_budget=None)
+      return train_untrained(run, "rl", starts)
 
   told = r"rl: alarm stale_prefix at step 0: prefix_logprob_change is -2, under -1\. .* take stale_prefix out of alarms"
   with pytest.raises(UserError, match=told):

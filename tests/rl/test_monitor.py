@@ -29,7 +29,16 @@ def watching(run: Experiment, earlier: Sequence[Mapping[str, float]] = ()) -> RL
   ]
   agent = run.make_rl_agent(rl.temperature)
   return RLMonitor(
-    run, "rl", rl, agent=agent, scorers=(made[0], made[1]), begin=lambda: run.student.weights, earlier=earlier
+    "rl",
+    rl,
+    run.config.alarms.to_dict(),
+    agent=agent,
+    scorers=(made[0], made[1]),
+    begin=lambda: run.student.weights,
+    earlier=earlier,
+    probe=run.tasks.validation,
+    acts=run.config.agent.acts,
+    log=run.log,
   )
 
 
