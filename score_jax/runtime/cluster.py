@@ -50,31 +50,33 @@ def detect_cluster(environ: Mapping[str, str], metadata: MetadataLookup | None) 
     metadata: looks up a key at the metadata server; None where this is not a TPU VM.
   """
   if COUNT_VARIABLE in environ or INDEX_VARIABLE in environ:
-    found = _from_jax_variables(environ)
+    process = _from_jax_variables(environ)
   elif all(name in environ for name in SLURM_VARIABLES):
-    found = _from_slurm(environ)
+    process = _from_slurm(environ)
   elif "OMPI_COMM_WORLD_SIZE" in environ:
-    found = _from_open_mpi(environ)
+    process = _from_open_mpi(environ)
   elif "tpu" not in environ.get("JAX_PLATFORMS", "tpu"):
-    found = None
+    process = None
   elif names := environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES"):
-    found = _from_tpu_names(environ, names.split(","), "TPU_WORKER_ID", environ.get("TPU_WORKER_ID", ""))
+    process = _from_tpu_names(environ, names.split(","), "TPU_WORKER_ID", environ.get("TPU_WORKER_ID", ""))
   elif metadata is not None and "TPU_SKIP_MDS_QUERY" not in environ:
-    found = _from_tpu_metadata(environ, metadata)
+    process = _from_tpu_metadata(environ, metadata)
   else:
-    found = None
-  if found is None or found.count == 1:
+    process = None
+  if process is None or process.count == 1:
     if ADDRESS_VARIABLE in environ and environ.get(COUNT_VARIABLE) != "1":
       raise UserError(
         f"{ADDRESS_VARIABLE} is set, but nothing says how many processes there are; set {COUNT_VARIABLE} and "
         f"{INDEX_VARIABLE} too"
       )
     return None
-  if not 0 <= found.index < found.count:
-    raise UserError(f"this is process {found.index} of {found.count}; they are numbered from 0, see {INDEX_VARIABLE}")
-  if not re.fullmatch(r".+:\d+", found.address):
-    raise UserError(f"{ADDRESS_VARIABLE}={found.address!r} is no HOST:PORT, such as 10.0.0.1:8476")
-  return found
+  if not 0 <= process.index < process.count:
+    raise UserError(
+      f"this is process {process.index} of {process.count}; they are numbered from 0, see {INDEX_VARIABLE}"
+    )
+  if not re.fullmatch(r".+:\d+", process.address):
+    raise UserError(f"{ADDRESS_VARIABLE}={process.address!r} is no HOST:PORT, such as 10.0.0.1:8476")
+  return process
 
 
 def _from_jax_variables(environ: Mapping[str, str]) -> ProcessInfo | None:
