@@ -156,6 +156,7 @@ def _change(samples: Sequence[Example], other: Sequence[np.ndarray]) -> np.ndarr
 
 
 def _share(rollouts: Sequence[Trajectory], holds: Callable[[Trajectory], bool]) -> float:
+  """Share of the rollouts for which `holds` is true."""
   return sum(map(holds, rollouts)) / len(rollouts)
 
 
@@ -290,4 +291,5 @@ def _with_loss(samples: Iterable[Example]) -> list[Example]:
 
 
 def _is_sampled_by_student(_: int, step: Step) -> bool:
+  """Whether the student wrote the step and all its tokens have logprobs."""
   return step.author == "student" and len(step.logprobs) == len(step.tokens) > 0

@@ -102,6 +102,7 @@ def compare_values(a: PrintedValue, b: PrintedValue) -> ValueRelation:
 
 
 def _compare_words(a: PrintedValue, b: PrintedValue) -> ValueRelation:
+  """Compares two values of which one or both are words."""
   if a == b:
     return "equal"
   if isinstance(a, Word) and isinstance(b, Word):
@@ -111,6 +112,7 @@ def _compare_words(a: PrintedValue, b: PrintedValue) -> ValueRelation:
 
 
 def _numbers_agree(a: Number, b: Number) -> bool:
+  """Whether two numbers are equal within the tolerances."""
   if a.value == b.value:
     return True
   if a.exact and b.exact:
@@ -129,6 +131,7 @@ def _is_rounding(a: Number, b: Number) -> bool:
 
 
 def _samples(value: PrintedValue) -> Sequence[complex]:
+  """The value at each evaluation point; a number is the same at all."""
   if isinstance(value, Formula):
     return value.samples
   assert isinstance(value, Number)
@@ -148,6 +151,7 @@ _DATE = re.compile(r"\d+(?:[-/]\d+){2,}", re.ASCII)
 
 
 def _parse_line(line: str) -> ParsedOutput:
+  """Parses one line: as one value, as values between commas, as values between spaces, or as prose."""
   line = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), line)
   if (found := _parse_part(line)) is not None:
     return found
@@ -192,6 +196,7 @@ def _parse_part(part: str) -> ParsedOutput | None:
 
 
 def _parse_value(text: str) -> ParsedOutput | None:
+  """A signed number, a number with a unit, or an expression; None: the text is none of them."""
   if (found := _SIGNED.fullmatch(text)) is not None:
     return ParsedOutput((_parse_number(found[0]),))
   if (found := _WITH_UNIT.fullmatch(text)) is not None:
@@ -213,12 +218,14 @@ def _parse_prose(line: str) -> ParsedOutput:
 
 
 def _concatenate(parts: Sequence[ParsedOutput]) -> ParsedOutput:
+  """The parts as one output, in order."""
   columns = ([x for part in parts for x in getattr(part, f.name)] for f in dataclasses.fields(ParsedOutput))
   values, shape, *words = columns
   return ParsedOutput(tuple(values), "".join(shape), *map(tuple, words))
 
 
 def _parse_number(text: str) -> Number:
+  """A printed number with its decimal places; it is exact if it has digits only."""
   mantissa, _, exponent = text.lower().partition("e")
   decimals = len(mantissa.partition(".")[2]) - int(exponent or "0")
   return Number(Fraction(text), text.lstrip("+-").isdigit(), max(decimals, 0))
@@ -282,6 +289,7 @@ def _collect_values(node: ast.expr, text: str) -> tuple[list[PrintedValue], str]
 
 
 def _parse_leaf(node: ast.expr, text: str) -> PrintedValue:
+  """One element that is not a container: a word, a number or a formula."""
   if isinstance(node, ast.Constant) and (node.value is None or isinstance(node.value, bool | str)):
     content = " ".join(str(node.value).split())
     return _parse_number(content) if _SIGNED.fullmatch(content) else Word(content.lower())
@@ -332,10 +340,12 @@ def _evaluate(node: ast.expr, point: int) -> Fraction | complex:
 
 
 def _apply(op: Callable[..., complex], a: Fraction | complex, b: Fraction | complex) -> Fraction | complex:
+  """Applies an operator, exactly if both operands are fractions."""
   return op(a, b) if isinstance(a, Fraction) and isinstance(b, Fraction) else op(_complex(a), _complex(b))
 
 
 def _power(base: Fraction | complex, exponent: Fraction | complex) -> Fraction | complex:
+  """A power, exact for a fraction with a whole exponent. Huge powers are refused, since they could hang."""
   if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if bits * abs(exponent) > MAX_POWER_BITS:

@@ -57,6 +57,7 @@ class TierRewards:
       raise UserError(f"rl.reward = {self.rule!r}; choose from {', '.join(REWARD_RULES)}")
 
   def reward(self, tier: Tier) -> float:
+    """The reward of a tier."""
     return 0.0 if tier == "none" else float(getattr(self, tier))
 
 
@@ -261,6 +262,7 @@ class StepComparisons:
     return [[book(wanted, t) for wanted, t in group] for group in needed]
 
   def _undecided_pairs(self, start: RolloutStart, trajectory: Trajectory, rule: str) -> list[StepPair]:
+    """The pairs of one rollout that decide its tier and that execution leaves undecided."""
     answers = make_answer_comparator(self._grader, start.question)
     recorded = select_recorded_steps(trajectory, start.correction, rule)
     first = trajectory.steps[trajectory.prefix_steps] if recorded else None
@@ -293,4 +295,5 @@ def _make_pair(start: RolloutStart, new: Step, recorded: Step) -> StepPair:
 
 
 def _bare(step: Step) -> Step:
+  """The step without its author and tokens."""
   return dataclasses.replace(step, author="student", tokens=(), logprobs=(), observation_tokens=())

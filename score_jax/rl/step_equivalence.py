@@ -72,6 +72,7 @@ def compare_steps(a: Step, b: Step, same: AnswerComparator) -> StepVerdict:
 
 
 def _observed(a: Step, b: Step) -> StepVerdict:
+  """The verdict on two acts that ran, from what they printed."""
   one, other = a.observation, b.observation
   if not one.strip() or not other.strip():
     return "undecided"
@@ -98,6 +99,7 @@ def calls_web_search(code: str) -> bool:
 
 
 def _compare_passages(a: set[str], b: set[str]) -> StepVerdict:
+  """The verdict on two sets of found passages; undecided if one contains the other."""
   if a == b:
     return "equal"
   return "undecided" if a < b or a > b else "different"

@@ -84,6 +84,7 @@ class PromptTemplates:
       self._check(name, variables | COMMON_VARIABLES)
 
   def _check(self, name: str, variables: set[str]) -> None:
+    """Rejects a template that is missing, has an error, or uses an unknown variable."""
     path = self._folder / f"{name}.jinja"
     try:
       parsed = self._jinja.parse(path.read_text(encoding="utf-8"))
@@ -320,6 +321,7 @@ class StructuredChat:
     return [AskResult(c.value, c.usage, "" if c.value is not None else c.refusals[-1]) for c in cases]
 
   def _ask(self, case: _Case, attempt: int, temperature: float, form: type[ReplySchema]) -> ChatRequest:
+    """The request of one attempt. Later attempts have names of their own, so other random draws."""
     name = f"{case.name}/again/{attempt}" if attempt else case.name
     return ChatRequest(name, tuple(case.messages), temperature, self._tokens, form.model_json_schema())
 
@@ -349,6 +351,7 @@ class _Case:
 
 
 def _parse_or_invalid(reply: ChatReply, form: type[SchemaT]) -> SchemaT | InvalidReply:
+  """The parsed reply, or why it is not usable."""
   if reply.failed:
     return InvalidReply("no_reply", "")
   try:

@@ -68,9 +68,11 @@ class CounterfactualTeacher:
     self._values: dict[tuple[int, ...], ValueEstimate] = {}
 
   def demonstrate(self, questions: Sequence[Question], *, name: str) -> list[Trajectory]:
+    """The teacher's own rollouts, one per question."""
     return self.finish([(q, empty_trajectory(q)) for q in questions], name=name)
 
   def finish(self, begun: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Trajectory]:
+    """The teacher's rollouts from the given prefixes."""
     requests = [RolloutRequest(f"{name}/{q.id}", q, start, self._acts) for q, start in begun]
     return [group[0] for group in self._agent.rollout(self._weights, requests)]
 
@@ -110,6 +112,7 @@ class CounterfactualTeacher:
     return RolloutRequest(f"{name}/{question.id}/{digest}", question, start, acts, copies)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """Finds the first fall of V in each trajectory; all prefixes of a round are drawn in one call."""
     searches = [_SearchState.at(trajectory) for _, trajectory in failed]
     while wanted := [(i, k) for i, one in enumerate(searches) for k in self._next_prefixes(one)]:
       starts = [(failed[i][0], failed[i][1].prefix(k)) for i, k in wanted]
@@ -147,6 +150,7 @@ class CounterfactualTeacher:
         return Finding("undecided", values=shares, prefix_counts=drawn)
 
   def _make_finding(self, k: int, values: dict[int, ValueEstimate], drawn: tuple[tuple[int, int, int], ...]) -> Finding:
+    """The finding of step k, with the rates before and after it."""
     before, after = values[k], values[k + 1]
     assert before.success_rate is not None and after.success_rate is not None
     behind = "nothing can follow it" if after.terminal else f"{after.successes} of {after.tries} from after it"
@@ -292,6 +296,7 @@ def _prefix_lengths(step: int, trajectory: Trajectory) -> tuple[int, ...]:
 
 
 def _apply_test(finding: Finding, before: ValueEstimate, after: ValueEstimate, rule: FallTest) -> Finding:
+  """The finding after the test: confirmed, undecided (unchanged but for its values) or contradicted."""
   k = finding.step
   values = {k: before, k + 1: after}
   shares = {"before": before.success_rate, "after": after.success_rate}

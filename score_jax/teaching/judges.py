@@ -95,6 +95,7 @@ class ChatStepJudge:
     return [opinions[prompt] for prompt in prompts]
 
   def _prompt(self, pair: StepPair) -> str:
+    """The prompt for a pair: the steps before, then the first and the second step."""
     count = len(pair.prefix)
     *steps, first = steps_to_prompt_data([*pair.prefix, pair.first])
     second = steps_to_prompt_data([*pair.prefix, pair.second])[count]

@@ -113,6 +113,7 @@ def _literal(node: ast.expr, names: dict[str, str]) -> str | None:
 
 
 def _contains_string(node: ast.expr) -> bool:
+  """Whether the expression contains a string."""
   return any(
     isinstance(part, ast.JoinedStr) or (isinstance(part, ast.Constant) and isinstance(part.value, str))
     for part in ast.walk(node)
@@ -120,5 +121,6 @@ def _contains_string(node: ast.expr) -> bool:
 
 
 def _joined(parts: Sequence[str | None], between: str) -> str | None:
+  """The parts as one text; None if one of them is not a literal."""
   texts = [part for part in parts if part is not None]
   return between.join(texts) if len(texts) == len(parts) else None

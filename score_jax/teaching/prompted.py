@@ -109,10 +109,7 @@ class PromptedSolver:
   def run_teacher_turns(
     self, turns: Sequence[tuple[Sequence[Step], Turn]], *, sessions: Sequence[str] | None = None
   ) -> list[Step]:
-    """The teacher's turns as steps, each run in the state after the given steps.
-
-    sessions: see `run_turns` in agent/scripted.py.
-    """
+    """The teacher's turns as steps, each run after the given steps; sessions: see `run_turns` (agent/scripted.py)."""
     wanted: list[tuple[Sequence[Step], Turn, Author]] = [(steps, made, "teacher") for steps, made in turns]
     return [step for step, _ in run_turns(self.protocol, self.tool, wanted, sessions=sessions)]
 
@@ -153,6 +150,7 @@ class PromptedSolver:
     )
 
   def _to_trajectory(self, episode: _Episode) -> Trajectory:
+    """The graded trajectory of an episode. Grade None: a host failed."""
     status = episode.status or "step_limit"
     answer = episode.steps[-1].answer if episode.steps else None
     grade, reason, calls = None if status in TOOL_FAILURE_STATUS.values() else 0.0, episode.failed or status, 0
@@ -272,6 +270,7 @@ class PromptedTeacher:
     return self._solver.finish(begun, name=name)
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """Locates by the method `locate_by`."""
     if self._locate_by == "prompted" or self._judge is None:
       findings = self._ask_where(failed, name)
     elif self._locate_by == "counterfactual":
@@ -298,6 +297,7 @@ class PromptedTeacher:
     return findings
 
   def _locate_prompt(self, question: Question, trajectory: Trajectory) -> str:
+    """The prompt that asks for the wrong step; it shows the reference answer."""
     return self._wording.render_prompt(
       "locate",
       question=question.text,
@@ -307,6 +307,7 @@ class PromptedTeacher:
     )
 
   def correct(self, located: Sequence[LocatedCase]) -> list[Proposal]:
+    """Asks for a replacement of each located step and runs it."""
     proposals: dict[int, Proposal] = {}
     for first in (True, False):
       places = [i for i, (_, _, finding) in enumerate(located) if (finding.step == 0) is first]
@@ -327,6 +328,7 @@ class PromptedTeacher:
     return [Proposal(a.value, Ledger({TEACHER_LEDGER_KEY: a.usage}, tool_calls=runs[i])) for i, a in enumerate(answers)]
 
   def _correct_prompt(self, kind: str, question: Question, trajectory: Trajectory, finding: Finding) -> str:
+    """The prompt that asks for a replacement; it shows neither the reference answer nor later steps."""
     *before, wrong = steps_to_prompt_data(trajectory.steps[: finding.step + 1])
     steps = {"steps": before} if kind == "correct" else {}
     return self._wording.render_prompt(kind, question=question.text, wrong=wrong, diagnosis=finding.diagnosis, **steps)

@@ -73,6 +73,7 @@ class RecordedTeacher:
         ) from error
 
   def _read(self, data: dict[str, Any], line: str) -> None:
+    """Adds the record of one line."""
     if "schema" in data:
       self._read_trajectory(trajectory_from_json(line))
       return
@@ -89,6 +90,7 @@ class RecordedTeacher:
     self._keep(question, RecordedCorrection(step, replacement, data.get("diagnosis") or "", prefix))
 
   def _read_trajectory(self, trajectory: Trajectory) -> None:
+    """Adds the corrections of a trajectory, and the trajectory as a demonstration if it is one."""
     steps = tuple(map(_thought_and_code, trajectory.steps))
     for one in trajectory.corrections:
       record = RecordedCorrection(one.step, _thought_and_code(one.replacement), one.diagnosis, steps[: one.step])
@@ -118,6 +120,7 @@ class RecordedTeacher:
     return [self._find(question, trajectory) for question, trajectory in failed]
 
   def _find(self, question: Question, trajectory: Trajectory) -> Finding:
+    """The finding on one trajectory."""
     records = self._records_of(question)
     fitting = [record for record in records if record.fits(trajectory)]
     self._counts["located" if fitting else "another prefix" if records else "no record"] += 1
@@ -127,6 +130,7 @@ class RecordedTeacher:
     return Finding("located", first.step, first.diagnosis, located="recorded")
 
   def _records_of(self, question: Question) -> list[RecordedCorrection]:
+    """The records of a question, by its id or by its text."""
     return [*self._records.get(question.id, ()), *self._records.get(question.text, ())]
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
@@ -145,6 +149,7 @@ class RecordedTeacher:
     ]
 
   def _record(self, question: Question, trajectory: Trajectory, step: int) -> RecordedCorrection | None:
+    """The record for this step that fits the trajectory."""
     return next((r for r in self._records_of(question) if r.step == step and r.fits(trajectory)), None)
 
   def _proposal(self, question: Question, before: Sequence[Step], step: Step) -> Proposal:
@@ -199,13 +204,16 @@ class RandomStepTeacher:
     self.demonstrate, self.finish, self._correct = teacher.demonstrate, teacher.finish, teacher.correct
 
   def locate(self, failed: Sequence[tuple[Question, Trajectory]], *, name: str) -> list[Finding]:
+    """Names a random step of each trajectory."""
     return [self._name(question, trajectory, name) for question, trajectory in failed]
 
   def _name(self, question: Question, trajectory: Trajectory, name: str) -> Finding:
+    """The random step of one trajectory."""
     if not trajectory.steps:
       return Finding("unlocated")
     step = int(hash_fraction(question, f"{self._salt}/{name}") * len(trajectory.steps))
     return Finding("located", step, RANDOM_STEP_DIAGNOSIS, may_relocate=True)
 
   def correct(self, located: Sequence[tuple[Question, Trajectory, Finding]]) -> list[Proposal]:
+    """The other teacher's corrections."""
     return self._correct(located)

@@ -76,6 +76,7 @@ def parse_release_record(data: Mapping[str, Any]) -> tuple[Question, Trajectory]
 
 
 def _step(entry: Mapping[str, Any], index: int, author: Author) -> Step:
+  """One entry of the release as a step."""
   thought, code = _LABEL.sub("", entry["thought"]), entry["code"]
   if index == 0:
     return Step("first_thought", thought, author=author)
@@ -86,6 +87,7 @@ def _step(entry: Mapping[str, Any], index: int, author: Author) -> Step:
 
 
 def _correction(one: Mapping[str, Any]) -> Correction:
+  """One repair of the release as a correction."""
   index = int(one["mistake_step_index"])
   return Correction(
     step=index,

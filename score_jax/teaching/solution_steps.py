@@ -42,6 +42,7 @@ def numbers_agree(a: float | None, b: float | None) -> bool:
 
 
 def contains_number(values: Iterable[float | None], value: float) -> bool:
+  """Whether one of the values agrees with a number."""
   return any(numbers_agree(v, value) for v in values)
 
 
@@ -69,6 +70,7 @@ def last_printed_number(step: Step) -> float | None:
 
 
 def _computes(code: str) -> bool:
+  """Whether the code has arithmetic."""
   return any(isinstance(node, ast.BinOp | ast.AugAssign) for node in ast.walk(ast.parse(code)))
 
 
@@ -99,12 +101,14 @@ class SolutionProgress:
     return move
 
   def _look_up(self, step: Step) -> StepProgress:
+    """Classifies a look-up."""
     found = {i for i, a in enumerate(self._acts) if is_lookup(a) and a.observation in step.observation}
     new = found - self._found - set(range(self._passed))
     self._found |= found
     return "forward" if new else "idle"
 
   def _compute(self, step: Step) -> StepProgress:
+    """Classifies an act that is no look-up."""
     printed = last_printed_number(step)
     if printed is None:
       return "idle"
@@ -191,6 +195,7 @@ def _bound_names(body: Sequence[ast.stmt]) -> set[str]:
 
 
 def _without(definitions: Mapping[str, VariableDefinition], names: set[str]) -> dict[str, VariableDefinition]:
+  """The definitions without some names."""
   return {name: d for name, d in definitions.items() if name not in names}
 
 
@@ -218,6 +223,7 @@ class _NameInliner(ast.NodeTransformer):
     self._names, self._printed = names, printed
 
   def visit_Name(self, node: ast.Name) -> ast.expr:
+    """The name, or the name, number or expression that replaces it."""
     if not isinstance(node.ctx, ast.Load) or node.id not in self.definitions:
       return node
     definition = self.definitions[node.id]

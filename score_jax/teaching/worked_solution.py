@@ -135,6 +135,7 @@ class ReferenceTeacher:
     return [self._grade(q, t) for q, t in zip(questions, self._played(questions), strict=True)]
 
   def _grade(self, question: Question, played: Trajectory) -> Trajectory:
+    """Grades a trajectory; it stays ungraded after a failure of the tool's host."""
     failure = next((TOOL_FAILURE_STATUS[s.reason] for s in played.steps if s.reason in TOOL_FAILURE_STATUS), None)
     if failure is not None:
       return dataclasses.replace(played, status=failure)
@@ -169,6 +170,7 @@ def _find(question: Question, trajectory: Trajectory, solution: Trajectory) -> F
 
 
 def _at(step: int, diagnosis: str) -> Finding:
+  """The finding that names a step, with a fixed diagnosis."""
   return Finding("located", step, DIAGNOSES[diagnosis], located="reference")
 
 
