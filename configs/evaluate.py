@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
   c.tries = 0  # of a question; 0: AIME 32, others 4
   c.limit = 0  # questions of a benchmark, at most, chosen by a seeded hash; 0: as many as the paper evaluates
   c.paths = ConfigDict(dict.fromkeys((*BENCHMARKS, "gsm8k", "gsm_hard"), ""))  # files in the hub's place; "": the hub
-  c.word_problems = ConfigDict(word_problems)  # as in group tasks of configs/quickstart.py
+  c.word_problems = ConfigDict(word_problems)  # as in group tasks of configs/defaults.py
   del c.eval.tries
   c.eval.part = 64
   c.tools.search.kind = "none"  # or bm25, http; tasks: the passages of word_problems
