@@ -1,1 +1,1 @@
-"""Graders: is an answer right?"""
+"""Graders: is a submitted answer right?"""

@@ -2,9 +2,9 @@
 
     python -m score_jax.grading --benchmark=math500
 
-reads lines {"answer": "...", "gold": "..."} ("question" and a list "aliases" may be added), and writes a line
-{"grade": 1.0, "reason": "equal"} to each as it comes. A grade lies in [0, 1]; null: the grader failed or abstains, which
-is no grade, and such items are counted apart. Exit status: 0 when standard input ends, 2 wrong usage.
+reads lines {"answer": "...", "gold": "..."} ("question" and a list "aliases" are optional). It writes one line
+{"grade": 1.0, "reason": "equal"} for each. A grade lies in [0, 1]. A grade of null means that the grader failed or
+abstained; such items are counted apart. Exit status: 0 at the end of standard input, 2 for wrong usage.
 """
 
 from __future__ import annotations

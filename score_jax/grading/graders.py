@@ -1,6 +1,6 @@
-"""Graders: is an answer right? Each gives a reason, and one that fails says so instead of "wrong". A grade lies in [0, 1].
+"""The grader of each benchmark. A grader returns a grade in [0, 1] and a reason.
 
-A grade of None is no grade: the grader failed or abstained, and such items are counted apart.
+A grade of None means that the grader failed or abstained; such items are counted apart, never as wrong.
 """
 
 from __future__ import annotations

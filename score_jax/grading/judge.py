@@ -1,14 +1,12 @@
-"""The one JSON object that a model's reply is, whatever thinking stands before it and however it is dressed.
+"""A model as the judge of an answer. It may abstain.
 
-Taken: `{…}`, alone or in one fence of backticks; before it a byte order mark, and thinking that `</think>` ends,
-whether the model wrote `<think>` or its chat template did. Raw line breaks within strings are taken too, as "\n". All
-else is refused: prose beside the object, two objects, a field that stands twice.
+A reply counts only if it is exactly the JSON object that the prompt asks for, after any thinking. `parse_json_reply`
+accepts `{...}`, alone or in one fence of backticks, after a byte order mark or a thinking part that `</think>` ends,
+whether the model or its chat template wrote `<think>`. It accepts raw line breaks within strings. It rejects prose
+beside the object, two objects and repeated fields.
 
-MERGED A model as the judge of an answer: it may abstain, and what it replies counts only if it is the one JSON object that
-was asked for, behind any thinking (one_object.py), and nothing else.
-
-Its prompt must hold the answer under judgement as one JSON string, so that no text in it can close the data and go on
-as instruction.
+A judge's prompt must hold the answer as one JSON string, so that no text in it can close the data and continue as an
+instruction.
 """
 
 from __future__ import annotations

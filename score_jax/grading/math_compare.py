@@ -1,25 +1,24 @@
-"""Whether two expressions, each with its unit or base, or two names, are one; the rules are in math_compare.py.
+r"""Compares a mathematical answer with the gold: by form, unit, name and value.
 
-MERGED What a chain of equal sides says, and whether it contradicts itself: x = \frac{4}{2} = 2 says 2, x = 7 = 2 nothing.
+`matches_gold` is the entry. `forms_equal` compares two forms, `atoms_equal` two expressions with their units, bases or
+names. In a chain of equal sides a decimal may round a side before it: x = \frac{10}{3} = 3.33. A whole number may do so
+only after \approx.
 
-A decimal may be the rounding of a side before it, x = \frac{10}{3} = 3.33; a whole number only after \approx.
-
-MERGED Whether a mathematical answer is the gold: by their shapes, their units, their names, and their values.
-
-Rules where mathematics alone does not say:
+Rules where mathematics alone does not decide:
 
  1. A gold without brackets ("1,-2") or in braces is a set: any order. One in round or square brackets is a point or
     an interval: its order counts, and the kind of bracket too where there are two things in it.
- 2. What Python prints for several values (list, tuple) will do for a gold without brackets.
+ 2. What Python prints for several values (list, tuple) counts for a gold without brackets.
  3. An answer may leave out the gold's unit, base ("52" for 52_8) or variable ("5" for x = 5), or give a unit where
     the gold has none; another unit is converted ("90 minutes" is 1.5 hours), another kind of unit or base is wrong.
  4. 73 % is 73, as the benchmark's own grader has it, and 0.73; a number below one in size is never its own percentage.
- 5. A decimal stands for a number that has no end as a decimal if it has at least six digits after the point, and six
+ 5. A decimal equals a number without a finite decimal form if it has at least six digits after the point, and six
     significant ones, and is off by less than one unit in the last; for other numbers it must be equal, but for the last
     digits of a printed float.
  6. Names are compared without regard to case, articles and punctuation.
  7. A chain of equal sides ("x = 4/2 = 2") has the value of its sides, if they agree; it may end with a rounded decimal.
-    An equation with an unknown in it ("2x = 2", "x^2 = 4") is no value, unless it begins with a label (math_labels.py).
+    An equation with an unknown in it ("2x = 2", "x^2 = 4") is no value, unless it begins with a label
+    (math_units.is_label).
  8. Values with names of their own ("x = 1, y = 2") count by name; against a list or point without names, in the order
     of the names.
  9. One letter after a number ("6s^2", "5 m") is a variable, unless the other text has that unit in words or \text. A
@@ -32,8 +31,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-
-import sympy
 
 from score_jax.grading import math_units, math_values
 from score_jax.grading.math_form import (
@@ -51,9 +48,6 @@ from score_jax.grading.math_form import (
   parse_form,
 )
 from score_jax.grading.math_text import (
-  FUNCTION_NAMES,
-  GREEK_LETTERS,
-  INVERSE_FUNCTIONS,
   normalise_math_text,
   normalise_name,
   remove_redundant_spaces,
@@ -62,6 +56,7 @@ from score_jax.grading.math_units import (
   NAME_PATTERN,
   Unit,
   is_label,
+  is_verbal,
   parse_int_in_base,
   split_base,
   split_unit,
@@ -69,27 +64,12 @@ from score_jax.grading.math_units import (
 )
 from score_jax.grading.short_answers import parse_choice_letter
 
-HUNDREDTH = Fraction(1, 100)
-NOT_NAMES = {
-  *FUNCTION_NAMES,
-  *GREEK_LETTERS,
-  *INVERSE_FUNCTIONS,
-  "frac",
-  "sqrt",
-  "cdot",
-  "infty",
-  "binom",
-  "degree",
-  "text",
-  "abs",
-}
-
 
 def atoms_equal(gold: str, answer: str) -> bool:
-  """Whether two tidy texts say one value or name."""
+  """Whether two normalised texts are one value, with its unit or base, or one name."""
   if remove_redundant_spaces(gold) == remove_redundant_spaces(answer):
     return True
-  if _is_name(split_unit(gold)[0]):
+  if is_verbal(split_unit(gold)[0]):
     return (
       normalise_name(gold) in (normalise_name(answer), parse_choice_letter(answer).lower())
       and normalise_name(gold) != ""
@@ -99,27 +79,22 @@ def atoms_equal(gold: str, answer: str) -> bool:
     return wanted == (given or split_base(f"{answer}_{wanted[1]}"))
   if given is not None:
     return (value := parse_int_in_base(*given)) is not None and math_values.values_equal(gold, str(value))
-  return _same_quantity(*_parted(gold, answer))
+  return _same_quantity(*_split_units(gold, answer))
 
 
-def _parted(gold: str, answer: str) -> tuple[str, Unit | None, str, Unit | None]:
+def _split_units(gold: str, answer: str) -> tuple[str, Unit | None, str, Unit | None]:
   """Both texts with their units; one letter is a unit only where the other text has that unit or is a plain number."""
   (wanted, unit), (given, other) = split_unit(gold), split_unit(answer)
-  if unit is not None and unit.is_single_letter and not _confirms(other, unit):
+  if unit is not None and unit.is_single_letter and not _is_spelled_out(other, unit):
     wanted, unit = gold, None
-  if other is not None and other.is_single_letter and not _confirms(split_unit(gold)[1], other):
+  if other is not None and other.is_single_letter and not _is_spelled_out(split_unit(gold)[1], other):
     thousands = other.dimension == "number" and math_values.is_constant(gold)
     given, other = (given, other) if thousands else (answer, None)
   return wanted, unit, given, other
 
 
-def _confirms(unit: Unit | None, letter: Unit) -> bool:
+def _is_spelled_out(unit: Unit | None, letter: Unit) -> bool:
   return unit is not None and not unit.is_single_letter and unit.dimension == letter.dimension
-
-
-def _is_name(text: str) -> bool:
-  r"""Whether it is words: in \text, or letters that are no product of variables and no function."""
-  return "\\text" in text or any(run not in NOT_NAMES for run in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{4,}", text))
 
 
 def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | None) -> bool:
@@ -128,9 +103,9 @@ def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | No
   if count != 1 and {*kinds} & {"percent", "angle", "radian"}:
     return False
   if "percent" in kinds:
-    return _same_share(gold, kinds[0], answer, kinds[1])
+    return math_values.shares_equal(gold, kinds[0], answer, kinds[1])
   if {"angle", "radian"} & {*kinds}:
-    return _same_angle(gold, kinds[0], answer, kinds[1])
+    return math_values.angles_equal(gold, kinds[0], answer, kinds[1])
   if wanted is None or given is None or None in kinds:
     return math_values.values_equal(gold, answer, scale=count)
   if "" in kinds:
@@ -142,36 +117,7 @@ def _same_quantity(gold: str, wanted: Unit | None, answer: str, given: Unit | No
 
 def quantities_equal(one: str, other: str) -> bool:
   """Whether two texts, each a number with or without a unit, are one quantity."""
-  return _same_quantity(*_parted(one, other))
-
-
-def _same_share(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
-  if {wanted, given} - {"percent", None}:
-    return False
-  if wanted == given:
-    return math_values.values_equal(gold, answer)
-  if wanted is None:
-    value = math_values.parse_rational(gold)
-    small = value is None or 0 < abs(value) < 1
-    return (not small and math_values.values_equal(gold, answer)) or math_values.values_equal(
-      gold, answer, scale=HUNDREDTH
-    )
-  return math_values.values_equal(gold, answer) or math_values.values_equal(gold, answer, scale=Fraction(100))
-
-
-def _same_angle(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
-  """A number without a unit is in degrees or radians, whichever the other is in, unless pi stands in it.
-
-  A rational number without a unit is in no radians.
-  """
-  if {wanted, given} - {"angle", "radian", None}:
-    return False
-  if wanted is None and given == "radian" and math_values.parse_rational(gold) is not None:
-    return False
-  radians = [kind == "radian" or (kind is None and "pi" in text) for kind, text in ((wanted, gold), (given, answer))]
-  if radians[0] == radians[1] or (not radians[0] and wanted is None) or (not radians[1] and given is None):
-    return math_values.values_equal(gold, answer)
-  return math_values.values_equal(gold, answer, scale=sympy.pi / 180 if radians[0] else 180 / sympy.pi)
+  return _same_quantity(*_split_units(one, other))
 
 
 DECIMAL_PATTERN = re.compile(r"[+-]?\d*\.\d+")
@@ -179,7 +125,7 @@ INTEGER_PATTERN = re.compile(r"[+-]?\d+")
 
 
 def reduce_gold_chain(gold: EqualityChain | Equation) -> AnswerForm | None:
-  """What a gold of several sides says; None: it is an equation with variables, or not true."""
+  """The form that a gold of several sides reduces to; None: an equation with variables, or a false one."""
   if isinstance(gold, Equation):
     both = _is_constant(gold.left) and _is_constant(gold.right)
     return Atom(gold.right) if both and _agree(gold.left, gold.right, "=") else None
@@ -189,11 +135,11 @@ def reduce_gold_chain(gold: EqualityChain | Equation) -> AnswerForm | None:
 
 
 def iter_chain_forms(chain: EqualityChain, same: Callable[[AnswerForm, AnswerForm], bool]) -> Iterator[AnswerForm]:
-  """The forms in which a chain gives its value, all of the same; none where it contradicts itself.
+  """Yields the forms of the value of a chain, all equal; none if its sides contradict each other.
 
   Args:
-    chain: what an answer says; its first side may be a label.
-    same: whether two shapes are one.
+    chain: the answer; its first side may be a label.
+    same: whether two forms are equal.
   """
   labelled = is_label(chain.sides[0])
   sides, signs = chain.sides[labelled:], chain.signs[labelled:]
@@ -231,14 +177,14 @@ MAX_UNORDERED_ITEMS = 40
 
 
 def prepare_gold(gold: str) -> None:
-  """Reads a gold and works it out, so that what goes wrong in `right` is the answer's doing."""
-  for atom in _atoms(parse_form(_tidied(gold))):
+  """Parses a gold and computes its values first, so that a failure in `matches_gold` is due to the answer."""
+  for atom in _atoms(parse_form(_normalise(gold))):
     math_values.precompute_value(split_unit(atom)[0])
 
 
 def matches_gold(gold: str, answer: str) -> bool:
   """Whether the answer is the gold, by the rules above."""
-  given, wanted = _tidied(answer), _tidied(gold)
+  given, wanted = _normalise(answer), _normalise(gold)
   if not given:
     return False
   if remove_redundant_spaces(given) == remove_redundant_spaces(wanted):
@@ -248,15 +194,15 @@ def matches_gold(gold: str, answer: str) -> bool:
   return forms_equal(form, parse_form(given, thousands=not listed))
 
 
-def _tidied(text: str) -> str:
-  """A tidy text, a number in words as digits."""
+def _normalise(text: str) -> str:
+  """The normalised text; a number in words becomes digits."""
   text = normalise_math_text(text)
   value = math_units.parse_number_words(text)
   return text if value is None else str(value)
 
 
 def forms_equal(gold: AnswerForm, answer: AnswerForm) -> bool:
-  """Whether two shapes are one."""
+  """Whether two forms are equal."""
   match gold, answer:
     case EqualityChain() | Equation(), _ if (value := reduce_gold_chain(gold)) is not None:
       return forms_equal(value, answer)
@@ -275,7 +221,7 @@ def forms_equal(gold: AnswerForm, answer: AnswerForm) -> bool:
     case _, Assignment():
       return forms_equal(gold, answer.form)
     case _, Equation():
-      return _same_as_equated(gold, answer)
+      return _equation_states(gold, answer)
     case Ratio(), _:
       return _same_ratio(gold, answer)
     case TimeOfDay(), TimeOfDay():
@@ -297,8 +243,8 @@ def forms_equal(gold: AnswerForm, answer: AnswerForm) -> bool:
   return False
 
 
-def _same_as_equated(gold: AnswerForm, answer: Equation) -> bool:
-  """Whether an equation says that something has the gold's value: m+n = 42 and 40+2 = 42 say 42; 5x-8 = 42 does not."""
+def _equation_states(gold: AnswerForm, answer: Equation) -> bool:
+  """Whether an equation states the gold's value: m+n = 42 and 40+2 = 42 do; 5x-8 = 42 does not."""
   for label, side in ((answer.left, answer.right), (answer.right, answer.left)):
     if is_label(label):
       return forms_equal(gold, parse_form(side))
@@ -349,7 +295,10 @@ def _same_sequence(gold: ValueList, answer: ValueList) -> bool:
 
 
 def _in_names_order(gold: ValueList, answer: ValueList) -> bool | None:
-  """Whether x = 1, y = 2 and (1, 2) are one; None: neither names its values, or gives all the same name."""
+  """Whether named values are equal: x = 1, y = 2 is (1, 2).
+
+  None: neither side names its values, or all have the same name.
+  """
   names = [_names(form) for form in (gold, answer)]
   if not any(names) or any(form.left == "{" for form in (gold, answer)):
     return None
@@ -373,7 +322,7 @@ def _names(form: ValueList) -> list[str]:
 
 
 def _sorted(form: ValueList, names: list[str]) -> tuple[AnswerForm, ...]:
-  """The values by their names, as (x, y) has them; those without names as they stand."""
+  """The values by their names, as (x, y) has them; those without names in their own order."""
   pairs = zip(names, form.items, strict=True) if names else ()
   return tuple(item for _, item in sorted(pairs, key=lambda pair: pair[0].strip("\\"))) or form.items
 

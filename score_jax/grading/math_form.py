@@ -1,12 +1,11 @@
-r"""The shape of a mathematical answer: a list, a point, an interval, a union, a matrix, an equation or one expression.
+r"""The form of a mathematical answer: a list, point, interval, union, matrix, equation or one expression.
 
-    "x \in [-2,7]"       Named("x", Sequence((Atom("-2"), Atom("7")), "[", "]"))
+    "x \in [-2,7]"       Assignment("x", ValueList((Atom("-2"), Atom("7")), "[", "]"))
     "-2 <= x <= 7"       the same
-    "1 \pm \sqrt{19}"    Sequence((Atom("1 + \sqrt{19}"), Atom("1 - \sqrt{19}")), "", "")
-    "{1, 2}"             Sequence((Atom("1"), Atom("2")), "{", "}")
+    "1 \pm \sqrt{19}"    ValueList((Atom("1 + \sqrt{19}"), Atom("1 - \sqrt{19}")), "", "")
+    "{1, 2}"             ValueList((Atom("1"), Atom("2")), "{", "}")
 
-What Python prints for such things (lists, tuples, sets, sympy's Interval and Matrix) is read alike. Text in, shapes
-out: expressions stay text, and nothing is computed.
+Printed Python (lists, tuples, sets, sympy's Interval and Matrix) parses to the same forms. Nothing is computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""One tidy expression as the LaTeX that math-verify reads: sqrt(3)*x^2 becomes \sqrt{3}\cdot x^{2}."""
+r"""Converts one normalised expression to LaTeX for math-verify: sqrt(3)*x^2 becomes \sqrt{3}\cdot x^{2}."""
 
 from __future__ import annotations
 

@@ -1,16 +1,11 @@
-"""Brackets in mathematical text: where one is closed, how deep they are nested, what stands outside of them.
+r"""Normalises the text of mathematical answers, and finds brackets in it. Text goes in and text comes out.
 
-MERGED What only dresses an answer, taken off: boxes, dollars, emphasis, tags, "the answer is", the work before "####".
-
-Of two answers in such dress none is chosen: they are left as they stand, for the graders to find two.
-
-MERGED Mathematical answers as text: what only dresses them is taken off, and many spellings become one.
-
-    "The answer is $\\dfrac{1}{2}$."  ->  \frac{1}{2}
+    "The answer is $\dfrac{1}{2}$."  ->  \frac{1}{2}
     "½", "1/2"                       ->  \frac{1}{2}, 1/2
-    "sqrt(3)*x**2"                   ->  sqrt(3)*x^2        (tidy)  ->  \\sqrt{3}\\cdot x^{2}   (latex)
+    "sqrt(3)*x**2"                   ->  sqrt(3)*x^2        (normalise_math_text)
 
-Nothing here computes and nothing is evaluated: text goes in and text comes out.
+`extract_answer` returns the stated answer: from tags, boxes, emphasis, "the answer is", or after "####". If a text
+states two answers, it stays as it is, so that graders see both. `strip_lead_in` also removes phrases such as "so x is".
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Numbers in English words: "twenty-one", "minus three", "one half", "two and a half".
+r"""Units, number bases, number words and labels of mathematical answers.
 
-MERGED Units and bases at the end of a mathematical answer, and what they are worth in each other.
-
-MERGED What stands left of an equals sign and only says what the value is of: x, f(2), P(A), AB, \angle ABC, total, a/b.
-
-2x, x^2 and x+3 are no such labels: who answers 2x = 2 has not said that the answer is 2.
+`split_unit` splits "5 cm" into expression and unit; a unit has a dimension and a factor, so that units convert.
+`split_base` splits a number such as 52_8. `parse_number_words` reads numbers in English: "two and a half".
+`is_label` says whether the left side of an equation only names the value: x, f(2), P(A), \angle ABC, total, a/b.
+2x, x^2 and x+3 are no labels: 2x = 2 does not state that the answer is 2.
 """
 
 from __future__ import annotations
@@ -283,3 +282,23 @@ def is_label(side: str) -> bool:
   letters = re.findall("[A-Za-z]+", bare)
   several = len({letter for run in letters for letter in run}) > 1 or FUNCTION_PATTERN.search(side) is not None
   return LABEL_PATTERN.fullmatch(bare) is not None and several and not KNOWN_FUNCTIONS & {*letters}
+
+
+NOT_WORDS = {
+  *FUNCTION_NAMES,
+  *GREEK_LETTERS,
+  *INVERSE_FUNCTIONS,
+  "frac",
+  "sqrt",
+  "cdot",
+  "infty",
+  "binom",
+  "degree",
+  "text",
+  "abs",
+}
+
+
+def is_verbal(text: str) -> bool:
+  r"""Whether a text is words: in \text, or letters that are no product of variables and no function."""
+  return "\\text" in text or any(run not in NOT_WORDS for run in re.findall(r"(?<![\\A-Za-z])[A-Za-z]{4,}", text))

@@ -1,8 +1,8 @@
-r"""What two expressions are worth: read as LaTeX by math-verify, and compared by their values.
+r"""Values of expressions: math-verify parses the LaTeX, and the values are compared.
 
-Exactly where both are rational; else at 50 digits; with variables at fixed points, some of them negative. What that
-leaves open (functions without a definition, say) math-verify's own comparison decides. Imported by the child process
-only: SymPy may take any time and memory over an expression, and here nothing stops it.
+Two rational numbers are compared exactly, other constants at 50 digits. Expressions with variables are compared at
+fixed points, some of them negative. math-verify's own comparison decides the rest, such as undefined functions.
+Only the worker process imports this module: nothing here limits the time and memory that SymPy takes.
 """
 
 from __future__ import annotations
@@ -317,3 +317,32 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 def _bits(value: Fraction) -> int:
   return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+def shares_equal(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
+  """Whether two numbers are equal; `wanted` and `given` are "percent" or None (rule 4 of math_compare.py)."""
+  if {wanted, given} - {"percent", None}:
+    return False
+  if wanted == given:
+    return values_equal(gold, answer)
+  if wanted is None:
+    value = parse_rational(gold)
+    small = value is None or 0 < abs(value) < 1
+    return (not small and values_equal(gold, answer)) or values_equal(gold, answer, scale=Fraction(1, 100))
+  return values_equal(gold, answer) or values_equal(gold, answer, scale=Fraction(100))
+
+
+def angles_equal(gold: str, wanted: str | None, answer: str, given: str | None) -> bool:
+  """Whether two angles are equal.
+
+  A number without a unit is in degrees or radians, as the other is, unless it contains pi.
+  A rational number without a unit is never in radians.
+  """
+  if {wanted, given} - {"angle", "radian", None}:
+    return False
+  if wanted is None and given == "radian" and parse_rational(gold) is not None:
+    return False
+  radians = [kind == "radian" or (kind is None and "pi" in text) for kind, text in ((wanted, gold), (given, answer))]
+  if radians[0] == radians[1] or (not radians[0] and wanted is None) or (not radians[1] and given is None):
+    return values_equal(gold, answer)
+  return values_equal(gold, answer, scale=sympy.pi / 180 if radians[0] else 180 / sympy.pi)

@@ -1,9 +1,9 @@
-"""The process that compares mathematical answers; what an answer does to it ends with it.
+"""The worker process that compares mathematical answers. A crash or a time-out ends this process only.
 
-Started by math_answers.py, as `python -m score_jax.grading.math_worker FD CPU_S MEMORY_MB`; talks over the socket FD in
-JSON frames: {"gold", "answer"} comes in, {"read": true} goes out once the gold is understood, then {"right": bool} or
-{"failed": why}. Each of the two gets CPU_S seconds of processor time, after which the kernel ends the process, in the
-midst of a multiplication of huge numbers too. It ends by itself when its parent is gone.
+math_grader.py starts it as `python -m score_jax.grading.math_worker FD CPU_S MEMORY_MB`. It exchanges JSON frames over
+the socket FD. {"gold", "answer"} comes in; {"read": true} goes out once the gold is parsed; then {"right": bool} or
+{"failed": why}. Gold and answer get CPU_S seconds of processor time each. After that the kernel ends the process, even
+within one long multiplication. The worker exits when its parent is gone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Sums of numbers, worked out exactly: 3 * 14 = 42, (2 + 1/2)^2. No names, no functions, nothing large.
+"""Graders of numeric answers: exact decimals, numbers in free-form text (GSM8K), and floats (GSM-Hard).
 
-MERGED Numeric answers: exact ones, whole ones between 0 and 999, and floats.
+`parse_number` reads one number with its unit or box. `extract_numbers` also reads chains of equal sums, such as
+3 * 14 = 42. `evaluate_arithmetic` computes a sum exactly, as a Fraction: four operations and small whole powers; no
+names, no functions, no large numbers.
 """
 
 from __future__ import annotations

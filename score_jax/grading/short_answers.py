@@ -1,28 +1,22 @@
-"""When two short texts are one but for their dress: capitals, quotes, full stops, spaces; never a sign of mathematics.
+"""Graders of short answers: token F1, GAIA's rules, choice letters with a judge for the rest.
 
-"paris." is Paris and “北京大学”。 is 北京大学, but 12 is not 1/2, 1.2, 1-2, 1 2 or 12%, and [0,1) is not (0,1].
+`token_f1` follows the scripts of HotpotQA, 2WikiMultihopQA, MuSiQue and Bamboogle. Answers lose capitals, ASCII
+punctuation and the articles a, an, the. F1 is the harmonic mean of token precision and recall; repeated tokens count as
+often as both texts have them. HotpotQA's script (also 2WikiMultihopQA's) gives 0 if one side is yes, no or noanswer and
+the other differs. SQuAD's script (also MuSiQue's) has no such rule, and two answers that normalise to nothing are
+equal. Of several aliases the best counts.
 
-MERGED Short answers to questions about facts: exact match and token F1, as the benchmarks' own scripts define them.
+`grade_gaia` compares a number, a list or a string; the gold decides which. For a number, $, % and commas leave the
+answer. A gold with a comma or semicolon is a list: equal in length, and item by item. A string is compared without
+spaces, capitals and punctuation.
 
-Both compare answers in small letters without ASCII punctuation, without the articles a, an, the, with single spaces.
-F1 is the harmonic mean of the shares of common words, repeated ones as often as both have them. HotpotQA's script
-(2WikiMultihopQA's too) gives 0 where one of the two is yes, no or noanswer and the other is not the same; SQuAD's
-(MuSiQue's too) has no such rule, and two answers of which nothing is left are equal. Of a gold with aliases the best
-counts. Two departures: an answer that is the gold, letter for letter, is right even where normalising leaves nothing,
-and signs that show nothing (zero-width spaces) are left out.
+Departures from the scripts: an answer identical to the gold is right even if it normalises to nothing; zero-width
+characters are removed; in GAIA "nan" and "inf" are strings.
 
-MERGED GAIA's own scoring: the gold decides whether a number, a list or a string is compared.
-
-A gold that is a number is compared as one, with $ % and commas taken out of the answer; one with a comma or semicolon
-is a list, equal in length and item by item, each a number or a string with its punctuation; any other is compared
-without spaces, capitals and punctuation. Two departures: "nan" and "inf" are strings, and signs that show nothing
-(zero-width spaces) are left out.
-
-MERGED Questions whose answers a model judges in the papers: a letter to choose, or short free text.
-
-What can be told without a model is: a gold that is one letter is multiple choice, and an answer that is the gold but
-for capitals, quotes and full stops is right, as is an equal number. For the rest a judge is asked; where there is
-none the grader abstains (None): it does not know that an answer in other words is wrong.
+`JudgeFallback` grades a letter, an equal text or an equal number by itself, and asks a judge about the rest. Without a
+judge it abstains (None): it cannot know that an answer in other words is wrong.
+`normalise_text` removes capitals, quotes, full stops and spaces, but no sign of mathematics: "paris." is Paris, and 12
+is not 1/2, 1.2, 1-2, 1 2 or 12%; [0,1) is not (0,1].
 """
 
 from __future__ import annotations
