@@ -139,16 +139,16 @@ def test_gradients_of_log_probability_and_entropy_are_those_of_numpy(temperature
 def table(**rows: list[list[float]]) -> Batch:
   """A batch of which the losses see only what is given."""
   grids = {name: np.array(value, np.float32) for name, value in rows.items()}
-  nothing = np.zeros_like(grids["learnt"])
-  denominator = np.float32(grids["learnt"].sum())
-  whole = {name: nothing for name in ("advantages", "sampled", "old", "reference")}
-  tokens, share = nothing.astype(np.int32), grids["learnt"] / denominator
+  nothing = np.zeros_like(grids["loss_mask"])
+  denominator = np.float32(grids["loss_mask"].sum())
+  whole = {name: nothing for name in ("advantages", "sampling_logprobs", "old_logprobs", "reference_logprobs")}
+  tokens, share = nothing.astype(np.int32), grids["loss_mask"] / denominator
   return Batch(tokens, tokens, tokens, **(whole | grids), loss_weight=share, denominator=denominator)
 
 
 def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
   logp = jnp.array([[-7.0, -1.0, -2.0, -3.0], [-9.0, -50.0, -10.0, -80.0]])
-  batch = table(learnt=[[0, 1, 1, 1], [0, 0, 1, 0]])
+  batch = table(loss_mask=[[0, 1, 1, 1], [0, 0, 1, 0]])
   assert float(sft_loss(logp, batch)) == 4.0  # (1 + 2 + 3 + 10) / 4
   # without the mask it would be 20.25; a mean of the rows' means would be 6
 

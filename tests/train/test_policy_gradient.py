@@ -55,7 +55,7 @@ def knobs(**changed: Any) -> PolicyGradientConfig:
 
 
 def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Sequence[float]) -> Example:
-  """A rollout whose drawn tokens have the given log-probabilities, in order; `sampled` is -1.5 where none is said."""
+  """A rollout whose drawn tokens have the given log-probabilities, in order; -1.5 by default."""
   mask = np.array(learnt, np.float32)
 
   def spread(values: Sequence[float]) -> np.ndarray:
@@ -63,7 +63,7 @@ def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Seque
     found[mask > 0] = values
     return found
 
-  sampled = spread(logps.pop("sampled", [-1.5] * int(mask.sum())))
+  sampled = spread(logps.pop("sampling_logprobs", [-1.5] * int(mask.sum())))
   return Example(
     np.arange(1, 1 + len(mask), dtype=np.int32), mask, sampled, advantage, **{k: spread(v) for k, v in logps.items()}
   )
@@ -219,7 +219,7 @@ def test_truncated_weights_by_hand() -> None:
   With ratios against p drawn the first would be clipped and have no gradient; without the bound it would count 4.
   """
   old = np.log([4.0, 1.0, 0.5]) - 1.5
-  batch = batch_of([[rollout([0, 1, 1, 0, 1], 1.0, old=old.tolist())]])
+  batch = batch_of([[rollout([0, 1, 1, 0, 1], 1.0, old_logprobs=old.tolist())]])
   logp = with_ratios(batch, [1.0, 1.0, 1.0])
   (value, numbers), gradient = differentiated(logp, batch, knobs=knobs(truncate=2.0))
   assert float(value) == pytest.approx(-(2 + 1 + 0.5) / 3, rel=1e-5)
@@ -245,7 +245,7 @@ def test_the_divergence_from_the_reference_by_hand() -> None:
   k1, the plain difference, would be -0.69 and 0.69 and 0 in the mean.
   """
   reference = np.log([2.0, 0.5]) - 1.5
-  batch = batch_of([[rollout([0, 1, 1, 0], 0.0, reference=reference.tolist())]])
+  batch = batch_of([[rollout([0, 1, 1, 0], 0.0, reference_logprobs=reference.tolist())]])
   logp = with_ratios(batch, [1.0, 1.0])
   (value, numbers), gradient = differentiated(logp, batch, knobs=knobs(kl=0.1))
   k3 = (2 - 1 - np.log(2) + 0.5 - 1 + np.log(2)) / 2  # 0.25
@@ -339,7 +339,10 @@ COMBINATIONS = [
 def noisy(learnt: Sequence[int], advantage: float, seed: int) -> Example:
   """A rollout whose log-probabilities of all kinds lie about -2."""
   draws, count = np.random.default_rng(seed), sum(learnt)
-  made = {name: draws.normal(-2.0, 0.3, count).tolist() for name in ("sampled", "old", "reference")}
+  made = {
+    name: draws.normal(-2.0, 0.3, count).tolist()
+    for name in ("sampling_logprobs", "old_logprobs", "reference_logprobs")
+  }
   return rollout(learnt, advantage, **made)
 
 
@@ -419,7 +422,9 @@ def drawn_by(tiny: Tiny) -> list[Example]:
     return (np.asarray(logp)[row, :size] + draws.normal(0.0, 0.3, size)).astype(np.float32) * plain[row].loss_mask
 
   return [
-    dataclasses.replace(one, **{name: near(i, len(one.tokens)) for name in ("sampled", "old", "reference")})
+    dataclasses.replace(
+      one, **{name: near(i, len(one.tokens)) for name in ("sampling_logprobs", "old_logprobs", "reference_logprobs")}
+    )
     for i, one in enumerate(plain)
   ]
 
@@ -513,7 +518,7 @@ def expected_gradient(student: jax.Array, terms: Callable[[np.ndarray, np.ndarra
   for first, second in itertools.product(range(2), repeat=2):
     at = [(0, first), (1 + first, second)]
     drawn, teacher = (np.array([table[place] for place in at], np.float32) for table in (logp, by_teacher))
-    one = rollout([0, 1, 1], 0.0, sampled=list(drawn))
+    one = rollout([0, 1, 1], 0.0, sampling_logprobs=list(drawn))
     advantage = np.concatenate([np.zeros(1, np.float32), terms(drawn, teacher)])
     batch = fill_batch([[dataclasses.replace(one, advantage=advantage)]], length=3, count=1, denominator=1.0)
 
