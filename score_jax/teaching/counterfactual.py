@@ -119,7 +119,7 @@ class CounterfactualTeacher:
       for (i, k), (value, cost) in zip(wanted, self.estimate_values(starts, name=name), strict=True):
         searches[i].values[k] = value
         searches[i].cost = searches[i].cost + cost
-    return [dataclasses.replace(self._decide(one.values, one.count), ledger=one.cost) for one in searches]
+    return [dataclasses.replace(self._find(one.values, one.count), ledger=one.cost) for one in searches]
 
   def _next_prefixes(self, state: _SearchState) -> list[int]:
     """The prefixes of a trajectory that need continuations next."""
@@ -127,7 +127,7 @@ class CounterfactualTeacher:
       return next_bisection_prefixes(state.values, state.count, self.rule)
     return [k for k in range(state.count) if k not in state.values]
 
-  def _decide(self, values: dict[int, ValueEstimate], count: int) -> Finding:
+  def _find(self, values: dict[int, ValueEstimate], count: int) -> Finding:
     """The verdict on a trajectory; V can be estimated at its first `count` prefixes.
 
     "hard" needs the teacher as judge. With the student as judge, a low V says only that the student fails, which is
