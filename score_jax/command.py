@@ -1,4 +1,7 @@
-"""What the commands share: a config flag whose unknown keys are refused with the nearest, errors told in one line."""
+"""Shared by the commands: the --config and --workdir flags, one-line errors, exit statuses.
+
+An unknown config key is rejected with the nearest known one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from score_jax.runtime.interrupt import RunInterrupted
 from score_jax.text import escape_unencodable_output, replace_surrogates
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
-#: compiled programs are kept for later runs, unless the environment says otherwise
+#: keeps compiled programs for later runs; the environment overrides these
 COMPILATION_CACHE_ENV = {
   "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path.home() / ".cache" / "score_jax" / "compiled"),
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -31,9 +34,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs:/
 
 
 def run_command(run: Callable[[ConfigDict, str], None]) -> None:
-  """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage.
+  """Runs `run(config, workdir)` from the command line; exits 1 on a UserError, 2 for wrong usage.
 
-  Where a signal asked it to end: with the status that a shell gives it.
+  After a signal it exits with the status that a shell gives that signal.
   """
 
   keep_freed_memory()
@@ -42,7 +45,7 @@ def run_command(run: Callable[[ConfigDict, str], None]) -> None:
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells there, with stacks of calls, what it raises too
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs with tracebacks what it also raises
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
@@ -76,12 +79,12 @@ def flatten_dict(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's flags, with config keys that do not exist refused in one line that names the nearest.
+  """Parses absl's flags; rejects an unknown config key in one line that names the nearest.
 
   Raises:
     UsageError: the command line cannot be understood.
   """
-  argv = _joined(argv)
+  argv = _join_config_flag(argv)
   if unsound := next((replace_surrogates(a) for a in argv if replace_surrogates(a) != a), None):
     raise UsageError(f"{unsound}: this argument is not in UTF-8; write it so, and rename files whose names are not")
   if any(a in ("--help", "-help", "-h") for a in argv):
@@ -99,7 +102,7 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-    raise UsageError(_unknown_key(argv, found) or _line(str(error))) from error
+    raise UsageError(_unknown_key_message(argv, found) or _one_line(str(error))) from error
 
 
 def _help() -> NoReturn:
@@ -110,16 +113,16 @@ def _help() -> NoReturn:
   sys.exit(0)
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-  """`--config FILE` as `--config=FILE`, which absl takes for the same."""
+def _join_config_flag(argv: Sequence[str]) -> list[str]:
+  """The arguments with `--config FILE` joined to `--config=FILE`."""
   if "--config" not in argv[:-1]:
     return list(argv)
   at = list(argv).index("--config")
   return [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
 
 
-def _unknown_key(argv: Sequence[str], path: str) -> str:
-  """What to say of the first override that the config file has no key for; empty where each has one."""
+def _unknown_key_message(argv: Sequence[str], path: str) -> str:
+  """The message about the first override without a key in the config file; empty if all have one."""
   overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
   try:
     config: Any = flags.FLAGS["config"].parser.parse(path)
@@ -133,7 +136,7 @@ def _unknown_key(argv: Sequence[str], path: str) -> str:
   return ""
 
 
-def _line(message: str) -> str:
-  """What absl or ml_collections said, without the stack of calls that ml_collections puts into it."""
+def _one_line(message: str) -> str:
+  """The message of absl or ml_collections in one line, without the traceback that ml_collections adds."""
   lines = [line.strip() for line in message.splitlines() if line.strip()]
   return lines[-1] if "Traceback" in message else " ".join(lines)

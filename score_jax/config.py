@@ -19,16 +19,12 @@ from score_jax.errors import UserError
 
 
 def load_sibling_config(file: str, name: str) -> ConfigDict:
-  """The config of NAME.py in the folder of `file`, a config file itself (`config_beside(__file__, "quickstart")`)."""
+  """The config of NAME.py in the folder of `file` (`load_sibling_config(__file__, "quickstart")`)."""
   return load_config(str(pathlib.Path(file).parent / f"{name}.py"))
 
 
 def load_config(path: str) -> ConfigDict:
-  """The config of `FILE.py` or `FILE.py:ARGUMENT`.
-
-  Raises:
-    UserError: there is no such file, or it does not take that argument.
-  """
+  """The config of `FILE.py` or `FILE.py:ARGUMENT`, its numbers checked."""
   file, _, arg = find_config_file(path).partition(":")
   spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
   if spec is None or spec.loader is None:
@@ -44,11 +40,7 @@ def load_config(path: str) -> ConfigDict:
 
 
 def find_config_file(path: str) -> str:
-  """The path of a config file; `configs/NAME.py` is the package's own where the working directory has none.
-
-  Raises:
-    UserError: there is no such file.
-  """
+  """The path of a config file; `configs/NAME.py` is the package's own if the working directory has none."""
   file, colon, arg = path.partition(":")
   package = pathlib.Path(__file__).parent
   folders = [package, package.parent]  # an installed package holds configs/; a checkout has it beside the package
@@ -61,10 +53,10 @@ def find_config_file(path: str) -> str:
 
 
 def reject_argument(file: str, arg: str) -> None:
-  """Refuses an argument to a config file that takes none (`no_argument(__file__, arg)`).
+  """Refuses an argument to a config file that takes none (`reject_argument(__file__, arg)`).
 
   Raises:
-    ValueError: there is one.
+    ValueError: `arg` is not empty.
   """
   if arg:
     raise ValueError(f"configs/{pathlib.Path(file).name}:{arg} is none; it takes no argument")
@@ -76,7 +68,7 @@ CHAT_TRANSPORT = (
   *("url", "key_env", "tokens_field", "concurrency", "timeout_s", "patience_s"),
   *("budget_s", "budget_usd", "usd_per_million", "record", "offline"),
 )
-#: keys and groups that may differ between the starts of a run: those, survival, what is watched, which arms are run
+#: keys and groups that may differ between the starts of a run: transport, survival, monitoring, chosen stages and arms
 IDENTITY_EXEMPT = frozenset(
   (
     *("survival", "hosts", "alarms", "profile", "trackers", "stages", "arms"),

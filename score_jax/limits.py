@@ -1,7 +1,7 @@
 """The allowed values of every number in a config, in one table; checked once, when a config is opened.
 
 A count below what makes sense would otherwise slice (`questions[:-1]`), loop zero times or divide by zero, silently.
-What hangs on several settings, such as rl.group_size of 1 without rl.distill, is checked where they are used.
+What depends on several settings, such as rl.group_size of 1 without rl.distill, is checked where they are used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NumberLimit:
   whole: bool = False  # an integer
   min_value: float = -math.inf
   max_value: float = math.inf
-  exclude_min: bool = False  # `low` itself is not allowed
+  exclude_min: bool = False  # `min_value` itself is not allowed
   extra_values: tuple[float, ...] = ()  # allowed although it is out of bounds
 
   def allows(self, value: Any) -> bool:
@@ -58,10 +58,10 @@ POSITIVE_FRACTION = NumberLimit(min_value=0.0, max_value=1.0, exclude_min=True)
 FINITE = NumberLimit()
 PORT = NumberLimit(whole=True, min_value=0, max_value=65535)  # 0: a free one
 
-#: key -> what it may be; * stands for any text
+#: key -> its allowed values; * matches any text
 NUMBER_LIMITS: dict[str, NumberLimit] = {
   "seed": NON_NEGATIVE_INT,
-  "mesh.*": NumberLimit(whole=True, min_value=1, extra_values=(-1,)),  # -1: what devices are left
+  "mesh.*": NumberLimit(whole=True, min_value=1, extra_values=(-1,)),  # -1: all devices that are left
   "hosts.timeout_s": POSITIVE,
   # models
   **dict.fromkeys(("teacher.temperature", "student.temperature"), NON_NEGATIVE),  # 0: the likeliest token
@@ -112,7 +112,7 @@ NUMBER_LIMITS: dict[str, NumberLimit] = {
   **{f"rl.{name}": NON_NEGATIVE for name in ("weight_decay", "clip_low", "clip_high", "dual_clip", "truncate")},
   **{f"rl.{name}": NON_NEGATIVE for name in ("kl", "distill")},
   **{f"rl.{name}": FINITE for name in ("final", "key", "avoid")},
-  # what is watched
+  # alarms, profiling, interrupts
   "alarms.window": POSITIVE_INT,
   "alarms.probe": NON_NEGATIVE_INT,
   "alarms.stale_prefix": NumberLimit(max_value=0.0),
@@ -131,14 +131,14 @@ NUMBER_LIMITS: dict[str, NumberLimit] = {
 
 
 def find_limit(key: str) -> NumberLimit | None:
-  """What the setting may be; None where the table has no line for it."""
+  """The allowed values of a setting; None if the table has no line for it."""
   return NUMBER_LIMITS.get(key) or next(
     (limit for name, limit in NUMBER_LIMITS.items() if fnmatch.fnmatchcase(key, name)), None
   )
 
 
 def iter_numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """Each number of a config under its dotted key; those of a tuple one by one."""
+  """Yields (dotted key, number) for each number of a config; a tuple gives one pair per number."""
   for name, value in config.items():
     if isinstance(value, ConfigDict):
       yield from iter_numbers(value, f"{prefix}{name}.")
@@ -149,10 +149,7 @@ def iter_numbers(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, An
 
 
 def check_numbers(config: ConfigDict) -> None:
-  """
-  Raises:
-    UserError: a number is none that makes sense.
-  """
+  """Raises UserError for the first number that is out of its limits."""
   for key, value in iter_numbers(config):
     limit = find_limit(key)
     if limit is not None and not limit.allows(value):
@@ -162,7 +159,7 @@ def check_numbers(config: ConfigDict) -> None:
 def make_argparse_type(limit: NumberLimit) -> Callable[[str], Any]:
   """The `type` of a number on a command line, for argparse."""
 
-  def parsed(text: str) -> int | float:
+  def parse(text: str) -> int | float:
     try:
       value = int(text) if limit.whole else float(text)
     except ValueError:
@@ -171,4 +168,4 @@ def make_argparse_type(limit: NumberLimit) -> Callable[[str], Any]:
       raise argparse.ArgumentTypeError(f"{text}: must be {limit}")
     return value
 
-  return parsed
+  return parse

@@ -1,7 +1,7 @@
-"""Text from outside, made sound where it enters: what UTF-8 cannot hold becomes U+FFFD, the replacement character.
+"""Makes text from outside valid Unicode: U+FFFD, the replacement character, replaces what UTF-8 cannot encode.
 
-JSON lets halves of surrogate pairs through ("\\ud800"), and Python puts bytes of a command line that are no UTF-8 into
-such halves. Tokenizers, SQLite and files refuse them, far from where they came in.
+JSON allows halves of surrogate pairs ("\\ud800"), and Python turns invalid bytes of a command line into such halves.
+Tokenizers, SQLite and files raise on them, far from where they came in.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def replace_surrogates(text: str) -> str:
 
 
 def replace_surrogates_in_json(value: Any) -> Any:
-  """JSON data with every text in it sound, keys too."""
+  """JSON data with every text valid, keys too."""
   if isinstance(value, str):
     return replace_surrogates(value)
   if isinstance(value, list):
@@ -40,21 +40,17 @@ def replace_surrogates_in_json(value: Any) -> Any:
 
 
 def parse_json(text: str) -> Any:
-  """`json.loads` with every text sound.
+  """`json.loads` with every text valid.
 
   Raises:
-    ValueError: it is no JSON.
+    ValueError: the text is not JSON.
   """
   data = json.loads(text)
   return replace_surrogates_in_json(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
 
 
 def read_utf8(file: epath.Path) -> str:
-  """The text of a file, without a byte order mark.
-
-  Raises:
-    UserError: it is not in UTF-8.
-  """
+  """The text of a file, without a byte order mark."""
   try:
     return file.read_bytes().decode("utf-8-sig")
   except UnicodeDecodeError as error:
@@ -62,6 +58,6 @@ def read_utf8(file: epath.Path) -> str:
 
 
 def escape_unencodable_output() -> None:
-  """Lets `print` escape what the terminal's encoding lacks, as under LC_ALL=C, where it would raise."""
+  """Makes `print` escape characters that the terminal cannot encode; under LC_ALL=C it would raise."""
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")

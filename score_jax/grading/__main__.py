@@ -20,15 +20,15 @@ from score_jax.grading.graders import GRADED_BENCHMARKS, Grader, open_grader
 from score_jax.trajectory import Question
 
 
-def grade_lines(lines: Iterable[bytes], graded: Grader) -> Iterator[str]:
-  """The line of output to each line of input that is not blank."""
+def grade_lines(lines: Iterable[bytes], grader: Grader) -> Iterator[str]:
+  """Yields the output line of each input line that is not blank."""
   for line in lines:
     if line.strip():
-      grade, reason = _graded(line, graded)
+      grade, reason = _grade_line(line, grader)
       yield json.dumps({"grade": grade, "reason": reason})
 
 
-def _graded(line: bytes, graded: Grader) -> tuple[float | None, str]:
+def _grade_line(line: bytes, grader: Grader) -> tuple[float | None, str]:
   try:
     data = json.loads(line)
   except (ValueError, RecursionError) as error:
@@ -39,7 +39,7 @@ def _graded(line: bytes, graded: Grader) -> tuple[float | None, str]:
   if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
     return None, '"aliases" is no list of texts'
   question = Question("", str(data.get("question", "")), data["gold"], aliases=tuple(aliases))
-  return graded(question, data["answer"])
+  return grader(question, data["answer"])
 
 
 def main(arguments: list[str]) -> int:
@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
   parser.add_argument("--benchmark", required=True, help=", ".join(GRADED_BENCHMARKS))
   chosen = parser.parse_args(arguments).benchmark
   try:
-    with open_grader(chosen) as found:
-      for reply in grade_lines(sys.stdin.buffer, found):
+    with open_grader(chosen) as grader:
+      for reply in grade_lines(sys.stdin.buffer, grader):
         print(reply, flush=True)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from score_jax.grading.short_answers import JudgeFallback, grade_gaia, grade_hot
 from score_jax.trajectory import Question
 
 #: (question, submitted answer) -> (grade in [0, 1], or None when the grader failed; reason); it may be a context
-#: manager, to be left when it is needed no more
+#: manager, to be closed after use
 Grader = Callable[[Question, str], tuple[float | None, str]]
 
 
@@ -47,7 +47,7 @@ PLAIN_GRADERS: dict[str, Grader] = {
   "bamboogle": grade_squad,
   "gaia": grade_gaia,
 }
-#: what the mean of a benchmark's grades is: the share that is right, or the mean token F1
+#: the meaning of a mean grade: the share of right answers, or the mean token F1
 Metric = Literal["accuracy", "f1"]
 F1_BENCHMARKS = ("hotpotqa", "2wiki", "musique", "bamboogle")
 JUDGED_BENCHMARKS = ("webwalkerqa", "hle", "xbench")
@@ -59,10 +59,7 @@ def make_grader(benchmark: str, judge: Judge | None = None) -> Grader:
 
   Args:
     benchmark: its name.
-    judge: says of answers to webwalkerqa, hle and xbench what comparing texts cannot; without it those get None.
-
-  Raises:
-    UserError: there is no such benchmark.
+    judge: grades what text comparison cannot decide for webwalkerqa, hle and xbench; without it those get None.
   """
   if benchmark in MATH_GRADERS:
     return MATH_GRADERS[benchmark]()
@@ -75,15 +72,15 @@ def make_grader(benchmark: str, judge: Judge | None = None) -> Grader:
 
 
 def get_metric(benchmark: str) -> Metric:
-  """What a benchmark's scripts report of its grades."""
+  """The metric that a benchmark's own scripts report."""
   return "f1" if benchmark in F1_BENCHMARKS else "accuracy"
 
 
 @contextlib.contextmanager
 def open_grader(benchmark: str, judge: Judge | None = None) -> Iterator[Grader]:
-  """The grader of a benchmark, whose process ends with the block."""
-  found = make_grader(benchmark, judge)
+  """Context manager: the grader of a benchmark; its worker process ends with the block."""
+  grader = make_grader(benchmark, judge)
   with contextlib.ExitStack() as stack:
-    if isinstance(found, MathGrader):
-      stack.enter_context(found)
-    yield found
+    if isinstance(grader, MathGrader):
+      stack.enter_context(grader)
+    yield grader

@@ -21,18 +21,18 @@ from score_jax.trajectory import Question
 
 THINK_START, THINK_END = "<think>", "</think>"
 _FENCED = re.compile(r"```(?:json)?(.*)```", re.DOTALL | re.IGNORECASE)
-_SPACE = " \t\r\n\ufeff"  # a byte order mark is one of the things that may surround a reply
+_SPACE = " \t\r\n\ufeff"  # a byte order mark may surround a reply
 
 
 def parse_json_reply(reply: str) -> Any:
-  """What a reply says in JSON, which callers hold to the form that they asked for.
+  """The JSON value of a reply; callers check its fields.
 
-  Each place where thinking may end is tried, the earliest first, and what follows has to be one whole JSON text. So a
-  `</think>` in a string of the object cuts nothing, and an object within the thinking is not the reply: more text
-  stands behind it.
+  Each place where thinking may end is tried, the earliest first, and the rest must be one whole JSON text. So a
+  `</think>` in a string of the object cuts nothing. An object within the thinking is not the reply, because more text
+  follows it.
 
   Raises:
-    ValueError: it is not one JSON text; says why.
+    ValueError: it is not one JSON text; the message says why.
   """
   why: Exception = ValueError("it is empty")
   for text in _candidates(reply.replace("\r\n", "\n").strip(_SPACE)):
@@ -40,7 +40,7 @@ def parse_json_reply(reply: str) -> Any:
     try:
       body = fenced[1].strip(_SPACE) if fenced else text
       return replace_surrogates_in_json(
-        json.loads(body, object_pairs_hook=_once, parse_constant=_no_number, strict=False)
+        json.loads(body, object_pairs_hook=_unique_fields, parse_constant=_reject_constant, strict=False)
       )
     except (ValueError, RecursionError) as error:
       why = error
@@ -48,7 +48,7 @@ def parse_json_reply(reply: str) -> Any:
 
 
 def strip_thinking(reply: str) -> str:
-  """A reply without the thinking before it, for whoever is shown it again; empty where it never got beyond that."""
+  """A reply without the thinking before it; empty if the thinking never ends."""
   text = reply.strip(_SPACE)
   if text.startswith(THINK_START):
     return text.partition(THINK_END)[2].strip(_SPACE)
@@ -56,10 +56,10 @@ def strip_thinking(reply: str) -> str:
 
 
 def _candidates(text: str) -> Iterator[str]:
-  """What may be the reply proper: all of it, unless thinking begins it, and what follows each end of thinking.
+  """Yields candidates for the reply proper: all of it unless thinking begins it, and the rest after each `</think>`.
 
   Raises:
-    ValueError: thinking has begun, and never ends.
+    ValueError: the thinking never ends, or no object follows it.
   """
   ends = [found.end() for found in re.finditer(THINK_END, text)]
   if not text.startswith(THINK_START):
@@ -74,19 +74,19 @@ def _candidates(text: str) -> Iterator[str]:
       raise ValueError(f"no object follows {THINK_END}")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   made = dict(pairs)
   if len(made) != len(pairs):
     raise ValueError("a field stands twice")
   return made
 
 
-def _no_number(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
   raise ValueError(f"{name} is no JSON")
 
 
-MAX_ASKS = 3  # times in all
-MAX_REASON_CHARS = 300  # characters
+MAX_ASKS = 3  # attempts in all
+MAX_REASON_CHARS = 300
 GRADE_OF_VERDICT = {"right": 1.0, "wrong": 0.0, "abstain": None}
 
 #: JSON schema of a reply
@@ -99,19 +99,19 @@ VERDICT_SCHEMA = {
 
 
 class Judge:
-  """Grades with a model."""
+  """Grades by asking a model for a verdict."""
 
   def __init__(self, ask: Callable[[str, int], str], prompt: Callable[[Question, str], str]):
     """
     Args:
-      ask: gives the model's reply to a prompt, the same prompt's first, second or third (0, 1, 2); an OSError of it (no
-        connection, a time-out) fails the grading.
-      prompt: what the model is asked about an answer.
+      ask: returns the model's reply to (prompt, attempt 0, 1 or 2). An OSError (no connection, a time-out) makes the
+        grade None.
+      prompt: makes the prompt from a question and its answer.
     """
     self._ask, self._prompt = ask, prompt
 
   def __call__(self, question: Question, answer: str) -> tuple[float | None, str]:
-    """The verdict as a grade; None where the judge abstains, cannot be reached, or thrice replies something else."""
+    """The verdict as a grade; None if the judge abstains, cannot be reached or gives no valid reply."""
     asked = self._prompt(question, answer)
     for attempt in range(MAX_ASKS):
       try:

@@ -26,14 +26,14 @@ from score_jax.grading.math_units import LETTER_PATTERN, NAME_PATTERN, is_name
 
 @dataclasses.dataclass(frozen=True)
 class Atom:
-  """One expression, or a name, as tidy text."""
+  """One expression, or a name, as normalised text."""
 
   text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class ValueList:
-  """Several things between brackets: "" for none, "{" "}" for a set; two between any of ( ) [ ] may be an interval."""
+  """Several values between brackets: "" for none, "{" "}" for a set; two between ( ) [ ] may be an interval."""
 
   items: tuple[AnswerForm, ...]
   left: str
@@ -56,7 +56,7 @@ class Matrix:
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-  """Two sides that are equal, no side a name alone."""
+  """Two equal sides; neither is only a name."""
 
   left: str
   right: str
@@ -64,7 +64,7 @@ class Equation:
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-  """A thing with the variable that it is the value of: x = 5, x in [0, 1]."""
+  """A variable and its value: x = 5, x in [0, 1]."""
 
   name: str
   form: AnswerForm
@@ -72,10 +72,10 @@ class Assignment:
 
 @dataclasses.dataclass(frozen=True)
 class EqualityChain:
-  """Three sides or more, or a value and its rounding: A = 3 * 4 = 12, 7/2 = 3.5, sqrt(2) ≈ 1.41, 7/2 (3.5)."""
+  """Three or more equal sides, or a value and its rounding: A = 3 * 4 = 12, 7/2 = 3.5, sqrt(2) ≈ 1.41, 7/2 (3.5)."""
 
   sides: tuple[str, ...]
-  signs: tuple[str, ...]  # "=" or "\\approx", one between each two
+  signs: tuple[str, ...]  # "=" or "\\approx", one between each pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,18 +114,13 @@ COMMA_PATTERN = re.compile(",")
 SEMICOLON_PATTERN = re.compile(";")
 LIST_SEPARATOR_PATTERN = re.compile(r"\s*,?\s+(?:and|or)\s+|,")
 UNION_PATTERN = re.compile(r"\\cup(?![a-zA-Z])|(?<=[)\]⦄}])\s*[uU]\s*(?=[(\[⦃{])|\s+or\s+")
-OR, AND_PATTERN = re.compile(r"\s+or\s+"), re.compile(r"\s+and\s+")
+AND_PATTERN = re.compile(r"\s+and\s+")
 PLUS_MINUS_PATTERN = re.compile(r"\\pm(?![a-zA-Z])|\\mp(?![a-zA-Z])|\+/-|\+-")
 MATRIX_PATTERN = re.compile(
   r"([^=]*)\\begin\s*\{([pbBvV]?(?:small)?matrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\2\}", re.DOTALL
 )
 CALL_PATTERN = re.compile(r"([A-Za-z]\w*(?:\.\w+)?)\s*\(")
-INTERVAL_CALLS = {
-  "Interval": "[]",
-  "Interval.open": "()",
-  "Interval.Lopen": "(]",
-  "Interval.Ropen": "[)",
-}
+INTERVAL_CALLS = {"Interval": "[]", "Interval.open": "()", "Interval.Lopen": "(]", "Interval.Ropen": "[)"}
 COLLECTION_CALLS = {"FiniteSet": "{}", "set": "", "frozenset": "", "list": "", "tuple": "", "Tuple": "()", "array": ""}
 NUMBER_CALLS = "float64 float32 int64 int32 Integer Float mpf Decimal str int float".split()
 MATRIX_CALLS = "Matrix ImmutableMatrix MutableDenseMatrix ImmutableDenseMatrix Vector".split()
@@ -134,25 +129,25 @@ MAX_FORM_DEPTH = 12
 
 
 def parse_form(text: str, *, thousands: bool = True, level: int = 0) -> AnswerForm:
-  """The shape of a tidy answer.
+  """The form of a normalised answer.
 
   Args:
-    text: what `tidy` gave.
+    text: the output of `normalise_math_text`.
     thousands: whether 1,234 outside of brackets is one number rather than two.
-    level: how deep in brackets it stands; what is nested too deep is an Atom.
+    level: nesting depth; beyond MAX_FORM_DEPTH the text stays an Atom.
   """
   text = text.strip()
   if thousands and level == 0:
     text = join_thousands(text)
   if level > MAX_FORM_DEPTH:
     return Atom(text)
-  for reader in (_environment, _call, _union, _list, _bracketed, _related):
-    if (form := reader(text, level + 1)) is not None:
+  for parse in (_parse_matrix, _parse_call, _parse_union, _parse_list, _parse_brackets, _parse_relation):
+    if (form := parse(text, level + 1)) is not None:
       return form
   return Atom(text)
 
 
-def _environment(text: str, level: int) -> AnswerForm | None:
+def _parse_matrix(text: str, level: int) -> AnswerForm | None:
   found = MATRIX_PATTERN.fullmatch(text)
   if found is None or "\\begin" in found[1] + found[3]:
     return None
@@ -163,7 +158,7 @@ def _environment(text: str, level: int) -> AnswerForm | None:
   return Matrix(tuple(tuple(parse_form(entry, level=level) for entry in row) for row in rows))
 
 
-def _call(text: str, level: int) -> AnswerForm | None:
+def _parse_call(text: str, level: int) -> AnswerForm | None:
   found = CALL_PATTERN.match(text)
   if found is None or find_closing(text, found.end() - 1) != len(text) - 1:
     return None
@@ -195,7 +190,7 @@ def _rows(form: AnswerForm) -> AnswerForm | None:
   return Matrix(tuple(item.items if isinstance(item, ValueList) else (item,) for item in form.items))
 
 
-def _union(text: str, level: int) -> AnswerForm | None:
+def _parse_union(text: str, level: int) -> AnswerForm | None:
   pieces = split_outside(text, UNION_PATTERN)
   if len(pieces) < 2:
     return None
@@ -212,7 +207,7 @@ def _is_interval(form: AnswerForm) -> bool:
   )
 
 
-def _list(text: str, level: int) -> AnswerForm | None:
+def _parse_list(text: str, level: int) -> AnswerForm | None:
   pieces = split_outside(text, SEMICOLON_PATTERN)
   if len(pieces) < 2:
     both = (
@@ -220,7 +215,7 @@ def _list(text: str, level: int) -> AnswerForm | None:
       if RELATION_PATTERN.search(text)
       else []
     )
-    if len(both) == 2 and (meeting := _meeting(*both)) is not None:
+    if len(both) == 2 and (meeting := _intersect(*both)) is not None:
       return meeting
     pieces = split_outside(text, LIST_SEPARATOR_PATTERN)
   items = [parse_form(piece, level=level) for piece in pieces if piece.strip()]
@@ -230,8 +225,8 @@ def _list(text: str, level: int) -> AnswerForm | None:
   return ValueList(tuple(flat), "", "") if len(flat) > 1 else flat[0]
 
 
-def _meeting(one: AnswerForm, other: AnswerForm) -> AnswerForm | None:
-  """x > -2 and x < 7 as one interval."""
+def _intersect(one: AnswerForm, other: AnswerForm) -> AnswerForm | None:
+  """x > -2 and x < 7 as one interval; None: they do not combine."""
   match one, other:
     case (
       Assignment(name, ValueList((a, Atom("\\infty")), left, _)),
@@ -239,21 +234,21 @@ def _meeting(one: AnswerForm, other: AnswerForm) -> AnswerForm | None:
     ) if name == same:
       return Assignment(name, ValueList((a, b), left, right))
     case Assignment(_, ValueList((Atom("-\\infty"), _), _, _)), Assignment(_, ValueList((_, Atom("\\infty")), _, _)):
-      return _meeting(other, one)
+      return _intersect(other, one)
   return None
 
 
 def _spread(form: AnswerForm) -> tuple[AnswerForm, ...]:
-  """The things that a list without brackets has, such as the two of a plus-minus."""
+  """The items of a list without brackets, such as both values of a plus-minus; else the form itself."""
   return form.items if isinstance(form, ValueList) and not form.left else (form,)
 
 
-def _bracketed(text: str, level: int) -> AnswerForm | None:
+def _parse_brackets(text: str, level: int) -> AnswerForm | None:
   if not text or text[0] not in "([{" + SET_LEFT or find_closing(text, 0) != len(text) - 1:
     return None
   left, right = text[0].replace(SET_LEFT, "{"), text[-1].replace(SET_RIGHT, "}")
   built = SET_BUILDER_PATTERN.fullmatch(text[1:-1]) if left == "{" else None
-  if built is not None and (met := _met(parse_form(built[2], level=level), built[1])) is not None:
+  if built is not None and (met := _set_members(parse_form(built[2], level=level), built[1])) is not None:
     return met
   pieces = [p for p in split_outside(text[1:-1], re.compile("[,;]")) if p.strip()]
   items = tuple(parse_form(piece, level=level) for piece in pieces)
@@ -265,8 +260,8 @@ def _bracketed(text: str, level: int) -> AnswerForm | None:
   return ValueList(tuple(spread), left, right) if len(spread) > 1 else spread[0]
 
 
-def _met(condition: AnswerForm, name: str) -> AnswerForm | None:
-  """The values that meet the condition of a set, such as x > 1, or x = 1 or x = 3; None: it is another's."""
+def _set_members(condition: AnswerForm, name: str) -> AnswerForm | None:
+  """The values that meet a set condition, such as x > 1, or x = 1 or x = 3; None: another variable's."""
   if isinstance(condition, Assignment):
     return condition if condition.name == name else None
   named = (
@@ -277,7 +272,7 @@ def _met(condition: AnswerForm, name: str) -> AnswerForm | None:
   return ValueList(tuple(named), "{", "}") if named and len(named) == len(condition.items) else None  # type: ignore
 
 
-def _related(text: str, level: int) -> AnswerForm | None:
+def _parse_relation(text: str, level: int) -> AnswerForm | None:
   """Assignments, equations, inequalities and both signs of a plus-minus."""
   if text == "\\mathbb{R}" or text.lower() in ("all real numbers", "all reals", "reals"):
     return REAL_LINE
@@ -287,7 +282,7 @@ def _related(text: str, level: int) -> AnswerForm | None:
     return _inequality(text)
   sides = [side.strip() for side in split_outside(text, EQUALS_PATTERN)]
   if len(sides) > 1:
-    return _equated(sides, ["=" if sign == "=" else "\\approx" for sign in _separators(text)], level)
+    return _parse_equality(sides, ["=" if sign == "=" else "\\approx" for sign in _separators(text)], level)
   if (found := TIME_PATTERN.fullmatch(text)) is not None:
     return TimeOfDay(tuple(int(part) for part in found.groups()[:3] if part), (found[4] or "").lower())
   for colon in (COLON_PATTERN, TO_PATTERN):
@@ -305,7 +300,7 @@ def _related(text: str, level: int) -> AnswerForm | None:
 
 
 def _separators(text: str) -> list[str]:
-  """The equals signs that stand in no bracket."""
+  """The equals signs outside of brackets."""
   pieces = split_outside(text, EQUALS_PATTERN)
   at = [sum(map(len, pieces[: index + 1])) for index in range(len(pieces) - 1)]
   found = []
@@ -315,8 +310,8 @@ def _separators(text: str) -> list[str]:
   return found
 
 
-def _equated(sides: list[str], signs: list[str], level: int) -> AnswerForm | None:
-  """A named value, an equation or a chain."""
+def _parse_equality(sides: list[str], signs: list[str], level: int) -> AnswerForm | None:
+  """An assignment, an equation or a chain; None: a side is empty."""
   if not all(sides):
     return None
   if len(sides) > 2:
@@ -330,13 +325,13 @@ def _equated(sides: list[str], signs: list[str], level: int) -> AnswerForm | Non
 
 
 def is_variable_free(text: str) -> bool:
-  """Whether no variable stands in it, as far as its letters tell."""
+  """Whether a text has digits and no variable, judged by its letters."""
   bare = re.sub(r"\\(?:frac|sqrt|pi|cdot)(?![A-Za-z])|sqrt|pi", "1", text)
   return re.search("[A-Za-z<>=,]", bare) is None and re.search(r"\d", bare) is not None
 
 
 def _is_note(found: re.Match[str]) -> bool:
-  """Whether brackets behind a value say it again rather than multiply it: 7/2 (3.5), but not 2 (3)."""
+  """Whether brackets after a value repeat the value and do not multiply it: 7/2 (3.5), but not 2 (3)."""
   both = [found[name].replace("\\%", "%").replace("%", "") for name in ("value", "note")]
   marked = found["same"] is not None or re.search(r"[./%]|\\frac", found["value"] + found["note"]) is not None
   return marked and all(map(is_variable_free, both)) and found["value"].rstrip()[-1] in "0123456789}])%"
@@ -368,7 +363,7 @@ def _inequality(text: str) -> AnswerForm | None:
 
 
 def _within(value: str, sign: str) -> AnswerForm:
-  """Where something is at most, or at least, so far from zero."""
+  """The interval of |x| < value, or the two half-lines of |x| > value."""
   low = f"-({value})"
   if sign in ("<", "\\le"):
     return _interval(low, value, _bracket(sign, "(["), _bracket(sign, ")]"))
@@ -376,7 +371,7 @@ def _within(value: str, sign: str) -> AnswerForm:
 
 
 def _half_line(value: str, sign: str) -> AnswerForm:
-  """What lies on one side of a value; on both for "is not"."""
+  """The half-line on one side of a value; both half-lines for "is not"."""
   below = _interval(r"-\infty", value, "(", _bracket(sign, ")]"))
   above = _interval(value, r"\infty", _bracket(sign, "(["), ")")
   if sign == "\\ne":

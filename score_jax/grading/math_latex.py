@@ -43,20 +43,20 @@ COMMA_PATTERN = re.compile(",")
 
 
 def to_latex(text: str) -> str:
-  """A tidy expression as LaTeX: calls, powers, short fractions, mixed numbers; decimals as exact fractions."""
-  text = _called(text)
+  """A normalised expression as LaTeX: calls, powers, short fractions, mixed numbers; decimals as exact fractions."""
+  text = _convert_calls(text)
   for pattern, replacement in LATEX_RULES[:2]:
     text = pattern.sub(replacement, text)
-  text = _grouped(text, r"\sqrt")
-  text = _grouped(text, "^")
+  text = _brace_arguments(text, r"\sqrt")
+  text = _brace_arguments(text, "^")
   for pattern, replacement in LATEX_RULES[2:]:
     text = pattern.sub(replacement, text)
   text = SCIENTIFIC_PATTERN.sub(r"(\1\\cdot 10^{\2})", NUMBER_PATTERN.sub(_fraction, text)).strip()
   return PRODUCT_PATTERN.sub(r"\\cdot (", text)
 
 
-def _called(text: str) -> str:
-  """sqrt(…), Fraction(…, …) and the like as LaTeX has them."""
+def _convert_calls(text: str) -> str:
+  """Converts calls such as sqrt(…) and Fraction(…, …) to LaTeX."""
   start = 0
   while found := CALL_PATTERN.search(text, start):
     end = find_closing(text, found.end() - 1)
@@ -75,7 +75,7 @@ def _called(text: str) -> str:
   return text
 
 
-def _grouped(text: str, sign: str) -> str:
+def _brace_arguments(text: str, sign: str) -> str:
   """Round brackets after a sign as braces: ^(1/3) becomes ^{1/3}."""
   at = 0
   while found := re.compile(re.escape(sign) + r"(?:\[\d+\])?\s*\(").search(text, at):
@@ -86,7 +86,7 @@ def _grouped(text: str, sign: str) -> str:
 
 
 def _fraction(number: re.Match[str]) -> str:
-  """A decimal as the fraction that it is, its recurring digits included."""
+  """A decimal as an exact fraction, with its recurring digits."""
   whole, digits, again, power = number[1] or "", number[2] or "", number[3] or "", number[4]
   if not whole and not digits and not again:
     return number[0]
@@ -98,7 +98,7 @@ def _fraction(number: re.Match[str]) -> str:
 
 
 def decimal_tolerance(text: str) -> tuple[float, bool]:
-  """How far off an answer written with long decimals may be: by less than one unit in their last place.
+  """The relative error allowed in long decimals: less than one unit in their last place.
 
   Returns:
     The largest such unit relative to its number, over those with at least six digits after the point and six

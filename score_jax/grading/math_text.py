@@ -14,13 +14,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-#: the braces of a set, as math_text.tidy writes them; those of LaTeX only group
+#: the braces of a set, as normalise_math_text writes them; in LaTeX { and } only group
 SET_LEFT, SET_RIGHT = "⦃", "⦄"
 OPEN_BRACKETS, CLOSE_BRACKETS = "([{" + SET_LEFT, ")]}" + SET_RIGHT
 
 
 def find_closing(text: str, start: int) -> int:
-  """Where the bracket that opens at `start` is closed, by one of any kind; -1 where it is not."""
+  """The index that closes the bracket at `start`, by a bracket of any kind; -1 if none does."""
   depth = 0
   for index in range(start, len(text)):
     depth += (text[index] in OPEN_BRACKETS) - (text[index] in CLOSE_BRACKETS)
@@ -30,7 +30,7 @@ def find_closing(text: str, start: int) -> int:
 
 
 def bracket_depth(text: str) -> int:
-  """How deep its brackets are nested."""
+  """The nesting depth of the brackets in a text."""
   deepest = level = 0
   for sign in text:
     level += (sign in OPEN_BRACKETS) - (sign in CLOSE_BRACKETS)
@@ -39,7 +39,7 @@ def bracket_depth(text: str) -> int:
 
 
 def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
-  """The pieces between the separators that stand in no bracket."""
+  """Splits a text at the separators outside of brackets."""
   pieces, start, level = [], 0, 0
   at = iter(separator.finditer(text))
   found = next(at, None)
@@ -54,7 +54,7 @@ def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def iter_outside(text: str) -> Iterator[tuple[bool, str]]:
-  """The text in pieces, each with whether it stands outside of all brackets."""
+  """Yields (outside, piece): the text in pieces, and whether each is outside of all brackets."""
   start = index = 0
   while index < len(text):
     end = find_closing(text, index) if text[index] in OPEN_BRACKETS else -1
@@ -93,7 +93,7 @@ SO_PATTERN = (
   r"(?:(?:so|thus|hence|therefore|then|finally|consequently|in conclusion)\b[\s,:]*|[∴\s]*\\therefore\b\s*|∴\s*)"
 )
 IS_PATTERN = r"(?:(?:is|are|was|equals)\b\s*:?|:|=)"
-#: what says that the answer follows
+#: phrases that announce the answer
 ANSWER_PHRASE_PATTERN = re.compile(
   rf"\W{{0,3}}{SO_PATTERN}?\W{{0,3}}(?:i (?:think|believe) (?:that )?)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
   rf"(?:(?:answer|result|solution)s?(?:\s+set)?\s*\W{{0,2}}(?:{IS_PATTERN})|answer\s+(?=[-+\d\\$(]))"
@@ -102,7 +102,7 @@ ANSWER_PHRASE_PATTERN = re.compile(
   re.IGNORECASE,
 )
 WORD_PATTERN = r"\\?[A-Za-z]+(?:_\{?\w+\}?)?"
-#: what leads to a value without naming it the answer
+#: phrases that lead to a value without calling it the answer
 LEAD_IN_PATTERN = re.compile(
   rf"{SO_PATTERN}?(?:(?:we|i|you|one)\s+(?:can\s+)?(?:get|got|have|find|found|obtain|conclude|see|know|deduce)(?:\s+that)?"
   r"|it\s+follows\s+that|this\s+(?:gives|yields|means)(?:\s+that)?|there\s+(?:are|is)"
@@ -110,7 +110,7 @@ LEAD_IN_PATTERN = re.compile(
   rf"|{SO_PATTERN}(?=\S)|(?:=|≈|\\approx(?![a-z])|(?:approximately|about|roughly|exactly|equal\s+to|equals)\b)\s*",
   re.IGNORECASE,
 )
-#: words in such a lead after which the value is another thing's
+#: words in a lead-in after which the value belongs to something else
 NEGATED_LEAD_IN_PATTERN = re.compile(
   r"\b(?:not|never|no|wrong|incorrect|false|opposite|reciprocal|inverse|negation|negative|twice|half"
   r"|(?:square|cube)(?:\s+root)?\s+of)\b",
@@ -120,14 +120,14 @@ FILLER_PATTERN = re.compile(r"^(?:equal to|exactly|simply|just)\s+", re.IGNORECA
 
 
 def remove_invisible_chars(text: str) -> str:
-  """The text without signs that show nothing: zero-width spaces, joiners and marks, soft hyphens."""
+  """The text without invisible characters: zero-width spaces, joiners and marks, soft hyphens."""
   return INVISIBLE_PATTERN.sub("", text).replace("\u2062", r"\cdot ")
 
 
 def extract_answer(text: str) -> str:
-  """The answer in a text that says which one it is, by a tag, "####", a box, emphasis or "the answer is"."""
+  """The stated answer: in a tag, after "####", in a box, emphasised, or after "the answer is"."""
   for _ in range(8):
-    bare = _bare(text)
+    bare = _strip_markup(text)
     if bare == text:
       break
     text = bare
@@ -135,24 +135,24 @@ def extract_answer(text: str) -> str:
 
 
 def strip_lead_in(text: str) -> str:
-  """The text without what leads to a value, too ("so x is"), and without dollars."""
+  """The stated answer, also without a lead-in such as "so x is" and without dollar signs."""
   for _ in range(8):
-    bare = _led(extract_answer(text))
+    bare = _strip_phrase(extract_answer(text))
     if bare == text:
       break
     text = bare
   return text
 
 
-def _bare(text: str) -> str:
-  """The text without its outermost dress."""
+def _strip_markup(text: str) -> str:
+  """The text without its outermost markup."""
   text = text.strip().rstrip(".,;。").strip()
   if len(tagged := ANSWER_TAG_PATTERN.findall(text)) == 1:
     return tagged[0][1]
   if text.count(ANSWER_MARKER) == 1 and (after := text.partition(ANSWER_MARKER)[2].strip()):
     return after
   if BOX_PATTERN.search(text) or BARE_BOX_PATTERN.search(text):
-    return _unboxed(BARE_BOX_PATTERN.sub(r"\\boxed{\1}", text))
+    return _unbox(BARE_BOX_PATTERN.sub(r"\\boxed{\1}", text))
   if fence := CODE_FENCE_PATTERN.fullmatch(text):
     return fence[1] or fence[2] or ""
   for left, right in QUOTE_PAIRS:
@@ -170,7 +170,7 @@ def _bare(text: str) -> str:
   return text[found.end() :] if found else text
 
 
-def _led(text: str) -> str:
+def _strip_phrase(text: str) -> str:
   found = LEAD_IN_PATTERN.match(text)
   if found and not NEGATED_LEAD_IN_PATTERN.search(found[0]):
     return FILLER_PATTERN.sub("", text[found.end() :])
@@ -179,8 +179,8 @@ def _led(text: str) -> str:
   return re.sub(r"(?<!\\)\$+", " " if dollars % 2 == 0 else r"\\$", bare).strip()
 
 
-def _unboxed(text: str) -> str:
-  """What stands in a box that is alone, or is drawn again; of several boxes all, with what is between them."""
+def _unbox(text: str) -> str:
+  """The content of a box, alone or repeated; of several boxes all contents and the text between them."""
   boxes, rest = [], text
   while found := BOX_PATTERN.search(rest):
     end = find_closing(rest, found.end() - 1)
@@ -313,7 +313,7 @@ THOUSANDS_PATTERN = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 def normalise_math_text(text: str) -> str:
-  """An answer with one spelling for each sign, and without dollars, box, emphasis or "the answer is"."""
+  """An answer with one spelling for each symbol, and without dollars, box, emphasis or "the answer is"."""
   text = remove_invisible_chars(text).translate(UNICODE_TO_LATEX)
   text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻ⁿ]+", lambda run: f"^{{{run[0].translate(SUPERSCRIPT_DIGITS)}}}", text)
   text = re.sub("[₀-₉]+", lambda run: f"_{{{run[0].translate(SUBSCRIPT_DIGITS)}}}", text)
@@ -324,7 +324,7 @@ def normalise_math_text(text: str) -> str:
     text = ", ".join(lines)
   for pattern, replacement in SPELLING_RULES:
     text = pattern.sub(replacement, text)
-  text = _braced(text.strip())
+  text = _add_braces(text.strip())
   return r"\emptyset" if EMPTY_SET_PATTERN.fullmatch(text) else text
 
 
@@ -335,8 +335,8 @@ def _single_backslashes(text: str) -> str:
   return text
 
 
-def _braced(text: str, level: int = 0) -> str:
-  r"""The arguments that TeX takes without braces, in braces: \frac12, \frac\pi4, \sqrt2, x^\frac14, a_n."""
+def _add_braces(text: str, level: int = 0) -> str:
+  r"""Puts braces around arguments that TeX takes without: \frac12, \frac\pi4, \sqrt2, x^\frac14, a_n."""
   made, at = [], 0
   for found in UNBRACED_PATTERN.finditer(text):
     if found.start() < at or level > MAX_ARGUMENT_DEPTH:
@@ -353,11 +353,11 @@ def _braced(text: str, level: int = 0) -> str:
 
 
 def _argument(text: str, at: int, level: int, *, numbers: bool) -> tuple[str | None, int]:
-  """What TeX takes as the argument that starts here, and where it ends; a whole number where `numbers`."""
+  """The TeX argument that starts at `at`, and its end; with `numbers`, a whole number counts as one."""
   at += len(text[at:]) - len(text[at:].lstrip())
   if text.startswith("{", at):
     end = find_closing(text, at)
-    return (None, at) if end < 0 else (_braced(text[at + 1 : end], level + 1), end + 1)
+    return (None, at) if end < 0 else (_add_braces(text[at + 1 : end], level + 1), end + 1)
   found = (WHOLE_ARGUMENT_PATTERN if numbers else ARGUMENT_PATTERN).match(text, at)
   if found is None:
     return None, at
@@ -379,11 +379,11 @@ def join_thousands(text: str) -> str:
 
 
 def remove_redundant_spaces(text: str) -> str:
-  """The text without the spaces that part nothing."""
+  """The text without spaces that separate nothing."""
   return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", re.sub(r"\s+", " ", text.strip()))
 
 
 def normalise_name(text: str) -> str:
-  """What is left of a name: small letters and digits; no articles, no marks of \\text, no punctuation."""
+  """A name in small letters and digits, without articles, \\text and punctuation."""
   bare = re.sub(r"\\text\b|[^\w\s]|_", " ", text).lower()
   return " ".join(word for word in bare.split() if word not in {"a", "an", "the", "option"} or len(bare.split()) == 1)

@@ -34,11 +34,11 @@ FRACTION_WORDS = {
   "tenth": 10,
   "hundredth": 100,
 }
-MAX_WORDS_CHARS = 100  # characters
+MAX_WORDS_CHARS = 100
 
 
 def parse_number_words(text: str) -> Fraction | None:
-  """The number that a text of nothing but number words says; None: it says none."""
+  """The number that English number words state; None: the text is something else."""
   words = (
     text.lower().replace("-", " ").replace("\\text", " ").strip("{} .").split() if len(text) <= MAX_WORDS_CHARS else []
   )
@@ -46,7 +46,7 @@ def parse_number_words(text: str) -> Fraction | None:
   words = words[sign < 0 :]
   if words[-3:] == ["and", "a", "half"] and (value := _whole(words[:-3])) is not None:
     return sign * (value + Fraction(1, 2))
-  part = _part(words[-1]) if len(words) > 1 else None
+  part = _denominator(words[-1]) if len(words) > 1 else None
   over = part and (1 if words[:-1] in (["a"], ["an"]) else _whole(words[:-1]))
   if part and over is not None and (over == 1) == (words[-1] in FRACTION_WORDS):
     return sign * Fraction(over, part)
@@ -54,13 +54,13 @@ def parse_number_words(text: str) -> Fraction | None:
   return None if value is None else Fraction(sign * value)
 
 
-def _part(word: str) -> int | None:
-  """What a fraction of that name is over: 3 of "third" and "thirds"."""
+def _denominator(word: str) -> int | None:
+  """The denominator of a fraction word: 3 for "third" and "thirds"."""
   return 2 if word == "halves" else FRACTION_WORDS.get(word.removesuffix("s"))
 
 
 def _whole(words: list[str]) -> int | None:
-  """A whole number in words such as "two thousand one hundred and five"; "one two" is none."""
+  """A whole number in words such as "two thousand one hundred and five"; "one two" gives None."""
   total, rest = 0, words
   for scale, size in SCALE_WORDS.items():
     if scale in rest:
@@ -122,7 +122,7 @@ MULTIPLIERS = {
   **{"billion": Fraction(10**9), "bn": Fraction(10**9), "trillion": Fraction(10**12), "halve": Fraction(1, 2)},
   **{word: Fraction(1, part) for word, part in FRACTION_WORDS.items()},
 }
-#: capitals after a number that are no unit in small letters: 2M are two million, not two metres
+#: capitals are read before units in small letters: 2M is two million, not two metres
 CAPITAL_MULTIPLIERS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 UNITS = {
   name: (dimension, Fraction(size))
@@ -131,9 +131,9 @@ UNITS = {
   for name in names.split()
 }
 SPEED_UNITS = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "kmph": "km/h"}
-GENERIC_UNITS = {"unit"}  # says nothing of what is counted
+GENERIC_UNITS = {"unit"}  # does not name what is counted
 POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-#: words after a number that change it, doubt it or say something of it rather than name what it counts
+#: words after a number that change, doubt or qualify it; they name no unit
 NOT_UNITS = {
   *(*FUNCTION_NAMES, *GREEK_LETTERS, *INVERSE_FUNCTIONS, "and", "or", "sqrt", "abs", "oo", "inf", "infinity"),
   *"squared cubed factorial double triple twice plus minus negative mod modulo divided over base".split(),
@@ -151,20 +151,20 @@ UNIT_SIGN_PATTERN = re.compile(r"(?P<mark>%|\\degree|[€£¢¤])$")
 CURRENCY_PREFIX_PATTERN = re.compile(
   rf"^(?P<sign>[+-]?)\s*(?P<mark>[{CURRENCY_SIGN}€£]|(?:USD|EUR|GBP|US{CURRENCY_SIGN})(?![A-Za-z]))\s*"
 )
-TRIG_PATTERN = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # its degrees are not the whole's
+TRIG_PATTERN = re.compile(r"(?<![A-Za-z])(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")  # sin 30° is not in degrees
 BASED_NUMBER_PATTERN = re.compile(r"^([+-]?[0-9A-Fa-f]+)\s*_\s*(?:\{\s*)?(\d{1,2})(?:\s*\})?$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-  r"""What a number counts: its dimension ("": unknown to the table; "number": nothing), power and size."""
+  """A unit: dimension ("" if not in the table, "number" if only a multiplier), power and factor to the base unit."""
 
   dimension: str
   power: int = 1
   factor: Fraction = Fraction(1)
   multiplier: Fraction = Fraction(1)  # 10**6 of "million dollars"
   name: str = dataclasses.field(default="", compare=False)
-  is_single_letter: bool = dataclasses.field(default=False, compare=False)  # one without \text: it may be a variable
+  is_single_letter: bool = dataclasses.field(default=False, compare=False)  # without \text: it may be a variable
 
 
 def parse_unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
@@ -193,13 +193,13 @@ def parse_unit(name: str, power: int = 1, *, letter: bool = False) -> Unit:
 
 
 def units_may_match(one: Unit, other: Unit) -> bool:
-  """Whether two units that are not both in the table may be one: their names share a word, or one says just "units"."""
+  """Whether two units outside the table may be equal: their names share a word, or one is just "units"."""
   names = [{word.removesuffix("s") for word in re.findall("[a-z]+", unit.name.lower())} for unit in (one, other)]
   return bool(names[0] & names[1]) or any(name <= {*GENERIC_UNITS, *POWER_WORDS} for name in names)
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-  """A tidy answer parted into its expression and its unit; None: it has none."""
+  """Splits a normalised answer into its expression and its unit; None: no unit."""
   if head := CURRENCY_PREFIX_PATTERN.match(text):
     rest, inner = split_unit(text[head.end() :])
     money = parse_unit(head["mark"].replace("US" + CURRENCY_SIGN, "usd"))
@@ -227,13 +227,13 @@ def _is_plain_unit(name: str, head: str) -> bool:
 
 
 def split_base(text: str) -> tuple[str, int] | None:
-  """The digits and the base of a number such as 52_8; None: it is none."""
+  """The digits and the base of a number such as 52_8; None: it has no base."""
   found = BASED_NUMBER_PATTERN.match(text)
   return (found[1].lower().lstrip("+").lstrip("0") or "0", int(found[2])) if found else None
 
 
 def parse_int_in_base(digits: str, base: int) -> int | None:
-  """The number that digits are in a base; None where they are none in it."""
+  """The value of digits in a base; None if they are not valid in it."""
   try:
     return int(digits, base) if 2 <= base <= 36 else None
   except ValueError:
@@ -258,7 +258,7 @@ KNOWN_FUNCTIONS = {"sqrt", "cbrt", "root", "abs", "max", "min", "gcd", *FUNCTION
 
 
 def is_name(side: str) -> bool:
-  """Whether it is one variable or function, one segment or angle, or words: there is one value of it."""
+  """Whether a side names one value: a variable, function, segment, angle, or words."""
   if re.fullmatch(NAME_PATTERN, side):
     return True
   called = FUNCTION_CALL_PATTERN.match(side)
@@ -273,7 +273,7 @@ def is_name(side: str) -> bool:
 
 
 def is_label(side: str) -> bool:
-  """Whether it is a name, or variables of which there are several, added, multiplied or divided."""
+  """Whether a side is a name, or several variables added, multiplied or divided."""
   if is_name(side):
     return True
   bare = SUBSCRIPT_PATTERN.sub(

@@ -26,22 +26,22 @@ READABLE_COMMANDS = set(
   " log ln lg exp max min gcd lfloor rfloor lceil rceil overline bar text theta alpha beta gamma delta epsilon lambda"
   " mu phi varphi psi rho sigma omega tau emptyset".split()
 )
-CALCULUS_COMMANDS = {"sum", "prod", "int", "lim", "to"}  # of golds alone: they may take as long as they like
+CALCULUS_COMMANDS = {"sum", "prod", "int", "lim", "to"}  # allowed in golds only: they can take very long
 READABLE_PATTERN = re.compile(r"[0-9A-Za-z\\{}()\[\]|+\-*/^_=!<>., ]*")
-#: math-verify makes one number of two: "2 3" would be 5, "8..75" 8.75
+#: refused here, because math-verify joins two numbers: "2 3" would be 5, "8..75" 8.75
 SPLIT_NUMBER_PATTERN, TWO_POINTS_PATTERN = re.compile(r"\d\s+\d"), re.compile(r"\.\d*\.")
 MAX_DIGITS = 1500  # digits
 MAX_NON_DIGITS = 400  # characters of an expression besides its digits
 POWER_TOWER_PATTERN = re.compile(
   r"\^\{[^{}]*\^\{[^{}]*\^|!\s*!"
 )  # powers of powers of powers, factorials of factorials
-MAX_EXACT_BITS = 200_000  # bits of a number that is worked out exactly
-EVAL_DIGITS, EVAL_BITS = 50, 170  # digits, and bits, of a number that is not worked out exactly
+MAX_EXACT_BITS = 200_000  # bits of a number that is computed exactly
+EVAL_DIGITS, EVAL_BITS = 50, 170  # precision of all other numbers, in digits and in bits
 mpmath.mp.prec = EVAL_BITS
 SAME_TOLERANCE = 1e-30  # relative difference of two numbers that were computed at 50 digits and are the same
 FLOAT_NOISE = 1e-12  # relative error of an answer that was printed as a binary float
 POSITIVE_POINTS, MIXED_POINTS, NEGATIVE_POINTS = 3, 3, 2  # points whose coordinates are so
-#: what spelling there is to mend was mended before
+#: math_text.py and math_latex.py have normalised the spelling before
 NO_NORMALIZATION = NormalizationConfig(
   basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
 )
@@ -55,7 +55,7 @@ RATIONAL_PATTERN = re.compile(
 
 @functools.lru_cache(maxsize=256)
 def parse_expression(text: str, *, gold: bool = False) -> Any:
-  """The SymPy expression that a tidy text spells; None: it spells none. Sums and integrals are read of golds alone."""
+  """Parses normalised text to a SymPy expression; None: it is not one. Only golds may have sums and integrals."""
   spelled = to_latex(text)
   if TWO_POINTS_PATTERN.search(text) or SPLIT_NUMBER_PATTERN.search(spelled):
     return None
@@ -106,7 +106,7 @@ def _is_below_zero(value: Any) -> bool:
 
 
 def parse_rational(text: str) -> Fraction | None:
-  """The number that a tidy text is, where that can be seen without SymPy."""
+  """The number in a normalised text, if it can be read without SymPy."""
   found = RATIONAL_PATTERN.fullmatch(text)
   if found is None or len(text) > MAX_DIGITS:
     return None
@@ -121,7 +121,7 @@ def parse_rational(text: str) -> Fraction | None:
 
 
 def values_equal(gold: str, answer: str, *, scale: Any = 1) -> bool:
-  """Whether an answer has the gold's value once it is multiplied by `scale`, a Fraction or SymPy number."""
+  """Whether answer times `scale` (a Fraction or SymPy number) equals the gold."""
   g, a = parse_rational(gold), parse_rational(answer)
   if g is not None and a is not None and isinstance(scale, int | Fraction):
     return g == a * scale or _near(g, a * scale, gold, answer)
@@ -131,7 +131,7 @@ def values_equal(gold: str, answer: str, *, scale: Any = 1) -> bool:
 def equations_equal(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
   """Whether two equations, each as its sides, hold for the same values: one is a multiple of the other.
 
-  One that says nothing of a variable, true or not, is the same as another where their sides agree.
+  An equation without variables, true or false, equals another if their sides agree.
   """
   sides = [parse_expression(side) for side in (*gold, *answer)]
   if any(side is None for side in sides):
@@ -145,7 +145,7 @@ def equations_equal(gold: tuple[str, str], answer: tuple[str, str]) -> bool:
 
 
 def is_constant(text: str) -> bool:
-  """Whether a tidy text is a number: it has a value, and no variable in it."""
+  """Whether a normalised text has a value and no variable."""
   if parse_rational(text) is not None:
     return True
   found = parse_expression(text)
@@ -153,7 +153,7 @@ def is_constant(text: str) -> bool:
 
 
 def rounds_to(exact: str, decimal: str) -> bool:
-  """Whether a decimal is a number, rounded; or cut off, where it has two digits or more after the point."""
+  """Whether `decimal` is `exact` rounded; or cut off, if it has at least two digits after the point."""
   places = len(decimal.partition(".")[2])
   value, shown = parse_expression(exact), parse_rational(decimal)
   number = parse_rational(exact) if value is None else _number(value, {})
@@ -164,7 +164,7 @@ def rounds_to(exact: str, decimal: str) -> bool:
 
 
 def precompute_value(text: str) -> None:
-  """Does once, to whatever end, what comparing with this gold does each time."""
+  """Parses and evaluates a gold once, so that a failure shows before any answer is compared."""
   found = parse_expression(text, gold=True) if parse_rational(text) is None else None
   if found is not None:
     _number(found, next(_points(found.free_symbols)))
@@ -178,19 +178,19 @@ def _scaled(value: Any, scale: Any) -> Any:
 
 
 def _near(gold: Fraction, answer: Fraction, gold_text: str, answer_text: str) -> bool:
-  """Whether a long decimal stands for a gold that has no end as one, or is a float's image of one that has."""
+  """Whether a long decimal approximates a gold without a finite decimal form, or a printed float equals one."""
   return abs(gold - answer) < abs(gold) * Fraction(_tolerance(gold, gold_text, answer_text))
 
 
 def _tolerance(gold: Fraction | None, gold_text: str, answer_text: str) -> float:
-  """The relative error that is allowed of an answer; `gold` is None where it is no rational number."""
+  """The relative error allowed in an answer; `gold` is None if it is not rational."""
   unit, floats = decimal_tolerance(answer_text)
-  ends = gold is not None and ("." in gold_text or _ends(gold.denominator))
+  ends = gold is not None and ("." in gold_text or _is_finite_decimal(gold.denominator))
   return max(FLOAT_NOISE if floats else 0.0, 0.0 if ends else unit)
 
 
-def _ends(denominator: int) -> bool:
-  """Whether fractions over it end as decimals."""
+def _is_finite_decimal(denominator: int) -> bool:
+  """Whether fractions with this denominator have a finite decimal form."""
   for prime in (2, 5):
     while denominator % prime == 0:
       denominator //= prime
@@ -213,7 +213,10 @@ def _same(gold: Any, answer: Any, gold_text: str, answer_text: str) -> bool:
 
 
 def _same_at_points(gold: Any, answer: Any, symbols: Any, tolerance: float) -> bool | None:
-  """None: they agree where all variables are positive, and elsewhere not visibly, or not where neither is real."""
+  """Whether both agree at the fixed points; None: undecided.
+
+  Undecided: they agree where all variables are positive; elsewhere a value is missing, or both are complex and differ.
+  """
   numbers = [(_number(gold, p), _number(answer, p)) for p in _points(symbols)]
   found = [_close(*pair, tolerance) for pair in numbers]
   differing = [index for index, close in enumerate(found) if close is False]
@@ -227,7 +230,7 @@ def _verified(gold: Any, answer: Any) -> bool:
 
 
 def _points(symbols: Any) -> Iterator[dict[Any, Any]]:
-  """Values for the variables, the same each time: first all positive ones, in the end all negative ones."""
+  """Values for the variables, the same each time: all positive first, then mixed, then all negative."""
   ordered = sorted(symbols, key=str)
   for index in range(POSITIVE_POINTS + MIXED_POINTS + NEGATIVE_POINTS):
     values = (
@@ -239,7 +242,7 @@ def _points(symbols: Any) -> Iterator[dict[Any, Any]]:
 
 
 def _number(value: Any, point: dict[Any, Any]) -> Any:
-  """A Fraction, a complex mpmath number at 50 digits, an infinity; None: no number."""
+  """A Fraction, a complex mpmath number at 50 digits, or an infinity; None: not a number."""
   at = value.xreplace(point) if point else value
   exact = _exact(at)
   if exact is not None:
@@ -279,7 +282,7 @@ def _complex(value: Any) -> Any:
 
 
 def _ratio(one: Any, other: Any) -> Any:
-  """None where there is none, or it says nothing."""
+  """The ratio of two numbers; None if either is missing, infinite or zero."""
   if one is None or other is None or isinstance(one, float) or isinstance(other, float):
     return None
   a, b = _complex(one), _complex(other)
@@ -287,7 +290,7 @@ def _ratio(one: Any, other: Any) -> Any:
 
 
 def _exact(value: Any) -> Fraction | None:
-  """The value of an expression of rational numbers, + - * / and whole powers and factorials, unless it is vast."""
+  """The value of rational numbers with + - * /, whole powers and factorials; None if it is too large."""
   if isinstance(value, sympy.Rational):
     return Fraction(int(value.p), int(value.q))
   if isinstance(value, sympy.UnevaluatedExpr):

@@ -34,23 +34,23 @@ def main() -> None:
   logging.disable(logging.CRITICAL)
   for gold, answer in WARM_UP_PAIRS:
     math_compare.matches_gold(gold, answer)
-  _limit(memory_mb)
+  _limit_resources(memory_mb)
   channel.sendall(pack_message({"ready": True}))
   for request in _requests(channel):
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
-    failure = _tried(lambda: math_compare.prepare_gold(request["gold"]))  # noqa: B023
+    failure = _try(lambda: math_compare.prepare_gold(request["gold"]))  # noqa: B023
     if isinstance(failure, dict):
       channel.sendall(pack_message(failure))
       continue
     channel.sendall(pack_message({"read": True}))
     signal.setitimer(signal.ITIMER_PROF, cpu_s)
-    found = _tried(lambda: math_compare.matches_gold(request["gold"], request["answer"]))  # noqa: B023
+    found = _try(lambda: math_compare.matches_gold(request["gold"], request["answer"]))  # noqa: B023
     signal.setitimer(signal.ITIMER_PROF, 0)
     channel.sendall(pack_message(found if isinstance(found, dict) else {"right": found}))
 
 
-def _tried(work: Any) -> Any:
-  """What it returns, or why it could not: whatever SymPy may raise over an expression."""
+def _try(work: Any) -> Any:
+  """The result of `work`, or {"failed": why}: SymPy may raise anything."""
   try:
     return work()
   except Exception as error:
@@ -63,8 +63,8 @@ def _requests(channel: socket.socket) -> Iterator[dict[str, Any]]:
     yield from frames.feed(data)
 
 
-def _limit(memory_mb: int) -> None:
-  """No files, no core, and so much address space beyond what is used now."""
+def _limit_resources(memory_mb: int) -> None:
+  """Forbids files and core dumps, and limits address space to `memory_mb` MiB beyond the present use."""
   with open("/proc/self/statm", encoding="utf-8") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()
   limits = {

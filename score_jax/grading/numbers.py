@@ -26,7 +26,7 @@ from score_jax.grading.math_text import (
 from score_jax.grading.math_units import split_unit
 from score_jax.trajectory import Question
 
-MAX_ARITHMETIC_CHARS = 200  # characters
+MAX_ARITHMETIC_CHARS = 200
 MAX_POWER, MAX_BITS = 20, 2000
 ARITHMETIC_PATTERN = re.compile(r"[\d.+\-*/() ]+", re.ASCII)
 FRAC_COMMAND_PATTERN = re.compile(r"\\frac\s*\(([^()]*)\)\s*\(([^()]*)\)")
@@ -34,7 +34,7 @@ ARITHMETIC_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: 
 
 
 def evaluate_arithmetic(text: str) -> Fraction | None:
-  """The value of a tidy text; None: it is no such sum, divides by zero or is too large."""
+  """The value of a normalised text; None: it is no such sum, divides by zero or is too large."""
   if len(text) > MAX_ARITHMETIC_CHARS:
     return None
   spelled = (
@@ -48,13 +48,14 @@ def evaluate_arithmetic(text: str) -> Fraction | None:
   if not ARITHMETIC_PATTERN.fullmatch(spelled) or "//" in spelled:
     return None
   try:
-    return _worked_out(ast.parse(spelled, mode="eval").body)
+    return _evaluate_node(ast.parse(spelled, mode="eval").body)
   except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
     return None
 
 
-def _worked_out(node: ast.expr) -> Fraction:
-  """
+def _evaluate_node(node: ast.expr) -> Fraction:
+  """The value of one node of a parsed sum.
+
   Raises:
     ValueError: it is something else than numbers and the four operations, or too large.
     ZeroDivisionError: it divides by zero.
@@ -63,11 +64,11 @@ def _worked_out(node: ast.expr) -> Fraction:
     case ast.Constant(int() | float()):
       return Fraction(ast.unparse(node))
     case ast.UnaryOp(ast.USub(), inner):
-      return -_worked_out(inner)
+      return -_evaluate_node(inner)
     case ast.UnaryOp(ast.UAdd(), inner):
-      return _worked_out(inner)
+      return _evaluate_node(inner)
     case ast.BinOp(left, operation, right):
-      one, other = _worked_out(left), _worked_out(right)
+      one, other = _evaluate_node(left), _evaluate_node(right)
       if isinstance(operation, ast.Pow) and other.denominator == 1 and abs(other) <= MAX_POWER:
         found = one ** int(other)
       elif type(operation) in ARITHMETIC_OPERATORS:
@@ -80,9 +81,9 @@ def _worked_out(node: ast.expr) -> Fraction:
 
 
 MAX_NUMBER_CHARS = 64  # characters of a number
-MAX_NUMBER_TEXT_CHARS = 200  # of a number with what stands around it
+MAX_NUMBER_TEXT_CHARS = 200  # of a number and the text around it
 MAX_CHAIN_CHARS = 2000  # with the work before it
-MAX_EXPONENT = 400  # a power of ten beyond all answers
+MAX_EXPONENT = 400  # no answer has a larger power of ten
 THOUSANDS_NUMBER_PATTERN = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 NUMERAL_PATTERN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 FRACTION_PATTERN = re.compile(r"([+-]?\d+)\s*/\s*(\d+)|([+-]?)\\frac\s*\{(\d+)\}\s*\{(\d+)\}", re.ASCII)
@@ -98,7 +99,7 @@ RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = Fraction(1, 10**4), Fraction(1, 10**3)
 FLOAT_NOISE = Fraction(1, 10**12)
 
 
-def _number(text: str) -> Decimal | None:
+def _parse_decimal(text: str) -> Decimal | None:
   digits = remove_invisible_chars(text).strip().removeprefix("$")
   try:
     value = Decimal(digits.replace(",", "") if THOUSANDS_NUMBER_PATTERN.fullmatch(digits) else digits)
@@ -111,7 +112,7 @@ def grade_number(question: Question, answer: str) -> tuple[float | None, str]:
   """Right when both are the same decimal number: "42", "42.0", "1,042" are numbers, "42 apples" and "4,2" are not."""
   if len(answer) > MAX_NUMBER_CHARS:
     return 0.0, "the answer is too long for a number"
-  gold, given = _number(question.answer), _number(answer)
+  gold, given = _parse_decimal(question.answer), _parse_decimal(answer)
   if gold is None:
     return None, f"the reference answer {question.answer!r} is not a number"
   if given is None:
@@ -120,7 +121,7 @@ def grade_number(question: Question, answer: str) -> tuple[float | None, str]:
 
 
 def extract_numbers(text: str) -> tuple[Fraction, ...]:
-  """The number that an answer is, or that a chain of equal sums comes to, as `number` reads it or in English words.
+  """The number in an answer, or the value of a chain of equal sums, in digits or English words.
 
   Several only where a side is another one rounded: 10/3 and 3.33 of "10/3 = 3.33". None where a chain contradicts
   itself or has an unknown in it.
@@ -133,7 +134,7 @@ def extract_numbers(text: str) -> tuple[Fraction, ...]:
     found = parse_number(sides[0])
     found = math_units.parse_number_words(sides[0]) if found is None else found
     return () if found is None else (found,)
-  found = [_side(side) for side in sides]
+  found = [_parse_side(side) for side in sides]
   if None in found:
     return ()
   exact = [value for value in found if value is not None]
@@ -142,7 +143,7 @@ def extract_numbers(text: str) -> tuple[Fraction, ...]:
   return tuple(dict.fromkeys(exact)) if all(rounded) else ()
 
 
-def _side(text: str) -> Fraction | None:
+def _parse_side(text: str) -> Fraction | None:
   found = parse_number(text)
   return evaluate_arithmetic(split_unit(text)[0].replace(CURRENCY_SIGN, "")) if found is None else found
 
@@ -155,9 +156,9 @@ def _rounds(exact: Fraction, text: str, shown: Fraction, *, loose: bool) -> bool
 
 
 def parse_number(text: str) -> Fraction | None:
-  """The one number that a text is once its unit, its dollars or box, and "the answer is" are off; None: it is none.
+  """The one number in a text without its unit, dollars, box and "the answer is"; None: not one number.
 
-  Percent signs are taken off like a unit. Fractions of whole numbers count, other arithmetic does not.
+  Percent signs are removed like a unit. Fractions of whole numbers count, other arithmetic does not.
   """
   if len(text) > MAX_NUMBER_TEXT_CHARS:
     return None
@@ -178,11 +179,11 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def grade_free_form_number(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right when the answer is the number, whatever it counts: "42 apples", "$42", "the answer is 42", "84/2".
+  """Right when the answer is the number, with any unit: "42 apples", "$42", "the answer is 42", "84/2".
 
   The rounding of binary floats is allowed, a relative error of 1e-12.
   """
-  return _compared(question, answer, _equal)
+  return _compare(question, answer, _equal)
 
 
 def grade_approximate_number(question: Question, answer: str) -> tuple[float | None, str]:
@@ -190,7 +191,7 @@ def grade_approximate_number(question: Question, answer: str) -> tuple[float | N
 
   A gold that is a whole number allows the rounding of binary floats only, a relative error of 1e-12.
   """
-  return _compared(question, answer, _near)
+  return _compare(question, answer, _near)
 
 
 def _equal(gold: Fraction, given: Fraction) -> bool:
@@ -204,7 +205,7 @@ def _near(gold: Fraction, given: Fraction) -> bool:
   return gold.denominator != 1 and error <= min(abs(gold) * RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
 
 
-def _compared(question: Question, answer: str, same: Callable[[Fraction, Fraction], bool]) -> tuple[float | None, str]:
+def _compare(question: Question, answer: str, same: Callable[[Fraction, Fraction], bool]) -> tuple[float | None, str]:
   golds, given = extract_numbers(question.answer), extract_numbers(answer)
   if not golds:
     return None, f"the reference answer {question.answer[:40]!r} is not a number"
@@ -215,5 +216,5 @@ def _compared(question: Question, answer: str, same: Callable[[Fraction, Fractio
 
 
 def is_aime_answer(gold: str) -> bool:
-  """Whether a gold is what AIME answers are: a whole number from 0 to 999, leading zeros allowed."""
+  """Whether a gold has the form of AIME answers: a whole number from 0 to 999, leading zeros allowed."""
   return AIME_PATTERN.fullmatch(gold.strip()) is not None

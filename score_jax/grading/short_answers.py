@@ -37,7 +37,7 @@ from score_jax.grading.numbers import MAX_NUMBER_TEXT_CHARS, extract_numbers
 from score_jax.trajectory import Question
 
 CJK_RANGES = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-#: superscripts and the like, which NFKC would make plain digits: 10³ is not 103
+#: all but superscripts and the like, which NFKC would turn into plain digits: 10³ is not 103
 NFKC_SAFE_PATTERN = re.compile("[^\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u218b\u2460-\u24ff]+")
 TEXT_RULES = [
   (re.compile(pattern), replacement)
@@ -60,20 +60,20 @@ QUOTED_PATTERN = re.compile(r"(?<![\w'])\"(?=\w)([^\"]*[a-z])\"(?!\w)")
 
 
 def normalise_text(text: str) -> str:
-  """What is compared of a text."""
+  """The text without capitals, quotes, full stops and extra spaces; signs of mathematics stay."""
   text = (
     NFKC_SAFE_PATTERN.sub(lambda run: unicodedata.normalize("NFKC", run[0]), remove_invisible_chars(text))
     .lower()
     .strip()
   )
-  text = _bare(text)
+  text = _strip_quotes(text)
   for pattern, replacement in TEXT_RULES:
     text = pattern.sub(replacement, text)
-  return _bare(QUOTED_PATTERN.sub(r"\1", text))
+  return _strip_quotes(QUOTED_PATTERN.sub(r"\1", text))
 
 
-def _bare(text: str) -> str:
-  """Without the full stop at its end and the quotes around it."""
+def _strip_quotes(text: str) -> str:
+  """The text without final punctuation and the quotes around it."""
   for _ in range(4):
     text = END_PUNCTUATION_PATTERN.sub("", text.strip()).strip()
     for left, right in TEXT_QUOTE_PAIRS:
@@ -92,7 +92,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-  """What is compared of an answer."""
+  """The answer in small letters, without articles, ASCII punctuation and extra spaces."""
   return " ".join(ARTICLE_PATTERN.sub(" ", remove_invisible_chars(text).lower().translate(NO_PUNCTUATION)).split())
 
 
@@ -103,7 +103,7 @@ def exact_match(gold: str, answer: str) -> bool:
 
 def matches_any_gold(question: Question, answer: str) -> bool:
   """Whether an answer is the gold or one of its aliases, once normalised."""
-  return any(exact_match(gold, answer) for gold in _golds(question))
+  return any(exact_match(gold, answer) for gold in _nonblank_golds(question))
 
 
 def token_f1(gold: str, answer: str, *, script: F1Script) -> float:
@@ -124,7 +124,7 @@ def token_f1(gold: str, answer: str, *, script: F1Script) -> float:
 
 def grade_f1(question: Question, answer: str, *, script: F1Script) -> tuple[float | None, str]:
   """The best F1 over the gold and its aliases."""
-  golds = _golds(question)
+  golds = _nonblank_golds(question)
   if not golds:
     return None, "the reference answer is empty"
   if len(answer) > MAX_ANSWER_CHARS:
@@ -135,7 +135,7 @@ def grade_f1(question: Question, answer: str, *, script: F1Script) -> tuple[floa
   return best, f"no exact match, F1 {best:.2f}"
 
 
-def _golds(question: Question) -> list[str]:
+def _nonblank_golds(question: Question) -> list[str]:
   return [gold for gold in (question.answer, *question.aliases) if gold.strip()]
 
 
@@ -149,7 +149,7 @@ GAIA_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def grade_gaia(question: Question, answer: str) -> tuple[float | None, str]:
-  """Right or wrong, by the rules above."""
+  """Right or wrong by GAIA's rules (see the top of this file)."""
   gold, answer = question.answer, remove_invisible_chars(answer)
   if not gold.strip():
     return None, "the reference answer is empty"
@@ -157,14 +157,14 @@ def grade_gaia(question: Question, answer: str) -> tuple[float | None, str]:
     return 0.0, f"{len(answer)} characters are too long for an answer"
   if answer.strip() == gold.strip():
     return 1.0, "the same text"
-  if _float(gold) is not None:
+  if _parse_float(gold) is not None:
     kind, right = "number", _same_number(gold, answer)
   elif LIST_SEPARATOR_PATTERN.search(gold):
     kind, right = "list", _same_list(LIST_SEPARATOR_PATTERN.split(gold), LIST_SEPARATOR_PATTERN.split(answer))
   else:
     kind, right = (
       "string",
-      _gaia_bare(gold).translate(GAIA_NO_PUNCTUATION) == _gaia_bare(answer).translate(GAIA_NO_PUNCTUATION) != "",
+      _squash(gold).translate(GAIA_NO_PUNCTUATION) == _squash(answer).translate(GAIA_NO_PUNCTUATION) != "",
     )
   return float(right), f"{'equal' if right else 'not equal'} as a {kind}"
 
@@ -174,15 +174,15 @@ def _same_list(gold: list[str], answer: list[str]) -> bool:
 
 
 def _same_item(gold: str, answer: str) -> bool:
-  return _same_number(gold, answer) if _float(gold) is not None else _gaia_bare(gold) == _gaia_bare(answer)
+  return _same_number(gold, answer) if _parse_float(gold) is not None else _squash(gold) == _squash(answer)
 
 
 def _same_number(gold: str, answer: str) -> bool:
-  given = _float(re.sub("[$%,]", "", answer))
-  return given is not None and given == _float(gold)
+  given = _parse_float(re.sub("[$%,]", "", answer))
+  return given is not None and given == _parse_float(gold)
 
 
-def _float(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
   try:
     value = float(text)
   except ValueError:
@@ -190,7 +190,7 @@ def _float(text: str) -> float | None:
   return value if math.isfinite(value) and "_" not in text else None
 
 
-def _gaia_bare(text: str) -> str:
+def _squash(text: str) -> str:
   return re.sub(r"\s", "", text).lower()
 
 
@@ -205,7 +205,7 @@ OTHER_CHOICE_PATTERN = re.compile(r"(?:^|[\s,/&+])[(\[]?(?:[B-HJ-Z]|[A-Z][)\].:]
 
 
 def parse_choice_letter(text: str) -> str:
-  """The letter that an answer chooses: "B", "(b)", "B. Paris", "the answer is B"; empty: none, or several."""
+  """The letter that an answer chooses: "B", "(b)", "B. Paris", "the answer is B"; empty: no letter, or several."""
   text = text.strip()
   for _ in range(4):
     text = text.strip("$*`\"' \n")
@@ -247,7 +247,7 @@ class JudgeFallback:
 
 
 def _amounts(text: str) -> set[tuple[Fraction, Unit | None]]:
-  """The number that a text is, with its unit, as `values` has it; none where it counts what the units' table lacks."""
+  """The number in a text with its unit, as `extract_numbers` reads it; empty if the unit is not in the table."""
   if len(text) > MAX_NUMBER_TEXT_CHARS:
     return set()
   unit = split_unit(normalise_math_text(text))[1]
