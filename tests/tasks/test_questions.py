@@ -138,7 +138,7 @@ def test_dropped_questions_are_listed_in_the_workdir_and_told(tmp_path: pathlib.
     said: list[str] = []  # noqa: RUF012
 
     @classmethod
-    def say(cls, text: str) -> None:
+    def log(cls, text: str) -> None:
       cls.said.append(text)
 
   run: Any = Run()
