@@ -144,7 +144,7 @@ from score_jax.chat.record import RecordedChat
 who, path = sys.argv[1:]
 class Named(ChatBackend):
   model = "m"
-  def replies(self, asks):
+  def iter_replies(self, asks):
     for place, ask in enumerate(asks):
       yield place, ChatReply(f"{ask.name} by {who}")
 with contextlib.closing(RecordedChat(pathlib.Path(path), "m", {}, Named)) as chat:

@@ -126,7 +126,7 @@ def test_nothing_is_said_twice_of_somebody_while_there_are_other_words() -> None
 def test_facts_differ_between_worlds() -> None:
   one, other = World.generate(1), World.generate(2)
   assert one == World.generate(1)
-  for name in ("holds", "supplier", "town_box"):
+  for name in ("container_sizes", "town_of_shop", "box_size_of_town"):
     facts, others = getattr(one, name), getattr(other, name)
     assert facts.keys() == others.keys()
     assert sum(facts[k] != others[k] for k in facts) > len(facts) / 2

@@ -247,10 +247,10 @@ except UserError as error:
   print(error)
 filler.unlink()
 with Checkpoints(epath.Path(folder), keep=9) as checkpoints:
-  found = checkpoints.newest(at(0))
+  found = checkpoints.restore_newest(at(0))
   assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), found, at(int(found.step))))
   checkpoints.save(at(20))
-  print(int(found.step), step, int(checkpoints.newest(at(0)).step))
+  print(int(found.step), step, int(checkpoints.restore_newest(at(0)).step))
 """
   said = small_disk.run(code, tmp_path, kilobytes=4000).splitlines()
   assert len(said) == 2
