@@ -10,12 +10,7 @@ import io
 import json
 import re
 import sys
-from typing import TYPE_CHECKING, Any
-
-from score_jax.errors import UserError
-
-if TYPE_CHECKING:
-  from etils import epath
+from typing import Any
 
 _HALF = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -47,14 +42,6 @@ def parse_json(text: str) -> Any:
   """
   data = json.loads(text)
   return replace_surrogates_in_json(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
-
-
-def read_utf8(file: epath.Path) -> str:
-  """The text of a file, without a byte order mark."""
-  try:
-    return file.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
 
 
 def escape_unencodable_output() -> None:

@@ -18,8 +18,9 @@ from etils import epath
 from score_jax.errors import UserError
 from score_jax.grading.judge import parse_json_reply
 from score_jax.tasks import datasets, gsm8k
+from score_jax.tasks.datasets import read_utf8
 from score_jax.teaching import release
-from score_jax.text import parse_json, read_utf8, replace_surrogates, replace_surrogates_in_json
+from score_jax.text import parse_json, replace_surrogates, replace_surrogates_in_json
 from tests.teaching.test_release import RECORD
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -28,7 +28,7 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.tasks.splits import normalise_question
-from score_jax.text import parse_json, read_utf8
+from score_jax.text import parse_json
 from score_jax.trajectory import Question
 
 
@@ -199,6 +199,14 @@ def _file(file: epath.Path, knob: str) -> LocatedRows:
 
 
 # JSON
+
+
+def read_utf8(file: epath.Path) -> str:
+  """The text of a file, without a byte order mark."""
+  try:
+    return file.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
 
 
 def _lines(file: epath.Path) -> LocatedRows:

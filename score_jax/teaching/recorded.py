@@ -27,6 +27,7 @@ from score_jax.agent.scripted import run_turns
 from score_jax.errors import UserError
 from score_jax.grading.graders import Grader
 from score_jax.sandbox.interface import Tool
+from score_jax.tasks.datasets import read_utf8
 from score_jax.tasks.splits import hash_fraction
 from score_jax.teaching.leak import find_step_leak
 from score_jax.teaching.teacher import Finding, Proposal, Teacher
@@ -184,7 +185,7 @@ def _read_lines(path: str) -> Iterator[tuple[str, str]]:
   if not path or not files or not files[0].exists():
     raise UserError(f"teacher.path = {path!r}: no file of recorded corrections, nor a folder with *.jsonl; give one")
   for file in files:
-    for number, line in enumerate(text.read_utf8(file).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(file).split("\n"), start=1):
       if line.strip():
         yield f"{file}:{number}", line
 

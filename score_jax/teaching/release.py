@@ -22,8 +22,8 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.sandbox.interface import ExecutedStep, Outcome, Tool, replace_control_chars
-from score_jax.tasks.datasets import is_blank
-from score_jax.text import parse_json, read_utf8
+from score_jax.tasks.datasets import is_blank, read_utf8
+from score_jax.text import parse_json
 from score_jax.trajectory import Author, Correction, Question, Status, Step, Trajectory
 
 _LABEL = re.compile(r"^\s*(First Thought|Thought)\s*:\s*")
