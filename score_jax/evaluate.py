@@ -1,17 +1,15 @@
-"""A model on a benchmark: every try rolled out once and recorded, part by part, and the row that the records come to.
+"""Evaluates models on benchmarks: rollouts, records, and the rows of results.json (paper, evaluation).
 
-    eval/<model>/<benchmark>.json         the identity of what is examined: weights, questions, tries
-    eval/<model>/<benchmark>-NNNNN.jsonl  a part: all tries at some questions, a record a try
+`evaluate_stages` evaluates every model of a run on its test questions. `evaluate_models` is the job of
+configs/evaluate.py: models from anywhere on the benchmarks that it names. A model there is a name that
+model/pretrained.py knows, RUN:STAGE (what a stage of a run left), or `endpoint`: the agent that the groups `teacher`
+and `chat` make of a model that is asked by prompts.
 
-A part is written whole when its last try has ended. A killed evaluation goes on after the last one; nothing is ever
-tried again. Records of another identity are deleted first.
+    eval/<model>/<benchmark>.json         identity of the evaluation: weights, questions, tries
+    eval/<model>/<benchmark>-NNNNN.jsonl  a part: all tries at some questions, one record a try
 
-MERGED The job of configs/evaluate.py: models from anywhere on the benchmarks.
-
-A model is one that score_jax/model/pretrained.py knows by name, DIR:STAGE (what a stage of a run left), or `endpoint`: the
-agent that the groups `teacher` and `chat` make of a model that is asked by prompts.
-
-MERGED Every model of a run on the test questions, and the rows of results.json (paper, evaluation).
+A part is written whole when its last try has ended. A killed evaluation goes on after the last part; no try is
+repeated. Records of another identity are deleted first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The form of a turn, and the one place that knows the tags (paper, agent format).
+"""The format of a turn: tags, tokens, and the tokenizers that have them (paper, agent format).
 
-A trajectory in the words of the model's own chat template (ChatML here):
+`AgentProtocol` encodes questions, turns and observations as token ids and parses turns back, for one tokenizer. It uses
+the model's own chat template. The layout in ChatML:
 
     <|im_start|>user            the question                      <|im_end|>
     <|im_start|>assistant       <first_thought>…</first_thought>  <|im_end|>
@@ -8,11 +9,10 @@ A trajectory in the words of the model's own chat template (ChatML here):
     <|im_start|>assistant       <thought>…</thought><code>…</code><|im_end|>
     <|im_start|>user            Observation: 42                   <|im_end|>  …
 
-The six tags are special tokens. Text that a person, a model or a tool wrote is
-encoded with special tokens switched off, and turns are parsed from token ids, so
-no text can become a tag, an end of turn or an observation.
+The six tags are special tokens. Text of users, models and tools is encoded with special tokens switched off, and turns
+are parsed from ids. So no text can become a tag, an end of turn or an observation.
 
-MERGED Tokenizers: a small one trained on given text, and the method's tags added to anyone's.
+`add_tags` adds the tags to a tokenizer; `train_tokenizer` trains a small one for models that are trained from scratch.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""What asking may cost, in money and in time.
+"""A client for OpenAI-compatible endpoints, with retries and a budget.
 
-MERGED A chat model behind an OpenAI-compatible endpoint.
+Failures are sorted by cause. Transient ones (no connection, status 408, 409, 429 or 5xx, a timeout, a malformed reply)
+are retried until `patience_s` seconds after the first. Then, or after status 400, 413 or 422, a short probe request is
+sent. If the probe succeeds, the request is at fault, and its reply says so. If it fails, the run stops
+(`ChatReply.hopeless`). Any other status (wrong key, unknown model) stops the run at once.
 
-What goes wrong is told apart by whose fault it is. What may pass (no connection, status 408, 409, 429 or 5xx, no whole
-reply in time, a reply that is none) is tried again until `patience_s` have passed since the first failure. Then, or
-when the endpoint refuses at once (status 400, 413 or 422), it is asked a trifle: if it answers that, the ask is at
-fault and its reply says so; if not, no ask can be answered, and the run has to stop (`Reply.hopeless`). Any other
-status (a key or a model that it does not know) stops the run at once.
-
-A completion is taken in every shape that endpoints give it (completion.py). One that cannot be read has been paid for:
-it is asked for three times at most, all of them booked, and where the endpoint answers anything else the ask's reply
-says so and the run goes on.
+completion.py reads a completion in every shape that endpoints give it. A reply that is paid for and cannot be read is
+requested three times at most. All tries count against `ChatBudget`.
 """
 
 from __future__ import annotations

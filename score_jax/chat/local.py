@@ -1,8 +1,7 @@
-"""A chat model on the mesh: its own chat template over the sampler, many conversations in the slots of one cache.
+"""Chat models of this run: one on the device mesh, and one that several processes share.
 
-What is drawn for an ask depends on the run's seed and the ask's name, not on what else is asked at the time.
-
-MERGED A chat model for several processes: the first one asks, and all of them get its replies.
+`LocalChat` draws replies with the sampler and the model's own chat template. A reply depends on the run's seed and the
+request's name, not on other requests. In `BroadcastChat` only the primary process asks; all processes get the replies.
 """
 
 from __future__ import annotations

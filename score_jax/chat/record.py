@@ -1,10 +1,9 @@
-"""Exchanges with a chat model in an SQLite file, so that a run asks nothing twice and replays offline, byte for byte.
+"""`open_chat` opens the chat model of a config; `RecordedChat` stores its replies in an SQLite file.
 
-An exchange is known by all that bears on the reply: the model, how it draws, the ask. The first reply that gets into
-the file is everybody's from then on. Asks that the model refused are kept too, since the run went on with that; what
-failed because nobody could have been answered (`Reply.hopeless`) is not. A reply is written when it has come whole.
-
-MERGED The chat model that a config asks for.
+A recorded request is not asked again, so a run can be repeated offline, byte for byte. The key of a record is the
+model, the settings that change replies (REPLY_SETTINGS) and the request. Settings of the transport (config.py,
+CHAT_TRANSPORT) are no part of it. The first stored reply wins when several processes write. Refusals are stored;
+failures that would stop any request (`ChatReply.hopeless`) are not. A reply is written when it is complete.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What the stages share: configuration, workdir, mesh, models, tools and questions of one run.
+"""The resources of one run: config, workdir, meshes, models, tool, chat model, questions and agents.
 
-MERGED The grader of a run of several processes: the first grades, and all of them get its verdicts.
+`Experiment` creates each resource when it is first used and closes all of them at the end. With several processes one
+of them grades, and all of them get its grades (`broadcast_grader`).
 """
 
 from __future__ import annotations

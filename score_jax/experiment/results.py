@@ -1,10 +1,8 @@
-"""What became of the stages: whether each is done, what it left and what it cost.
+"""Results of stages: whether a stage is done, its identity, its weights, its cost.
 
-A stage is done when stages/<stage>.json stands, which is written last. Its
-identity is the hash of the config that it reads and of the identities of the
-stages that it builds on, so runs that differ elsewhere agree on it.
-
-MERGED The models that a run's stages left, for whoever uses them outside it.
+A stage is done when stages/<stage>.json exists; it is written last. The identity of a stage is the hash of the config
+groups that it reads and of the identities of the stages that it builds on. So runs that differ elsewhere agree on it.
+`load_finished_model` opens the model of a stage from outside the run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The shapes of a config's models and meshes, without their weights or their chips.
+"""What the stages of a recipe cost at the roofline, and the table that shows it.
 
-MERGED What the stages of a recipe take at the roofline: what each one draws, reads and trains on, by what a token takes.
-
-A bound that no chips beat, and no forecast. It is worth no more than what it takes a run to be, which stands first.
-
-MERGED The plan in words.
+A bound that no chips beat, and no forecast: each stage's tokens (drawn, read, trained on) times the least time of a
+token. It holds for trajectories as `ASSUMPTIONS_TEXT` describes them. The shapes of models and meshes come from the
+config, without weights and without chips.
 """
 
 from __future__ import annotations

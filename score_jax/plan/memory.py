@@ -1,16 +1,17 @@
-"""Accelerators by name: memory, speed, and how a topology's devices are had without any.
+"""Chips, and the memory and time that a recipe needs on them.
 
-MERGED What lies on the devices at each moment of a run, by name; the recipe frees the teacher before it trains.
+`CHIPS` has the published figures of each accelerator. `PHASE_ARRAYS` says which arrays are resident in each phase of a
+run; the recipe frees the teacher before it trains:
 
-student weights    as they came, laid out for training
+student weights    as loaded, laid out for training
 trained weights    those that a stage changes or has changed
-moments            of the optimiser
+moments            of the optimizer
 sampling copy      of the weights, where the sampler wants another dtype or layout than the trainer
-reference copy     of the weights that RL began with, where it is kept near them; they wait in the hosts' memory
-distilling teacher the teacher's weights, where RL learns from what they say of the student's tokens
+reference copy     of the weights that RL began with, where it is kept; it waits in host memory
+distilling teacher the teacher's weights, where RL learns from its log-probabilities of the student's tokens
 caches             of the samplers; one is freed before another is made
 
-MERGED FLOPs by count, and the memory that programs need beside their arrays where they cannot be compiled.
+The estimate_* functions give the temporary memory of programs that cannot be compiled here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The collectives that a compiled program contains.
+"""The device programs of a recipe, and the arrays that they work on.
 
-MERGED The device programs of a run's recipe and the arrays that they work on, from its config alone.
+`RecipePrograms` lists the programs and arrays of a config on its meshes, without weights. `count_collectives` reads the
+collectives of a compiled program from its HLO.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""The paper's own figures, to stand beside ours: arXiv 2509.14257, its second and third version.
+"""The table of results: each model's accuracy on each benchmark, and what making the model cost.
 
-Averages alone: figures of single benchmarks are not at hand, and no cell is filled by guess. They were measured with up
-to five retries of a run that erred and a model as the judge, so a distance of a few points from ours says little.
-
-MERGED The final table: each model's accuracy on each benchmark, and what it cost to make the model.
-
-Columns in which no row has anything to say (several tries, the paper's figure, costs, …) are left out.
+Columns in which no row has a value are left out (several tries, the paper's figures, costs). `PAPER_FIGURES` holds the
+paper's own averages (arXiv 2509.14257, second and third version); figures of single benchmarks are not at hand, and no
+cell is filled by guess. The paper allowed up to five retries and had a model as the judge, so a difference of a few
+points says little.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""The sampler's three device programs, for one model on one mesh.
+"""The sampler's three device programs: extend, decode and fork, for one model on one mesh.
 
-A slot's context is `length` tokens whose keys and values are in the cache, and
-one more, `pending`, which the next decode step feeds: every token goes through
-the model once, and every draw comes out of a decode step over all slots. So a
-request's bits depend neither on its slot nor on what stands beside it:
+A slot's context is `length` tokens whose keys and values are in the cache, and one more, `pending`, which the next
+decode step feeds. Every token goes through the model once, and every draw comes from a decode step over all slots.
+So a request's bits depend neither on its slot nor on its neighbours:
 
   the same bits   in any slot, beside any others, at any time, with any number of
                   blocks looked at, after a fork, after a restart
   to rounding     another number of slots, another shape of extend, mesh or backend
 
-MERGED A jitted program whose shapes are few and known, so that a compilation beyond them is told.
+`MonitoredJit` warns when a program is compiled again for shapes that it already has.
 """
 
 from __future__ import annotations

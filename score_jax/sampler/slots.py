@@ -1,9 +1,7 @@
-"""What sampling takes: tokens, seconds and how many slots are at work.
+"""The host side of the cache: what each slot holds, the calls of the device programs, and their timings.
 
-MERGED The host's side of a live cache: which slot holds what, and the calls of the device programs.
-
-`Slots` belongs to the weights that it was made with; new weights mean new slots,
-so an old cache can never be read with them.
+`Slots` belongs to the weights that it was made with. New weights need new `Slots`, so a cache is never read with other
+weights. `SamplerMeter` sums tokens, seconds and slot occupancy over rollouts.
 """
 
 from __future__ import annotations

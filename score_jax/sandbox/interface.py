@@ -1,17 +1,17 @@
-"""What a rollout asks of a tool.
+"""What the sandbox shares with its callers: the Tool protocol, outcomes of code, and user functions.
 
-MERGED What running a piece of code comes to: its outcome, and the text that an agent gets to see of it.
+An `Outcome` has a reason, the observation that the agent sees, and the answer that it submitted. `format_observation`
+makes the observation: control characters replaced, memory addresses removed, long text cut in the middle.
 
-MERGED Functions of one's own that the agent's code can call, from a Python file.
+`load_functions` reads a Python file of functions that the agent's code can call:
 
     def roman(number: int) -> str:
       '''The Roman numeral of a number.'''
       ...
 
-The file runs in every session, shut in like the code of the agent: it may import what that may, and its functions
-cannot read files or reach the network. (For what needs these there is `web_search`, answered by a server of one's own.)
-A prompted teacher is told of every function whose name has no leading underscore: its name, its arguments and the first
-line of its docstring.
+The file runs in every session under the same isolation as the agent's code, so it reads no files and reaches no
+network. (For what needs these there is `web_search`, answered by a server of the user's own.) A prompted teacher sees
+each function whose name has no leading underscore: its name, its arguments and the first line of its docstring.
 """
 
 from __future__ import annotations

@@ -1,15 +1,11 @@
-"""The system calls that code in a session may not make, as a seccomp filter.
+"""Confines the process of a session before it runs any code: namespaces, resource limits, no capabilities, seccomp.
 
-Nothing that the method's code does needs them: they start processes and threads, reach the network or other
-processes, change what the kernel isolates, or hold memory that no limit counts. Of sockets a connected pair is left,
-which asyncio needs for itself: it has no address and passes no files, so it leads nowhere.
+    pid = fork_into_namespaces(jail)   in the zygote: the process of the session, first of its PID namespace
+    enter_jail(jail, loaded=...)       in that process
 
-MERGED What shuts a session's process in before it runs any code: namespaces of its own, limits, no rights.
-
-    pid = fork(jail)              in the zygote: the session's process, first of its process namespace
-    lock(jail, loaded=…)          in that process
-
-Both raise OSError where the kernel refuses; the session is not served then.
+Both raise OSError where the kernel refuses; the session is not served then. The seccomp filter denies system calls that
+start processes or threads, reach the network or other processes, change the isolation, or hold memory that no limit
+counts. A connected socket pair is allowed, which asyncio needs: it has no address and passes no files.
 """
 
 from __future__ import annotations

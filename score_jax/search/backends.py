@@ -1,9 +1,8 @@
-"""Results of searches in an SQLite file, so that a run replays offline and asks for nothing twice.
+"""The search of a run, chosen by `tools.search.kind`; results of a server are cached.
 
-The first result of a query that gets into the file is everybody's from then on, whatever the retriever would say
-later. Failures are not kept.
-
-MERGED The search that a config asks for.
+`open_search` gives a callable for any number of threads: BM25 over a corpus file or over the documents of the tasks, or
+a retrieval server behind `SearchCache`. The cache is an SQLite file, so a run can be replayed offline and no query is
+sent twice. The first stored result of a query stays; failures are not stored.
 """
 
 from __future__ import annotations

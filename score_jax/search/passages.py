@@ -1,11 +1,10 @@
-"""An index of passages by BM25: which of them share the rarest words with a query.
+"""Documents and BM25 search over them.
 
-Built by bm25s, kept in a folder and memory-mapped from there. A word is a run of letters and digits, case and Unicode
-form aside (NFKC); none is left out or cut to its stem (k1 = 0.9, b = 0.4: the usual setting for passages, as in
-Anserini). Scripts that put no spaces between words (Chinese, Japanese, Korean, Thai, Lao, Burmese, Khmer) are cut into
-pairs of neighbouring characters; a passage is found by its single characters too, where the query has one alone.
-
-MERGED Search over passages: what the code of an agent gets for a query, as text.
+bm25s builds the index, which can be memory-mapped from a folder. A word is a run of letters and digits, after NFKC and
+case folding; there are no stop words and no stemming (k1 = 0.9, b = 0.4: the usual setting for passages, as in
+Anserini). Scripts without spaces between words (Chinese, Japanese, Korean, Thai, Lao, Burmese, Khmer) are cut into
+pairs of neighbouring characters; a query of one character finds passages that have it. `format_results` is what the
+agent's `web_search` prints.
 """
 
 from __future__ import annotations

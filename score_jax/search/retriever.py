@@ -1,14 +1,11 @@
-"""How often something may be done, and how long a server asks to be left alone.
-
-MERGED Search by a server that speaks the protocol of Search-R1's retriever.
+r"""Client of a Search-R1 retrieval server, with a rate limit.
 
     POST {"queries": [query], "topk": 10, "return_scores": true}
-    200  {"result": [[{"document": {"contents": ""Title"
-text"}, "score": 1.5}, …]]}
+    200  {"result": [[{"document": {"contents": "\"Title\"\ntext"}, "score": 1.5}, ...]]}
 
-What goes wrong is told apart by whose fault it is. A query that the server refuses (REFUSED) is the fault of the code
-that asked: it gets a text that says so, as it gets "no results". All else is the host's: no connection, no answer in
-time, status 429 or 5xx after all retries, any other status, a reply of another shape. SearchFailed says which.
+If the server refuses the query (REFUSED_STATUSES), the agent's code gets a text that says so. Everything else is the
+host's failure and raises SearchFailed: no connection, no answer in time, status 429 or 5xx after all retries, any other
+status, a reply of another shape.
 """
 
 from __future__ import annotations

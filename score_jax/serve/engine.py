@@ -1,9 +1,8 @@
-"""A reply as a client sees it while it is drawn: whole characters, and nothing from a stop sequence on.
+"""Continuous batching for threads: one sampler serves requests that come and go, and replies are streamed.
 
-Stop sequences are found here, on the host, since each request has its own and the sampler's stops are those of its
-programs: the tokens that the device drew beyond one are dropped, at most as many as one decode call draws.
-
-MERGED One sampler for the requests of any number of threads, which come and go as they like; for serving.
+`Engine` owns the sampler and draws in a thread of its own. `StreamedReply` turns tokens into text: whole characters
+only, and nothing from a stop sequence on. Each request has its own stop sequences, so the host looks for them; tokens
+that the device drew beyond one are dropped, at most as many as one decode call draws.
 """
 
 from __future__ import annotations

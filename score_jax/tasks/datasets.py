@@ -1,16 +1,17 @@
-"""Questions from rows: which of a row's fields are the question, its answer, its id and other right answers.
+"""Rows of data sets, and questions made from rows. TensorFlow is not needed.
 
-MERGED Rows of data sets, wherever they lie; TensorFlow is not needed.
+`read_rows` reads these:
 
 FILE.jsonl               a JSON object a line
 FILE.json                a list of objects, or {"examples": [...]}
 FILE.parquet
 DIR                      SPLIT.jsonl, .json or .parquet in it; what Hugging Face's `save_to_disk` wrote; a tree of
                          parquet files; or what tensorflow_datasets prepared as array_record
-ORG/NAME, ORG/NAME:CONFIG   on the Hugging Face hub
-tfds:NAME                of tensorflow_datasets, which prepares it as array_record if it has to
+ORG/NAME, ORG/NAME:CONFIG   a data set on the Hugging Face hub
+tfds:NAME                a data set of tensorflow_datasets, which prepares it as array_record if it has to
 
-Every row comes with where it stands, for what is said of it.
+Every row comes with its location, for error messages. `build_questions` turns rows into questions; `QuestionFields`
+names the fields of question, answer, id and aliases.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""What graded tries at a benchmark come to: its metric with an interval, exactly right ones, pass@k, and the ungraded.
+"""Benchmarks as evaluation sets, and the scores of a model on them.
 
-A try whose grading failed, or whose tool did (its grade is None), is neither right nor wrong: it is counted apart. The
-metric is the mean over the others, and its interval reaches from where it would begin if all ungraded ones were wrong
-to where it would end if all were right.
+`load_eval_sets` returns the questions of each benchmark, the number of tries and the metric. If a benchmark has more
+questions than are asked, a seeded hash of the text chooses, so a file gives the same ones in any order. Generated word
+problems come from a world that no training run of the same seed uses.
 
-MERGED Benchmarks as they are put to models: which of their questions, how often each, and graded how.
-
-A benchmark's questions lie where tasks/benchmarks.py and tasks/gsm8k.py say, or in a file of the same form. Of more
-than are asked for a seeded hash of their text chooses, so a file gives the same ones in any order. Generated word
-problems are of a world that no recipe of the same seed trains on.
+`compute_scores` returns the fields of a row of results.json. A try whose grading or tool failed (grade None) is neither
+right nor wrong: the metric is the mean over the others, and its interval reaches from the lower bound with all ungraded
+tries wrong to the upper bound with all of them right.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""GSM8K's worked answers as scripts of an agent: each `<<48/2=24>>` in the text becomes one act.
+"""GSM8K, and its worked answers as agent scripts.
+
+Each calculator annotation `<<48/2=24>>` of a worked answer becomes one step of code:
 
     Natalia sold 48/2 = <<48/2=24>>24 clips in May.
     Natalia sold 48+24 = <<48+24=72>>72 clips altogether in April and May.
-
-becomes a plan without numbers and the acts
 
     Natalia sold 48/2                                    a1 = 48 / 2;  print(a1)
     Natalia sold 48+24                                   a2 = 48 + a1; print(a2)
     answer                                               final_answer_print(a2)
 
-Expressions are numbers joined by + - * / and brackets; they are parsed, never run.
-
-MERGED GSM8K: grade-school word problems, most with a worked answer that an agent can play (tasks/gsm8k.py).
+A plan without numbers comes first. Expressions are parsed, never executed. A worked answer that does not add up gives
+no script.
 """
 
 from __future__ import annotations

@@ -1,24 +1,15 @@
-r"""The normal form of a question's text: two texts with one normal form are one question.
+r"""Splits, duplicates and overlap of questions (paper, data).
 
-The form ignores case, whitespace, Unicode form (NFKC), quotation marks, sentence punctuation and LaTeX's delimiters
-and spacing ($ \( \[ \,). It keeps what changes the meaning of a formula: operators, signs, relations, brackets,
-decimal points, exponents, indices, primes, factorials, ratios and LaTeX's commands. In doubt it keeps a mark: a
-duplicate that is missed costs less than a question that is dropped.
+All three compare the normal form of a text. It ignores case, whitespace, Unicode form (NFKC), quotation marks, sentence
+punctuation and LaTeX's delimiters and spacing ($ \( \[ \,). It keeps what changes the meaning of a formula: operators,
+signs, relations, brackets, decimal points, exponents, indices, primes, factorials, ratios and LaTeX's commands. In
+doubt it keeps a mark: a duplicate that is missed costs less than a question that is dropped.
 
-MERGED Questions are split once, by a seeded hash, and no question is in two parts (paper, data).
-
-The hash is taken over the normalised text, so that two copies of one question
-under different ids fall into the same part.
-
-MERGED Questions that are not used: they overlap the evaluation, repeat another, or lack a text or an answer.
-
-A training question overlaps an evaluation question when their normal forms
-(tasks/splits.py) are equal, or when they have 13 words in a row in common,
-with the same marks between them. One of fewer than 13 words overlaps by
-equality alone; so do texts of languages that put no spaces between words,
-mostly. The measure also finds phrases that many
-questions share ("where m and n are relatively prime positive integers find m
-n …"): what is dropped is listed with the words in common.
+`split_by_hash` splits by a seeded hash of the normal form, so copies of one question fall into the same part.
+`deduplicate_questions` drops repeated questions and those without text or answer. `decontaminate_questions` drops a
+training question that has the normal form of an evaluation question, or 13 words in a row of one with the same marks
+between them. A text of fewer than 13 words, or of a language without spaces between words, overlaps by equality
+alone. The measure also finds phrases that many questions share; what is dropped is listed with the words in common.
 """
 
 from __future__ import annotations
