@@ -6,9 +6,9 @@
 
     python -m score_jax.main --config=configs/quickstart.py --config.arms="('grpo',)" --workdir=runs/quickstart
 
-Started again in the same workdir it goes on where it was; stages and arms that are asked for later are added to
-it (score_jax/experiment/stages.py lists them). Exit status: 0 done, 1 failed (one line says why), 2 wrong usage, 143 or 130 when
-it was asked to end by SIGTERM or Ctrl-C and has kept everything.
+Started again in the same workdir, it goes on where it was. Stages and arms that are asked for later are added to it
+(score_jax/experiment/stages.py lists them). Exit status: 0 done, 1 failed (one line says why), 2 wrong usage, 143 or
+130 when SIGTERM or Ctrl-C ended it and everything is kept.
 """
 
 from __future__ import annotations

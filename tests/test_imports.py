@@ -102,7 +102,8 @@ def test_the_command_of_a_room_is_imported_by_nobody() -> None:
   [
     "score_jax",
     "score_jax.sandbox.worker",
-    "score_jax.trajectory, score_jax.runtime.workdir, score_jax.sandbox.sandbox, score_jax.tasks.questions, score_jax.report.page",
+    "score_jax.trajectory, score_jax.runtime.workdir, score_jax.sandbox.sandbox, score_jax.tasks.questions",
+    "score_jax.report.page",
   ],
 )
 def test_nothing_of_jax_is_imported_where_it_is_not_needed(modules: str) -> None:

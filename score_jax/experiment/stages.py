@@ -227,7 +227,7 @@ STAGES: Mapping[str, Stage] = {
   ),
   "rl_from_question": Stage(
     label="RL from the question",
-    purpose="whole rollouts on RL's own questions, outcome alone, for as many student tokens: is a short horizon better?",
+    purpose="whole rollouts on RL's questions, outcome alone, for as many student tokens: is a short horizon better?",
     group="rl",
     config_groups=("train",),
     init_from="sft",

@@ -95,7 +95,8 @@ SO_PATTERN = (
 IS_PATTERN = r"(?:(?:is|are|was|equals)\b\s*:?|:|=)"
 #: phrases that announce the answer
 ANSWER_PHRASE_PATTERN = re.compile(
-  rf"\W{{0,3}}{SO_PATTERN}?\W{{0,3}}(?:i (?:think|believe) (?:that )?)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
+  rf"\W{{0,3}}{SO_PATTERN}?\W{{0,3}}(?:i (?:think|believe) (?:that )?)?"
+  r"(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
   rf"(?:(?:answer|result|solution)s?(?:\s+set)?\s*\W{{0,2}}(?:{IS_PATTERN})|answer\s+(?=[-+\d\\$(]))"
   r"(?:\s*(?:therefore|thus|simply|just|exactly|equal to)\b)?\s*"
   r"|(?:因此|所以|故|则)?\s*[,，]?\s*(?:我的)?(?:最终|最后|正确)?的?答案\s*(?:是|为|[:：=])\s*[:：]?\s*",

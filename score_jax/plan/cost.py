@@ -65,8 +65,8 @@ ASSUMED_FAILURE_RATE = 0.5
 #: what is left of a trajectory from one of its steps on, when each is as likely
 MEAN_REMAINING_FRACTION = (ASSUMED_STEPS + 1) / (2 * ASSUMED_STEPS)
 ASSUMPTIONS_TEXT = (
-  f"if a trajectory has {ASSUMED_STEPS} steps, draws {ASSUMED_DRAWN_TOKENS} tokens and reads {ASSUMED_READ_TOKENS}, and the student fails {ASSUMED_FAILURE_RATE:.0%} of "
-  "the questions at first"
+  f"if a trajectory has {ASSUMED_STEPS} steps, draws {ASSUMED_DRAWN_TOKENS} tokens and reads {ASSUMED_READ_TOKENS}, "
+  f"and the student fails {ASSUMED_FAILURE_RATE:.0%} of the questions at first"
 )
 
 

@@ -199,8 +199,8 @@ def _measuring(rows: Sequence[ResultRow]) -> str:
   if not on_the_way and not evaluating:
     return ""
   return (
-    f"Measuring is in no cost above and in no budget: lift and probes drew {format_count(on_the_way)} tokens on the way to a\n"
-    f"model, at most; evaluating all rows drew {format_count(evaluating)}."
+    f"Measuring is in no cost above and in no budget: lift and probes drew {format_count(on_the_way)} tokens "
+    f"on the way to a\nmodel, at most; evaluating all rows drew {format_count(evaluating)}."
   )
 
 

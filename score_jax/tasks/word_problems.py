@@ -68,7 +68,8 @@ class Difficulty:
     if least < 2 or not any(_adds_up(self.operations, acts - 1) for acts in range(least, most + 1)):
       raise UserError(
         f"tasks.acts = {self.acts} cannot be had with tasks.operations = {self.operations}: an answer takes one act, "
-        f"operations take {', '.join(f'{k} {ACTS_PER_OPERATION[k]}' for k in self.operations)}; give other bounds, 2 or more"
+        f"operations take {', '.join(f'{k} {ACTS_PER_OPERATION[k]}' for k in self.operations)}; "
+        "give other bounds, 2 or more"
       )
 
 

@@ -144,7 +144,8 @@ def test_where_nobody_is_the_address_is_named() -> None:
 
 def test_only_the_first_does_what_is_done_once() -> None:
   """What it does may ask the same again, when nobody else is there to answer."""
-  code = "print(processes.run_on_primary('outer', lambda: [index, processes.run_on_primary('inner', lambda: index), processes.all_gather('x', 5)]))"
+  inner = "processes.run_on_primary('inner', lambda: index), processes.all_gather('x', 5)"
+  code = f"print(processes.run_on_primary('outer', lambda: [index, {inner}]))"
   statuses, outputs, errors = run(2, code)
   assert statuses == [0, 0], errors
   assert outputs == ["[0, 0, [5]]\n"] * 2
