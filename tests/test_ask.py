@@ -80,10 +80,10 @@ def test_interrupted_it_ends_in_a_line(question: str, tmp_path: pathlib.Path) ->
   slow = 'import time\n\ndef print(value):\n  """Takes its time."""\n  time.sleep(300)\n'
   (tmp_path / "slow.py").write_text(slow)
   (tmp_path / "slow_config.py").write_text(f"""
-from score_jax.config import config_from
+from score_jax.config import load_config
 
 def get_config(arg=""):
-  c = config_from({str(ROOT / CONFIG)!r})
+  c = load_config({str(ROOT / CONFIG)!r})
   c.tools.functions, c.tools.timeout_s = {str(tmp_path / "slow.py")!r}, 600.0
   return c
 """)

@@ -4,7 +4,7 @@
 
 reads lines {"answer": "...", "gold": "..."} ("question" and a list "aliases" are optional). It writes one line
 {"grade": 1.0, "reason": "equal"} for each. A grade lies in [0, 1]. A grade of null means that the grader failed or
-abstained; such items are counted apart. Exit status: 0 at the end of standard input, 2 for wrong usage.
+abstained; such items are counted apart. Exit status: 0 at the end of standard input, 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -309,7 +309,7 @@ def test_many_sessions_at_once(isolation: str) -> None:
 def test_a_steps_time_begins_when_its_process_has_started(tool: Sandbox) -> None:
   """Until then that of starting counts, which a step does not pay for."""
   supervisor, now = tool._supervisor, 1000.0
-  sessions: list[Any] = [types.SimpleNamespace(since=now, started=started) for started in (False, True)]
+  sessions: list[Any] = [types.SimpleNamespace(busy_since=now, started=started) for started in (False, True)]
   starting, limit = (supervisor._end(session) - now for session in sessions)
   assert limit == 30.0 < starting == 120.0
 

@@ -144,7 +144,7 @@ def test_several_processes_agree_on_every_result(path: pathlib.Path) -> None:
 
 def test_several_may_make_the_file_at_the_same_time(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
   """All of them are past the look for a file before the first one has made it."""
-  make, ready = reply_cache._make, threading.Barrier(6)
+  make, ready = reply_cache._create, threading.Barrier(6)
 
   def together(to: pathlib.Path, table: str) -> None:
     ready.wait(30.0)
@@ -154,7 +154,7 @@ def test_several_may_make_the_file_at_the_same_time(path: pathlib.Path, monkeypa
     with cache(path, lambda query: who) as search:
       return search("a")
 
-  monkeypatch.setattr(reply_cache, "_make", together)
+  monkeypatch.setattr(reply_cache, "_create", together)
   with ThreadPoolExecutor(6) as pool:
     assert len(set(pool.map(race, "abcdef"))) == 1
   assert [file.name for file in path.parent.iterdir()] == [path.name]

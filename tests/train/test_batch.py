@@ -162,9 +162,9 @@ def test_an_update_has_its_rows_whatever_the_micro_batches(micro: int) -> None:
 
 
 def test_packing_leaves_nothing_out() -> None:
-  """A sample that fits no row is an error: whoever leaves it out before has to say so."""
+  """An example that fits no row is an error: whoever leaves it out before has to say so."""
   samples = [simple(8, 100), simple(9, 200), simple(3, 300)]
-  with pytest.raises(ValueError, match="a sample of 9 tokens does not fit a row of 8"):
+  with pytest.raises(ValueError, match="an example of 9 tokens does not fit a row of 8"):
     pack_examples(samples, length=8)
   kept, long = split_by_length(samples, length=8)
   assert [int(one.tokens[0]) for one in kept] == [100, 300]
