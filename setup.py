@@ -82,7 +82,7 @@ setup(
   packages=[*find_packages(include=["score_jax", "score_jax.*"]), "score_jax.configs"],
   package_dir={"score_jax.configs": "configs"},  # so that --config=configs/NAME.py is found in any folder
   package_data={
-    "score_jax.mentor": ["prompts/*.jinja"],
+    "score_jax.teaching": ["prompts/*.jinja"],
     "score_jax.report": ["*.jinja", "*.css", "*.js"],
     "score_jax": ["shipped/**"],
   },

@@ -13,11 +13,11 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterator
 
-from score_jax.mentor.equivalence import Verdict, compare, same_answer
-from score_jax.mentor.release import read
-from score_jax.tasks.grade import opened
-from score_jax.tools.isolation import ISOLATIONS
-from tests.mentor.paraphrases import EXPECTED, compared
+from score_jax.grading.graders import open_grader
+from score_jax.rl.step_equivalence import StepVerdict, compare_steps, make_answer_comparator
+from score_jax.sandbox.bubblewrap import ISOLATIONS
+from score_jax.teaching.release import read_release
+from tests.rl.paraphrases import EXPECTED, compared
 
 #: domain of the release -> the benchmark whose grader compares its answers
 GRADERS = {"math": "math500", "search": "hotpotqa"}
@@ -26,14 +26,14 @@ SAME_ACT = {("285d4a66", 2, 0)}  # the code is the same to the letter
 SAME_PLACE = {("e2fe73e1", 3, 0), ("bab330e9", 3, 0), ("bab330e9", 3, 1)}  # a city with and without its country
 
 
-def mistakes(folder: pathlib.Path) -> Iterator[tuple[tuple[str, int, int], Verdict]]:
+def mistakes(folder: pathlib.Path) -> Iterator[tuple[tuple[str, int, int], StepVerdict]]:
   """The verdict on each recorded mistake and its correction, where the prefixes of question ids name them."""
   for domain, benchmark in GRADERS.items():
-    with opened(benchmark) as grader:
-      for question, trajectory in read(str(folder / f"{domain}_mps_trajectories.jsonl")):
+    with open_grader(benchmark) as grader:
+      for question, trajectory in read_release(str(folder / f"{domain}_mps_trajectories.jsonl")):
         for correction in trajectory.corrections:
           for number, mistake in enumerate(correction.mistakes):
-            verdict = compare(mistake, correction.replacement, same_answer(grader, question))
+            verdict = compare_steps(mistake, correction.replacement, make_answer_comparator(grader, question))
             yield (question.id[:8], correction.step, number), verdict
 
 

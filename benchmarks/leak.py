@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from score_jax.mentor.leak import step_leak, text_leak
-from score_jax.mentor.release import read
+from score_jax.teaching.leak import find_step_leak, text_leaks_answer
+from score_jax.teaching.release import read_release
 from score_jax.trajectory import Correction, Question
 
 
@@ -22,14 +22,14 @@ def main() -> None:
   parser.add_argument("--records", required=True, action="append", help="a file of the release's mentored trajectories")
   parser.add_argument("--all", action="store_true", help="list all corrections")
   args = parser.parse_args()
-  start, records = time.monotonic(), [pair for path in args.records for pair in read(path)]
+  start, records = time.monotonic(), [pair for path in args.records for pair in read_release(path)]
   steps = {"teacher": 0, "student": 0, "diagnosis": 0}
   flagged = dict(steps)
   for question, trajectory in records:
     for one in trajectory.corrections:
       said, before = one.replacement, trajectory.steps[: one.step]
-      found = step_leak(question, before, said.thought, said.code)
-      told = text_leak(question, (*before, *one.mistakes[-1:]), one.diagnosis)
+      found = find_step_leak(question, before, said.thought, said.code)
+      told = text_leaks_answer(question, (*before, *one.mistakes[-1:]), one.diagnosis)
       for kind, leaks in (("teacher", found is not None), ("diagnosis", told)):
         steps[kind] += 1
         flagged[kind] += leaks
@@ -38,7 +38,7 @@ def main() -> None:
     for index, step in enumerate(trajectory.steps):
       if step.author == "student":
         steps["student"] += 1
-        flagged["student"] += step_leak(question, trajectory.steps[:index], step.thought, step.code) is not None
+        flagged["student"] += find_step_leak(question, trajectory.steps[:index], step.thought, step.code) is not None
   print(
     f"{len(records)} records, {time.monotonic() - start:.1f} s: flagged {flagged['teacher']} of {steps['teacher']} "
     f"corrections, {flagged['diagnosis']} of {steps['diagnosis']} diagnoses, "

@@ -9,9 +9,9 @@ import argparse
 import collections
 import time
 
-from score_jax.mentor.release import difference, read, rerun
-from score_jax.tools.isolation import ISOLATIONS
-from score_jax.tools.python import PythonTool
+from score_jax.sandbox.bubblewrap import ISOLATIONS
+from score_jax.sandbox.sandbox import Sandbox
+from score_jax.teaching.release import describe_difference, read_release, rerun_acts
 
 
 def main() -> None:
@@ -19,14 +19,14 @@ def main() -> None:
   parser.add_argument("--records", required=True, help="a file of the release's mentored trajectories")
   parser.add_argument("--isolation", default="bubblewrap", choices=ISOLATIONS)
   args = parser.parse_args()
-  trajectories = [trajectory for _, trajectory in read(args.records)]
+  trajectories = [trajectory for _, trajectory in read_release(args.records)]
   limits = {"timeout_s": 20.0, "memory_mb": 1024, "files_mb": 16, "output_chars": 20_000}
   kinds: collections.Counter[str] = collections.Counter()
   start = time.monotonic()
-  with PythonTool(isolation=args.isolation, workers=2, sessions=64, search=None, **limits) as tool:
-    for index, place, outcome in rerun(trajectories, tool):
+  with Sandbox(isolation=args.isolation, workers=2, sessions=64, search=None, **limits) as tool:
+    for index, place, outcome in rerun_acts(trajectories, tool):
       step = trajectories[index].steps[place]
-      kind = difference(step, outcome) or "the same"
+      kind = describe_difference(step, outcome) or "the same"
       kinds[kind] += 1
       if kind != "the same":
         there, here = step.answer or step.observation, outcome.answer or outcome.observation

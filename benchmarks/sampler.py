@@ -34,18 +34,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.limits import COUNT, flag
-from score_jax.mesh.allocator import keep_freed_memory
-from score_jax.mesh.sharding import make_mesh
-from score_jax.model import source
-from score_jax.model.decoder import structure
-from score_jax.sampler.meter import Meter
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.sampler import Sampler
-from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
+from score_jax.limits import POSITIVE_INT, make_argparse_type
+from score_jax.model import pretrained
+from score_jax.model.decoder import abstract_decoder
+from score_jax.model.sharding import make_mesh
+from score_jax.runtime.backend import keep_freed_memory
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.scheduler import Sampler
+from score_jax.sampler.slots import ProgramShapes, SamplerMeter, SamplingParams, Slots, request_key
 from score_jax.sampler.stops import Stops
 
-PLAIN = Decoding(1.0, 0, 1.0, 1.0)
+PLAIN = SamplingParams(1.0, 0, 1.0, 1.0)
 PREFIX, GROUP = 1024, 16
 Work = list[dict[str, Any]]  # as sampler_peers.py reads them
 
@@ -82,17 +81,19 @@ class Model:
   """A model's weights and the samplers made of it."""
 
   def __init__(self, path: str, dtype: str):
-    found = source.open(path)
+    found = pretrained.open_pretrained(path)
     self.config, self.dtype = found.config, dtype
-    self.weights = found.weights(found.config, dtype=dtype)
-    self._made: dict[tuple[int, int, int], Programs] = {}  # by slots, length and block
+    self.weights = found.load_weights(found.config, dtype=dtype)
+    self._made: dict[tuple[int, int, int], SamplerPrograms] = {}  # by slots, length and block
 
-  def slots(self, *, count: int, length: int, shapes: Shapes, block: int = 256, meter: Meter | None = None) -> Slots:
+  def slots(
+    self, *, count: int, length: int, shapes: ProgramShapes, block: int = 256, meter: SamplerMeter | None = None
+  ) -> Slots:
     key = (count, length, block)
     if key not in self._made:
-      graph, mesh = structure(self.config)[0], make_mesh((1, 1, 1), devices=jax.devices()[:1])
+      graph, mesh = abstract_decoder(self.config)[0], make_mesh((1, 1, 1), devices=jax.devices()[:1])
       sizes = {"slots": count, "length": length, "block": block}
-      self._made[key] = Programs(graph, self.config, mesh, **sizes, stops=Stops((-1,)), dtype=self.dtype)
+      self._made[key] = SamplerPrograms(graph, self.config, mesh, **sizes, stops=Stops((-1,)), dtype=self.dtype)
     return Slots(self._made[key], self.weights, shapes, meter)
 
 
@@ -133,16 +134,16 @@ def ours(model: Model, work: Work, args: argparse.Namespace) -> dict[str, Any]:
   best: dict[str, Any] = {}
   length = -(-longest(work) // args.block) * args.block
   for count in args.slots:
-    shapes = Shapes(args.piece, tuple(args.rows), args.decode)
+    shapes = ProgramShapes(args.piece, tuple(args.rows), args.decode)
     for timed in (False, True):
-      meter = Meter()
+      meter = SamplerMeter()
       sampler = Sampler(model.slots(count=count, length=length, shapes=shapes, block=args.block, meter=meter))
       start = time.perf_counter()
       drawn = run(sampler, work)
       seconds = time.perf_counter() - start
       if timed and drawn / seconds > best.get("tokens_per_s", 0.0):
         best = {"slots": count, "useful_tokens": drawn, "seconds": seconds, "tokens_per_s": drawn / seconds}
-        best |= {"meter": str(meter), "occupancy": round(meter.numbers()["sampler/occupancy"], 3)}
+        best |= {"meter": str(meter), "occupancy": round(meter.metrics()["sampler/occupancy"], 3)}
   return best
 
 
@@ -186,7 +187,7 @@ def side_by_side(model: Model, args: argparse.Namespace, say: Callable[..., None
 def fork(model: Model, args: argparse.Namespace, say: Callable[..., None]) -> Iterator[dict[str, Any]]:
   """c: until sixteen slots are ready to draw, and what they draw then."""
   prefix = np.random.default_rng(1).integers(3, model.config.vocab, PREFIX).tolist()
-  shapes = Shapes(args.piece, tuple(args.rows), 16)
+  shapes = ProgramShapes(args.piece, tuple(args.rows), 16)
   slots = model.slots(count=GROUP, length=PREFIX + 64, shapes=shapes, block=PREFIX // 2)
 
   def begin() -> None:
@@ -234,7 +235,7 @@ def step_seconds(slots: Slots, filled: int, turns: int) -> float:
 
 def cost(model: Model, args: argparse.Namespace, say: Callable[..., None]) -> Iterator[dict[str, Any]]:
   """d: by filled length, and by slots."""
-  shapes = Shapes(args.piece, tuple(args.rows), 8)
+  shapes = ProgramShapes(args.piece, tuple(args.rows), 8)
   found: dict[str, list[tuple[int, float]]] = {"length": [], "slots": []}
   for filled in (64, 192, 448, 960, 1984):
     slots = model.slots(count=8, length=2048, shapes=shapes, block=256)
@@ -276,7 +277,7 @@ def bare(model: Model, args: argparse.Namespace, say: Callable[..., None]) -> It
     lambda x, matrices: jax.lax.fori_loop(0, 8, lambda _, x: jnp.resize(chain(x, matrices), x.shape), x)
   )
   x = jnp.ones(model.config.width, matrices[0].dtype)
-  slots = model.slots(count=1, length=512, shapes=Shapes(args.piece, tuple(args.rows), 8), block=256)
+  slots = model.slots(count=1, length=512, shapes=ProgramShapes(args.piece, tuple(args.rows), 8), block=256)
   ratios: list[float] = []
   jax.block_until_ready(product(x, matrices))
   for _ in range(args.turns):
@@ -302,7 +303,7 @@ def main() -> None:
   )
   parser.add_argument("--peers", type=lambda s: s.split(","), default=["transformers", "tunix"], help="of a and b")
   parser.add_argument("--only", type=lambda s: s.split(","), default=list("abcde"), help="such as a,c")
-  parser.add_argument("--requests", type=flag(COUNT), default=64, help="of a and b")
+  parser.add_argument("--requests", type=make_argparse_type(POSITIVE_INT), default=64, help="of a and b")
   parser.add_argument(
     "--batches",
     type=lambda s: [int(x) for x in s.split(",") if x],
@@ -310,13 +311,15 @@ def main() -> None:
     help="of peers; empty: none run",
   )
   parser.add_argument("--slots", type=lambda s: [int(x) for x in s.split(",")], default=[16, 32], help="of ours")
-  parser.add_argument("--piece", type=flag(COUNT), default=32)
+  parser.add_argument("--piece", type=make_argparse_type(POSITIVE_INT), default=32)
   parser.add_argument("--rows", type=lambda s: [int(x) for x in s.split(",")], default=[2, 8])
-  parser.add_argument("--decode", type=flag(COUNT), default=32)
-  parser.add_argument("--block", type=flag(COUNT), default=256, help="places of a block of the cache, in a and b")
+  parser.add_argument("--decode", type=make_argparse_type(POSITIVE_INT), default=32)
+  parser.add_argument(
+    "--block", type=make_argparse_type(POSITIVE_INT), default=256, help="places of a block of the cache, in a and b"
+  )
   parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
   parser.add_argument("--malloc", default="plain", choices=["plain", "kept"], help="of peers")
-  parser.add_argument("--turns", type=flag(COUNT), default=5, help="of c, d and e")
+  parser.add_argument("--turns", type=make_argparse_type(POSITIVE_INT), default=5, help="of c, d and e")
   parser.add_argument("--plot", default="", help="file for the curves of d")
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()

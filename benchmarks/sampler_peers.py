@@ -60,7 +60,7 @@ Generate = Callable[[list[Ids], list[int], int | None], list[Ids]]
 
 
 def keep_freed_memory() -> None:
-  """As the package does (score_jax/mesh/allocator.py); Tunix's environment need not have the package."""
+  """As the package does (score_jax/runtime/backend.py); Tunix's environment need not have the package."""
   path = pathlib.Path(__file__).parents[1] / "score_jax" / "mesh" / "allocator.py"
   spec = importlib.util.spec_from_file_location("allocator", path)
   assert spec is not None and spec.loader is not None

@@ -23,29 +23,29 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from score_jax.limits import POSITIVE, flag
-from score_jax.tools.isolation import ISOLATIONS
-from score_jax.tools.outcome import Ran
-from score_jax.tools.python import PythonTool
+from score_jax.limits import POSITIVE, make_argparse_type
+from score_jax.sandbox.bubblewrap import ISOLATIONS
+from score_jax.sandbox.interface import ExecutedStep
+from score_jax.sandbox.sandbox import Sandbox
 
 CODE = "x = 1"
 
 
-def opened(isolation: str, *, workers: int) -> PythonTool:
+def opened(isolation: str, *, workers: int) -> Sandbox:
   limits = {"timeout_s": 10.0, "memory_mb": 256, "files_mb": 16, "output_chars": 4096}
-  return PythonTool(isolation=isolation, workers=workers, sessions=64, search=None, **limits)
+  return Sandbox(isolation=isolation, workers=workers, sessions=64, search=None, **limits)
 
 
-def step(tool: PythonTool, session: str, state: tuple[Ran, ...]) -> tuple[Ran, ...]:
+def step(tool: Sandbox, session: str, state: tuple[ExecutedStep, ...]) -> tuple[ExecutedStep, ...]:
   tool.submit(session, CODE, state)
   [(_, outcome)] = tool.wait(30.0)
   assert outcome.reason == "ok", outcome
-  return (*state, Ran(CODE, outcome.observation, outcome.reason))
+  return (*state, ExecutedStep(CODE, outcome.observation, outcome.reason))
 
 
 def steps_a_second(isolation: str, count: int = 4000, sessions: int = 16) -> float:
   with opened(isolation, workers=sessions) as tool:
-    states: dict[str, tuple[Ran, ...]] = {str(i): () for i in range(sessions)}
+    states: dict[str, tuple[ExecutedStep, ...]] = {str(i): () for i in range(sessions)}
     left = count
     start = time.perf_counter()
     for name in states:
@@ -54,7 +54,7 @@ def steps_a_second(isolation: str, count: int = 4000, sessions: int = 16) -> flo
       for name, outcome in found:
         left -= 1
         if left >= sessions:
-          states[name] += (Ran(CODE, outcome.observation, outcome.reason),)
+          states[name] += (ExecutedStep(CODE, outcome.observation, outcome.reason),)
           tool.submit(name, CODE, states[name])
     return count / (time.perf_counter() - start)
 
@@ -110,7 +110,7 @@ def left(isolation: str, sessions: int = 200, steps: int = 50) -> dict[str, dict
     time.sleep(1.0)
     before = here()
     for session in range(sessions):
-      state: tuple[Ran, ...] = ()
+      state: tuple[ExecutedStep, ...] = ()
       for _ in range(steps):
         state = step(tool, str(session), state)
       tool.close(str(session))
@@ -121,7 +121,7 @@ def left(isolation: str, sessions: int = 200, steps: int = 50) -> dict[str, dict
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--isolation", default="bubblewrap", choices=ISOLATIONS)
-  parser.add_argument("--minutes", type=flag(POSITIVE), default=1.0, help="of opened")
+  parser.add_argument("--minutes", type=make_argparse_type(POSITIVE), default=1.0, help="of opened")
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
   parts: dict[str, Callable[[], Any]] = {

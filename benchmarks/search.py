@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.tools.corpus import Corpus, Fields
-from score_jax.tools.search import Search, find
+from score_jax.search.corpus import Corpus, PassageFields
+from score_jax.search.passages import BM25Search, find_passages
 
 TOP_K = 10
 
@@ -28,11 +28,11 @@ TOP_K = 10
 def timed_open(path: pathlib.Path, indexes: pathlib.Path) -> tuple[Corpus, float]:
   """A corpus, and the wall-clock seconds until it could be searched."""
   start = time.perf_counter()
-  corpus = Corpus(path, fields=Fields("title", "text"), sha256="", indexes=indexes)
+  corpus = Corpus(path, fields=PassageFields("title", "text"), sha256="", indexes=indexes)
   return corpus, time.perf_counter() - start
 
 
-def query_ms(search: Search, queries: list[str]) -> list[float]:
+def query_ms(search: BM25Search, queries: list[str]) -> list[float]:
   """The milliseconds of each query, from its text to the text of its result."""
   taken = []
   for query in queries:
@@ -46,7 +46,7 @@ def recall(corpus: Corpus, questions: list[dict[str, Any]]) -> dict[str, dict[st
   """By data set: how many questions, and the share of those whose gold pages one query finds."""
   found: dict[str, list[bool]] = {}
   for question in questions:
-    titles = {document.title for document, _ in find(corpus.index, corpus, question["question"], TOP_K)}
+    titles = {document.title for document, _ in find_passages(corpus.index, corpus, question["question"], TOP_K)}
     found.setdefault(question["dataset"], []).append(titles >= set(question["gold_titles"]))
   return {name: {"questions": len(each), "found": float(np.mean(each))} for name, each in found.items()}
 
@@ -58,7 +58,7 @@ def measure(folder: pathlib.Path) -> dict[str, Any]:
     built.close()
     corpus, open_s = timed_open(folder / "corpus.jsonl", pathlib.Path(indexes))
     with contextlib.closing(corpus):
-      search = Search(corpus.index, corpus, top_k=TOP_K, passage_chars=400)
+      search = BM25Search(corpus.index, corpus, top_k=TOP_K, passage_chars=400)
       taken = query_ms(search, [question["question"] for question in questions])
       return {
         "passages": len(corpus),

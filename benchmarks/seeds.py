@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from score_jax.tasks.intervals import Interval, accuracy_interval, over_runs, paired_difference
+from score_jax.tasks.statistics import Interval, accuracy_interval, paired_difference, seed_interval
 
 PAIRS = (
   ("warm_start", "teacher"),
@@ -54,13 +54,13 @@ def table(folders: Sequence[pathlib.Path]) -> str:
   scores = {model: [read_scores(folder, model) for folder in folders] for model in models}
   means = {m: [accuracy_interval(list(s.values())).mean for s in by_seed] for m, by_seed in scores.items()}
   lines = [f"{'accuracy, %':>30}  by seed, then their mean (95 % interval over {len(folders)} seeds)"]
-  lines += [_line(model, values, over_runs(values, least=0.0), "5.1f") for model, values in means.items()]
+  lines += [_line(model, values, seed_interval(values, least=0.0), "5.1f") for model, values in means.items()]
   lines += ["", f"{'paired differences, points':>30}  by seed (95 % interval over its questions), then their mean"]
   for before, after in PAIRS:
     if before in scores and after in scores:
       gaps = [difference(b, a) for b, a in zip(scores[before], scores[after], strict=True)]
       values = [gap.mean for gap in gaps]
-      lines.append(_line(f"{after} - {before}", values, over_runs(values, least=-1.0), "+5.1f", within=gaps))
+      lines.append(_line(f"{after} - {before}", values, seed_interval(values, least=-1.0), "+5.1f", within=gaps))
   return "\n".join(lines)
 
 

@@ -24,11 +24,11 @@ import time
 
 from descendants import descendants
 
-from score_jax.agent.rollout import Request, at_question
-from score_jax.limits import POSITIVE, flag
-from score_jax.run import Run
-from score_jax.variation import config_from
-from score_jax.workdir import Workdir
+from score_jax.agent.rollout import RolloutRequest, empty_trajectory
+from score_jax.config import load_config
+from score_jax.experiment.experiment import Experiment
+from score_jax.limits import POSITIVE, make_argparse_type
+from score_jax.runtime.workdir import Workdir
 
 CONFIG = str(pathlib.Path(__file__).parent.parent / "configs/quickstart.py")
 PARTS = 12
@@ -76,12 +76,14 @@ def look(at: float, tokens: int, seconds: float, cpu_s: float, temporary: pathli
   )
 
 
-def soak(run: Run, seconds: float, temporary: pathlib.Path) -> list[Seen]:
+def soak(run: Experiment, seconds: float, temporary: pathlib.Path) -> list[Seen]:
   """Rounds for so long."""
-  agent, questions = run.rl_agent(1.0), run.tasks.train[:16]
+  agent, questions = run.make_rl_agent(1.0), run.tasks.train[:16]
   start, seen, told = time.monotonic(), list[Seen](), 0
   while (at := time.monotonic() - start) < seconds:
-    requests = [Request(f"{len(seen)}/{q.id}", q, at_question(q), run.config.agent.acts, 8) for q in questions]
+    requests = [
+      RolloutRequest(f"{len(seen)}/{q.id}", q, empty_trajectory(q), run.config.agent.acts, 8) for q in questions
+    ]
     cpu = time.process_time()
     groups = agent.rollout(run.student.weights, requests)
     took, cpu = time.monotonic() - start - at, time.process_time() - cpu
@@ -131,14 +133,14 @@ def greatest(seen: list[Seen], name: str) -> float:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--minutes", type=flag(POSITIVE), default=60.0)
+  parser.add_argument("--minutes", type=make_argparse_type(POSITIVE), default=60.0)
   args = parser.parse_args()
   with tempfile.TemporaryDirectory(prefix="soak_") as folder:
     temporary = pathlib.Path(folder, "tmp")
     temporary.mkdir()
     tempfile.tempdir = str(temporary)
-    config = config_from(CONFIG)
-    with Run(config, Workdir(f"{folder}/run")) as run:
+    config = load_config(CONFIG)
+    with Experiment(config, Workdir(f"{folder}/run")) as run:
       seen = soak(run, 60 * args.minutes, temporary)
     left = descendants(os.getpid())
     wrong = verdict(seen, 60 * args.minutes)

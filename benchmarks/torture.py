@@ -37,7 +37,7 @@ import numpy as np
 from descendants import descendants
 from same_run import compare
 
-from score_jax.limits import COUNT, flag
+from score_jax.limits import POSITIVE_INT, make_argparse_type
 
 CONFIG = "configs/quickstart.py"
 
@@ -127,7 +127,7 @@ def require_same(root: pathlib.Path, expected: pathlib.Path) -> None:
 def require_readable(root: pathlib.Path) -> None:
   """Ends this program unless all that a kill has left is there whole."""
   from score_jax.errors import UserError
-  from score_jax.workdir import Workdir
+  from score_jax.runtime.workdir import Workdir
 
   workdir = Workdir(str(root))
   try:
@@ -211,27 +211,29 @@ def step(root: pathlib.Path, out: pathlib.Path) -> None:
   """Restores the newest state of warm_start, makes one step on the demonstrations, and writes both."""
   import jax
 
-  from score_jax.model import adapters
-  from score_jax.run import Run, passes
-  from score_jax.train.batch import epochs, sample
+  from score_jax.experiment.experiment import Experiment
+  from score_jax.model import lora
+  from score_jax.runtime.workdir import Workdir
+  from score_jax.train.batch import iter_updates, make_example
   from score_jax.train.checkpoints import Checkpoints
-  from score_jax.train.optimizer import optimizer, schedule
-  from score_jax.train.steps import Trainer, likelihood
-  from score_jax.workdir import Workdir
+  from score_jax.train.optimizer import make_optimizer, make_schedule
+  from score_jax.train.step import Trainer, make_forward_config, make_sft_loss
 
   config = smoke()
-  with Run(config, Workdir(str(root))) as run:
-    settings, frozen = run.settings(config.warm_start), adapters.parts(run.student.weights)[1]
-    rate = schedule(peak=settings.learning_rate, steps=1, warmup=0.0, kind="constant")
-    rule = optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
-    trainer = Trainer(run.student.graph, rule, likelihood(), run.meshes.train, passes(config, 1.0), frozen)
-    with Checkpoints(run.workdir.checkpoints("warm_start"), keep=0) as checkpoints:
-      state = checkpoints.newest(trainer.abstract(run.student.config))
+  with Experiment(config, Workdir(str(root))) as run:
+    settings, frozen = run.make_sft_config(config.warm_start), lora.split_trainable(run.student.weights)[1]
+    rate = make_schedule(peak=settings.learning_rate, steps=1, warmup=0.0, kind="constant")
+    rule = make_optimizer(settings.optimizer, rate, weight_decay=settings.weight_decay, max_norm=settings.max_norm)
+    trainer = Trainer(
+      run.student.graph, rule, make_sft_loss(), run.meshes.train, make_forward_config(config, 1.0), frozen
+    )
+    with Checkpoints(run.workdir.checkpoint_folder("warm_start"), keep=0) as checkpoints:
+      state = checkpoints.restore_newest(trainer.abstract_state(run.student.config))
     assert state is not None
     restored = named("restored", jax.device_get(state))
-    samples = [sample(t) for t in run.workdir.read_parts("warm_start")]
+    samples = [make_example(t) for t in run.workdir.read_parts("warm_start")]
     order = {"rows": settings.rows, "micro": settings.micro_rows, "length": settings.length}
-    state, _ = trainer(state, next(epochs(samples, **order, epochs=1, seed=0)))
+    state, _ = trainer(state, next(iter_updates(samples, **order, epochs=1, seed=0)))
     np.savez(out, **restored, **named("next", jax.device_get(state.weights)))  # pyright: ignore[reportArgumentType]
 
 
@@ -251,7 +253,7 @@ def smoke() -> Any:
 
 def require_every_question_once(root: pathlib.Path) -> None:
   """Nothing lost, nothing doubled: mentoring and evaluation have each question once, RL each rollout."""
-  from score_jax.workdir import Workdir
+  from score_jax.runtime.workdir import Workdir
 
   split = json.loads((root / "split.json").read_text(encoding="utf-8"))
   workdir = Workdir(str(root))
@@ -271,7 +273,7 @@ def require_every_question_once(root: pathlib.Path) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--kills", type=flag(COUNT), default=30)
+  parser.add_argument("--kills", type=make_argparse_type(POSITIVE_INT), default=30)
   parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
   parser.add_argument("--workdir", type=pathlib.Path, help="an empty folder; default: one that is removed")
   parser.add_argument("--verbose", action="store_true", help="shows what the runs say")

@@ -3,7 +3,7 @@
     python benchmarks/train.py --model=smollm2 --rows=4 --length=512
     python benchmarks/train.py --model=Qwen2.5-1.5B --rows=8 --length=2048 --dtype=bfloat16     (a GPU, no torch)
 
-Processes that take turns, each with a heap of its own: an update by score_jax.train.steps.Trainer, and one by
+Processes that take turns, each with a heap of its own: an update by score_jax.train.step.Trainer, and one by
 transformers' model of the same weights with torch.optim.AdamW: same packed rows, targets, loss, clipping and rates,
 checked by both losses of the first update; before each, in processes of their own, matrix products of the model's
 shapes. Every token but a sample's first is learnt: transformers computes all logits whatever is learnt, so fewer would
@@ -30,16 +30,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.limits import COUNT, COUNT_OR_NONE, flag
-from score_jax.mesh.allocator import keep_freed_memory
-from score_jax.mesh.sharding import make_mesh
-from score_jax.model import source, weights
-from score_jax.model.config import DecoderConfig, from_hugging_face, to_hugging_face
-from score_jax.model.decoder import Weights, create, structure
-from score_jax.model.known import KNOWN
-from score_jax.train.batch import Batch, Sample, micro_batch, pack, update_of
-from score_jax.train.optimizer import optimizer, schedule
-from score_jax.train.steps import Passes, Trainer, likelihood
+from score_jax.limits import NON_NEGATIVE_INT, POSITIVE_INT, make_argparse_type
+from score_jax.model import pretrained, tensors
+from score_jax.model.config import MODEL_CONFIGS, DecoderConfig, config_from_hugging_face, config_to_hugging_face
+from score_jax.model.decoder import Weights, abstract_decoder, init_decoder
+from score_jax.model.sharding import make_mesh
+from score_jax.runtime.backend import keep_freed_memory
+from score_jax.train.batch import Batch, Example, make_update, pack_examples, take_micro_batch
+from score_jax.train.optimizer import make_optimizer, make_schedule
+from score_jax.train.step import ForwardConfig, Trainer, make_sft_loss
 
 RATE, BETAS, DECAY, MAX_NORM = 1e-5, (0.9, 0.95), 0.01, 1.0  # betas are those of score_jax.train.optimizer
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -70,15 +69,15 @@ def median(spent: list[Spent]) -> Spent:
 def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights], Callable[[int], np.ndarray]]:
   """A model's shape, what makes its float32 weights, and what gives so many tokens of text.
 
-  A name out of score_jax/model/known.py, or a part of one, gives random weights and tokens of that shape.
+  A name out of score_jax/model/config.py, or a part of one, gives random weights and tokens of that shape.
   """
-  known = next((data for full, data in KNOWN.items() if name.lower() in full.lower()), None)
+  known = next((data for full, data in MODEL_CONFIGS.items() if name.lower() in full.lower()), None)
   if known is not None:
-    config = from_hugging_face(known)
+    config = config_from_hugging_face(known)
     config = dataclasses.replace(config, layers=layers or config.layers)
     draw = np.random.default_rng(0)
-    return config, lambda: create(config, 0)[1], lambda n: draw.integers(0, config.vocab, n).astype(np.int32)
-  found = source.open(name)
+    return config, lambda: init_decoder(config, 0)[1], lambda n: draw.integers(0, config.vocab, n).astype(np.int32)
+  found = pretrained.open_pretrained(name)
   config = dataclasses.replace(found.config, layers=layers or found.config.layers)
   text = (importlib.util.find_spec("argparse") or sys).origin  # type: ignore[union-attr]
   with open(str(text), encoding="utf-8") as file:
@@ -90,7 +89,7 @@ def model(name: str, layers: int) -> tuple[DecoderConfig, Callable[[], Weights],
     at += n
     return np.resize(np.roll(tokens, -at), n)
 
-  return config, lambda: found.weights(config, dtype="float32"), take
+  return config, lambda: found.load_weights(config, dtype="float32"), take
 
 
 def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row: int, micro: int) -> Batch:
@@ -98,13 +97,13 @@ def batch(take: Callable[[int], np.ndarray], *, rows: int, length: int, per_row:
   sizes = [length // per_row] * (per_row - 1)
   sizes.append(length - sum(sizes))
 
-  def one(size: int) -> Sample:
+  def one(size: int) -> Example:
     learnt = np.ones(size, np.float32)
     learnt[0] = 0.0
-    return Sample(take(size), learnt, np.zeros(size, np.float32))
+    return Example(take(size), learnt, np.zeros(size, np.float32))
 
-  packed = pack([one(size) for _ in range(rows) for size in sizes], length=length)
-  return update_of(packed, length=length, micro=micro, most=rows)
+  packed = pack_examples([one(size) for _ in range(rows) for size in sizes], length=length)
+  return make_update(packed, length=length, micro=micro, most=rows)
 
 
 # The three that take turns
@@ -138,12 +137,12 @@ def ceiling(shapes: list[tuple[int, int, int]], put: Any, multiply: Any, wait: A
 Update = Callable[[], float]  # does one update and gives its loss
 
 
-def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: Batch, passes: Passes) -> Update:
+def score_jax_update(config: DecoderConfig, begin: Callable[[], Weights], rows: Batch, passes: ForwardConfig) -> Update:
   """Our update, as the stages of a recipe make it."""
-  rate = schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
-  rule = optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
-  trainer = Trainer(structure(config)[0], rule, likelihood(), make_mesh((-1, 1, 1)), passes)
-  state = trainer.start(begin())
+  rate = make_schedule(peak=RATE, steps=1000, warmup=0.0, kind="constant")
+  rule = make_optimizer("adamw", rate, weight_decay=DECAY, max_norm=MAX_NORM)
+  trainer = Trainer(abstract_decoder(config)[0], rule, make_sft_loss(), make_mesh((-1, 1, 1)), passes)
+  state = trainer.init_state(begin())
 
   def update() -> float:
     nonlocal state
@@ -160,11 +159,11 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
 
   torch.set_num_threads(CORES)
   theirs: Any = transformers
-  layout = to_hugging_face(config)
+  layout = config_to_hugging_face(config)
   network = theirs.AutoModelForCausalLM.from_config(
     theirs.AutoConfig.for_model(**layout), dtype=torch.float32, attn_implementation="sdpa"
   )
-  params = {n.name: torch.tensor(n.fetch("float32")) for n in weights.named(config, begin())}
+  params = {n.name: torch.tensor(n.to_numpy("float32")) for n in tensors.iter_named_tensors(config, begin())}
   missing = network.load_state_dict(params, strict=False)
   assert not missing.unexpected_keys and missing.missing_keys in ([], ["lm_head.weight"]), missing
   network.train()
@@ -172,12 +171,12 @@ def torch_update(torch: Any, config: DecoderConfig, begin: Callable[[], Weights]
 
   def inputs(rows: Batch) -> dict[str, Any]:
     tokens, positions = (torch.tensor(x, dtype=torch.long) for x in (rows.tokens, rows.positions))
-    labels = torch.where(torch.tensor(rows.learnt) > 0, tokens, -100)
+    labels = torch.where(torch.tensor(rows.loss_mask) > 0, tokens, -100)
     told = {"input_ids": tokens, "labels": labels, "num_items_in_batch": float(rows.denominator)}
     # alone in a row, positions say nothing, and sdpa takes its causal path without a mask
     return told if (rows.segments == 1).all() else told | {"position_ids": positions}
 
-  told = [inputs(micro_batch(batch, i)) for i in range(len(batch.tokens))]
+  told = [inputs(take_micro_batch(batch, i)) for i in range(len(batch.tokens))]
 
   def update() -> float:
     total = 0.0
@@ -212,7 +211,7 @@ def updates(name: str, args: argparse.Namespace, config: DecoderConfig, begin: A
   micro = (args.micro_rows if name == "score_jax" else args.torch_micro_rows) or args.rows
   rows = batch(take, rows=args.rows, length=args.length, per_row=args.samples, micro=micro)
   if name == "score_jax":
-    passes = Passes(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
+    passes = ForwardConfig(1.0, args.logit_chunk, args.attention, args.remat, args.dtype, "float32")
     update = score_jax_update(config, begin, rows, passes)
   else:
     import torch
@@ -243,22 +242,32 @@ def multiplications(name: str, args: argparse.Namespace, config: DecoderConfig, 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--model", default="smollm2", help="smollm2, a model folder, or a shape such as Qwen2.5-1.5B")
-  parser.add_argument("--layers", type=flag(COUNT_OR_NONE), default=0, help="so many of its layers; 0: all")
-  parser.add_argument("--rows", type=flag(COUNT), default=4)
   parser.add_argument(
-    "--micro-rows", type=flag(COUNT_OR_NONE), default=0, help="rows of a micro-batch; 0: one micro-batch"
+    "--layers", type=make_argparse_type(NON_NEGATIVE_INT), default=0, help="so many of its layers; 0: all"
+  )
+  parser.add_argument("--rows", type=make_argparse_type(POSITIVE_INT), default=4)
+  parser.add_argument(
+    "--micro-rows",
+    type=make_argparse_type(NON_NEGATIVE_INT),
+    default=0,
+    help="rows of a micro-batch; 0: one micro-batch",
   )
   parser.add_argument(
-    "--torch-micro-rows", type=flag(COUNT_OR_NONE), default=0, help="the same for torch, which may like another"
+    "--torch-micro-rows",
+    type=make_argparse_type(NON_NEGATIVE_INT),
+    default=0,
+    help="the same for torch, which may like another",
   )
-  parser.add_argument("--length", type=flag(COUNT), default=512, help="tokens of a row")
-  parser.add_argument("--samples", type=flag(COUNT), default=2, help="trajectories packed into a row")
+  parser.add_argument("--length", type=make_argparse_type(POSITIVE_INT), default=512, help="tokens of a row")
+  parser.add_argument(
+    "--samples", type=make_argparse_type(POSITIVE_INT), default=2, help="trajectories packed into a row"
+  )
   parser.add_argument("--dtype", default="float32", help="of our passes; torch is compared in float32 alone")
   parser.add_argument("--attention", default="auto")
   parser.add_argument("--remat", default="none")
-  parser.add_argument("--logit-chunk", type=flag(COUNT), default=512)
+  parser.add_argument("--logit-chunk", type=make_argparse_type(POSITIVE_INT), default=512)
   parser.add_argument("--stacked", action="store_true", help="loop over stacked layers")
-  parser.add_argument("--turns", type=flag(COUNT), default=5)
+  parser.add_argument("--turns", type=make_argparse_type(POSITIVE_INT), default=5)
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
   say: Callable[..., None] = (lambda *_: None) if args.json else print

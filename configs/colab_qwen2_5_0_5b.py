@@ -8,13 +8,13 @@ Small in every number, so that a session of a notebook sees all stages; taught b
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "score_qwen2_5_0_5b")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "score_qwen2_5_0_5b")
   c.tasks.train, c.tasks.validation, c.tasks.test = 500, 50, 200
   c.tools.isolation = "process"  # WEAK: a notebook's container allows no namespaces; elsewhere take bubblewrap
   c.agent.turn_tokens = 512

@@ -8,13 +8,13 @@ The 0.5B config with a student three times the size, whose weights stay as they 
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "colab_qwen2_5_0_5b")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "colab_qwen2_5_0_5b")
   c.student.path = "Qwen/Qwen2.5-1.5B-Instruct"
   c.student.lora_rank = 32
   c.warm_start.learning_rate = c.sft.learning_rate = c.bc.learning_rate = 1e-4

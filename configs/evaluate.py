@@ -12,7 +12,7 @@ files. For multi-hop questions and deep search name a corpus or a retriever (`to
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.config import load_sibling_config
 
 BENCHMARKS = "aime24 aime25 math500 olymmath hotpotqa 2wiki musique bamboogle gaia webwalkerqa hle xbench".split()
 
@@ -21,26 +21,25 @@ def get_config(arg: str = "") -> ConfigDict:
   """`arg`: "" for the paper's settings, "smoke" for the shipped models on their own word problems, on two CPU cores."""
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/evaluate.py:{arg} is none; choose evaluate.py or evaluate.py:smoke")
-  c = config_beside(__file__, "paper")
+  c = load_sibling_config(__file__, "paper")
   word_problems = {name: c.tasks[name] for name in ("acts", "operations", "distractors")}
   for group in ("stages", "tasks", "train", "warm_start", "mps", "sft", "rl", "bc", "alarms", "trackers"):  # of recipes
     del c[group]
   c.job = "evaluate"
-  c.model = (
-    "shipped:student"  # DIR, ORG/NAME, FILE.gguf, RUN:STAGE, endpoint (groups teacher and chat); commas: several
-  )
+  # DIR, ORG/NAME, FILE.gguf, RUN:STAGE, endpoint (groups teacher and chat); commas: several
+  c.model = "shipped:student"
   c.benchmarks = ",".join(BENCHMARKS[:8])  # the paper's average; there are gsm8k, gsm_hard, word_problems too
   c.tries = 0  # of a question; 0: AIME 32, others 4
   c.limit = 0  # questions of a benchmark, at most, chosen by a seeded hash; 0: as many as the paper evaluates
   c.paths = ConfigDict(dict.fromkeys((*BENCHMARKS, "gsm8k", "gsm_hard"), ""))  # files in the hub's place; "": the hub
-  c.word_problems = ConfigDict(word_problems)  # as in group tasks of configs/quickstart.py
+  c.word_problems = ConfigDict(word_problems)  # as in group tasks of configs/defaults.py
   del c.eval.tries
   c.eval.part = 64
   c.tools.search.kind = "none"  # or bm25, http; tasks: the passages of word_problems
   c.tools.search.top_k = 10
   c.tools.search.passage_chars = 400  # ten of them fit into one observation
   c.teacher.kind = "prompted"
-  c.student.path = "shipped:student"  # of an endpoint: whose tokenizer writes down what it says
+  c.student.path = "shipped:student"  # endpoint: the model whose tokenizer counts and records its replies
   del c.student.lora_rank
   c.sampler.slots = 64
 

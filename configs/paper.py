@@ -5,13 +5,13 @@ Not to be run by itself: it names no model and no mesh.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "quickstart")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "defaults")
   c.tasks.kind = "gsm8k"
   c.tasks.train, c.tasks.validation, c.tasks.test = 6200, 500, 1319  # of 6,757 whose worked solution plays
 

@@ -1,6 +1,6 @@
 """Makes the teacher and the student of the quickstart, which ship in score_jax/shipped.
 
-python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
+    python -m score_jax.pretrain --config=configs/quickstart_pretrain.py --workdir=runs/pretrain
 
 The teacher learns from right demonstrations, with harmless detours in them so that it is at
 home on a student's paths. The student is smaller and learns from easy ones, then from fewer
@@ -59,12 +59,12 @@ def get_config(arg: str = "") -> ConfigDict:
   c.train.keep_checkpoints = 2
   c.train.epochs = 1
   c.train.learning_rate = 2e-3
-  c.survival = ConfigDict({"grace_s": 25.0})  # from SIGTERM or Ctrl-C until it ends as it stands
+  c.survival = ConfigDict({"grace_s": 25.0})  # seconds from SIGTERM or Ctrl-C to a hard end
 
   shape = {"kv_heads": 2, "heads": 4, "context": 1024}
   c.teacher = ConfigDict({**shape, "layers": 4, "width": 96, "head_width": 24, "mlp": 256})
   c.teacher.lessons = {"short": lesson(9, SHORT), "full": lesson(18, FULL, detours=0.15)}
-  c.teacher.order = (("short",), ("full",))  # lessons that stand together are shuffled together
+  c.teacher.order = (("short",), ("full",))  # lessons in one tuple are shuffled together
   c.student = ConfigDict({**shape, "layers": 3, "width": 64, "head_width": 16, "mlp": 192})
   c.student.lessons = {"easy": lesson(20, EASY), "careless": lesson(9, HARDER, slips=0.4)}
   c.student.order = (("easy",), ("careless",))

@@ -8,13 +8,13 @@ For h100:1 the plan's figures are estimates. Everything is trained, with float32
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "paper")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "paper")
   c.teacher.kind = "reference"
   c.student.path = "Qwen/Qwen2.5-0.5B-Instruct"
   c.sampler.slots, c.sampler.length, c.sampler.block = 64, 4096, 1024

@@ -8,13 +8,13 @@ The 7B config with another student; the paper reached 46.7 on average over its e
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "score_qwen2_5_7b")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "score_qwen2_5_7b")
   c.student.path = "Qwen/Qwen2.5-3B-Instruct"
   c.mesh.sample = (32, 1, 2)  # two key/value heads
   return c

@@ -10,7 +10,7 @@ reached 50.8 on average over its eight benchmarks.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.config import load_sibling_config
 
 #: argument -> meshes (data, fsdp, tensor) for training, sampling and teaching, slots of student and teacher, rows
 SLICES = {
@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """`arg`: the kind of chips, a key of SLICES."""
   if arg and arg not in SLICES:
     raise ValueError(f"configs/score_qwen2_5_7b.py:{arg} is none; choose from {', '.join(SLICES)}")
-  c = config_beside(__file__, "paper")
+  c = load_sibling_config(__file__, "paper")
   c.teacher.path = "Qwen/Qwen2.5-72B-Instruct"
   c.student.path = "Qwen/Qwen2.5-7B-Instruct"
   c.mesh.train, c.mesh.sample, c.mesh.teacher, c.sampler.slots, c.sampler.teacher_slots, rows = SLICES[arg or "v5e"]

@@ -9,13 +9,13 @@ teacher has to be one that teaches by text.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside, no_argument
+from score_jax.config import load_sibling_config, reject_argument
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: none."""
-  no_argument(__file__, arg)
-  c = config_beside(__file__, "score_qwen2_5_7b")
+  reject_argument(__file__, arg)
+  c = load_sibling_config(__file__, "score_qwen2_5_7b")
   c.student.path = "Qwen/Qwen3-8B"
   c.mesh.sample = (8, 1, 8)  # eight key/value heads
   c.sampler.slots = 128  # with 256 the fork of the cache takes 16.05 GiB of 15.75

@@ -11,14 +11,14 @@ are a worked tool trajectory.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.config import load_sibling_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """`arg`: "" for the whole of GSM8K, "smoke" for every stage on two CPU cores in under 15 minutes."""
   if arg not in ("", "smoke"):
     raise ValueError(f"configs/smollm2_gsm8k.py:{arg} is none; choose smollm2_gsm8k.py or smollm2_gsm8k.py:smoke")
-  c = config_beside(__file__, "quickstart")
+  c = load_sibling_config(__file__, "defaults")
   c.teacher.kind = "reference"
   c.student.path = "smollm2"
   c.student.temperature, c.student.top_k, c.student.top_p, c.student.repetition_penalty = 0.6, 20, 0.95, 1.0

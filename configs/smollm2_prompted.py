@@ -13,7 +13,7 @@ without the server, to the same bytes.
 
 from ml_collections import ConfigDict
 
-from score_jax.variation import config_beside
+from score_jax.config import load_sibling_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     raise ValueError(
       f"configs/smollm2_prompted.py:{arg} is none; choose smollm2_prompted.py or smollm2_prompted.py:smoke"
     )
-  c = config_beside(__file__, "smollm2_gsm8k")
+  c = load_sibling_config(__file__, "smollm2_gsm8k")
   c.teacher.kind = "prompted"
   c.chat.kind = "endpoint"
   c.chat.url, c.chat.model = "http://127.0.0.1:8000/v1", "smollm2"

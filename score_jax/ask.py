@@ -21,15 +21,15 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from score_jax.command import set_environment
+from score_jax.command import set_jax_environment
 from score_jax.errors import UserError
-from score_jax.text import print_anything, sound
+from score_jax.text import escape_unencodable_output, replace_surrogates
 
 #: section -> how it looks on a terminal
-LOOKS = {"first_thought": "36", "thought": "0", "code": "32", "observation": "33", "": "31"}
+ANSI_STYLES = {"first_thought": "36", "thought": "0", "code": "32", "observation": "33", "": "31"}
 
 
-class Printer:
+class EventPrinter:
   """Prints what comes: sections under their names, coloured on a terminal; or a JSON object a line."""
 
   def __init__(self, sections: Any, *, as_json: bool):
@@ -37,56 +37,56 @@ class Printer:
     self._colours = not as_json and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     self._last: str | None = None
 
-  def drew(self, name: str, tokens: Sequence[int]) -> None:
+  def on_tokens(self, name: str, tokens: Sequence[int]) -> None:
     del name
     for section, text in self._sections.feed(tokens):
-      self._say(section, text)
+      self._print(section, text)
 
-  def observed(self, name: str, step: Any) -> None:
+  def on_step(self, name: str, step: Any) -> None:
     del name
     if step.kind == "act":
-      self._say("observation", step.observation if step.reason == "ok" else f"[{step.reason}] {step.observation}")
+      self._print("observation", step.observation if step.reason == "ok" else f"[{step.reason}] {step.observation}")
 
-  def end(self, status: str, answer: str | None) -> None:
+  def print_outcome(self, status: str, answer: str | None) -> None:
     if self._json:
       print(json.dumps({"status": status, "answer": answer}), flush=True)
     else:
       print(f"\n\n{self._looking('1', 'answer: ' + answer) if answer is not None else 'no answer: ' + status}")
 
-  def _say(self, section: str, text: str) -> None:
+  def _print(self, section: str, text: str) -> None:
     if self._json:
       print(json.dumps({"section": section, "text": text}, ensure_ascii=False), flush=True)
       return
     if section != self._last:
       print(f"{'' if self._last is None else chr(10) * 2}{self._looking('2', (section or 'malformed') + ':')}")
       self._last = section
-    print(self._looking(LOOKS[section], text), end="", flush=True)
+    print(self._looking(ANSI_STYLES[section], text), end="", flush=True)
 
   def _looking(self, look: str, text: str) -> str:
     return f"\x1b[{look}m{text}\x1b[0m" if self._colours else text
 
 
-def ask(config: Any, root: str, stage: str, question: str, *, seed: int, as_json: bool) -> bool:
+def ask_question(config: Any, root: str, stage: str, question: str, *, seed: int, as_json: bool) -> bool:
   """Works on the question with the weights of a stage; whether an answer was submitted.
 
   Raises:
     UserError: the model cannot be read.
   """
-  from score_jax.agent.rollout import Request, at_question
-  from score_jax.agent.sections import Sections
-  from score_jax.run import Run
-  from score_jax.stages import weights_of
+  from score_jax.agent.rollout import RolloutRequest, empty_trajectory
+  from score_jax.agent.sections import SectionDecoder
+  from score_jax.experiment.experiment import Experiment
+  from score_jax.experiment.results import load_stage_weights
+  from score_jax.runtime.workdir import Workdir
   from score_jax.trajectory import Question
-  from score_jax.workdir import Workdir
 
-  with Run(config, Workdir(root)) as run:
+  with Experiment(config, Workdir(root)) as run:
     with contextlib.redirect_stdout(sys.stderr):  # what it says of itself is no part of the answer
-      agent, weights = run.single_agent(), weights_of(run, stage)
-    printer = Printer(Sections(agent.protocol), as_json=as_json)
+      agent, weights = run.make_single_agent(), load_stage_weights(run, stage)
+    printer = EventPrinter(SectionDecoder(agent.protocol), as_json=as_json)
     agent = dataclasses.replace(agent, seed=seed, watcher=printer)
     asked = Question("ask", question, "")
-    ((found,),) = agent.rollout(weights, [Request("ask", asked, at_question(asked), config.agent.acts)])
-    printer.end(found.status, found.answer)
+    ((found,),) = agent.rollout(weights, [RolloutRequest("ask", asked, empty_trajectory(asked), config.agent.acts)])
+    printer.print_outcome(found.status, found.answer)
   return found.status == "answered"
 
 
@@ -103,16 +103,18 @@ def main() -> int:
   parser.add_argument("--json", action="store_true", help="print an event a line")
   parser.add_argument("question")
   args = parser.parse_args()
-  print_anything()
+  escape_unencodable_output()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")
-  set_environment()
+  set_jax_environment()
   try:
     with tempfile.TemporaryDirectory() as scratch:
       config, root = _asked(args, scratch)
       return (
         0
-        if ask(config, root, args.stage or "untrained", sound(args.question), seed=args.seed, as_json=args.json)
+        if ask_question(
+          config, root, args.stage or "untrained", replace_surrogates(args.question), seed=args.seed, as_json=args.json
+        )
         else 1
       )
   except UserError as error:
@@ -125,12 +127,12 @@ def main() -> int:
 
 def _asked(args: argparse.Namespace, scratch: str) -> tuple[Any, str]:
   """The config, and the folder to work in."""
-  from score_jax.variation import config_from
-  from score_jax.workdir import config_of
+  from score_jax.config import load_config
+  from score_jax.runtime.workdir import read_run_config
 
   if args.workdir:
-    return config_of(args.workdir), args.workdir
-  config = config_from(args.config)
+    return read_run_config(args.workdir), args.workdir
+  config = load_config(args.config)
   config.student.path = args.model
   return config, scratch
 

@@ -1,4 +1,7 @@
-"""What the commands share: a config flag whose unknown keys are refused with the nearest, errors told in one line."""
+"""Shared by the commands: the --config and --workdir flags, one-line errors, exit statuses.
+
+An unknown config key is rejected with the nearest known one.
+"""
 
 from __future__ import annotations
 
@@ -15,39 +18,38 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from score_jax import limits
+from score_jax.config import find_config_file
 from score_jax.errors import UsageError, UserError
-from score_jax.mesh.allocator import keep_freed_memory
-from score_jax.mesh.backend import skip_absent_tpu
-from score_jax.stopping import Stopped
-from score_jax.text import print_anything, sound
-from score_jax.variation import located
+from score_jax.runtime.backend import keep_freed_memory, skip_absent_tpu
+from score_jax.runtime.interrupt import RunInterrupted
+from score_jax.text import escape_unencodable_output, replace_surrogates
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, e.g. configs/quickstart.py or …:smoke")
-#: compiled programs are kept for later runs, unless the environment says otherwise
-COMPILED = {
+#: keeps compiled programs for later runs; the environment overrides these
+COMPILATION_CACHE_ENV = {
   "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path.home() / ".cache" / "score_jax" / "compiled"),
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
 }
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, local or gs://; default runs/<name of the config>")
 
 
-def command(run: Callable[[ConfigDict, str], None]) -> None:
-  """Runs `run(config, workdir)` with what the command line says; exits 1 when it failed, 2 for wrong usage.
+def run_command(run: Callable[[ConfigDict, str], None]) -> None:
+  """Runs `run(config, workdir)` from the command line; exits 1 on a UserError, 2 for wrong usage.
 
-  Where a signal asked it to end: with the status that a shell gives it.
+  After a signal it exits with the status that a shell gives that signal.
   """
 
   keep_freed_memory()
-  print_anything()
-  set_environment()
+  escape_unencodable_output()
+  set_jax_environment()
 
   def main(argv: Sequence[str]) -> None:
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells there, with stacks of calls, what it raises too
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs with tracebacks what it also raises
     if len(argv) > 1:
       raise UsageError(f"unexpected argument {argv[1]!r}; options are written --name=value")
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]).stem
-    limits.check(CONFIG.value)
+    limits.check_numbers(CONFIG.value)
     run(CONFIG.value, WORKDIR.value or f"runs/{name}")
 
   try:
@@ -55,33 +57,35 @@ def command(run: Callable[[ConfigDict, str], None]) -> None:
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2 if isinstance(error, UsageError) else 1)
-  except Stopped as stopped:
+  except RunInterrupted as stopped:
     print(f"stopped by {stopped.signal}: everything up to here is kept, the same command goes on", file=sys.stderr)
     raise
 
 
-def set_environment() -> None:
+def set_jax_environment() -> None:
   """Sets what JAX reads from the environment when it is imported; what the user has set stays."""
-  for name, value in COMPILED.items():
+  for name, value in COMPILATION_CACHE_ENV.items():
     os.environ.setdefault(name, value)
   skip_absent_tpu()
 
 
-def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_dict(data: Any, prefix: str = "") -> dict[str, Any]:
   """Nested dictionaries as one, with dotted keys."""
   if not isinstance(data, dict):
     return {prefix: data}
-  return {k: v for name, value in data.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()}
+  return {
+    k: v for name, value in data.items() for k, v in flatten_dict(value, f"{prefix}.{name}" if prefix else name).items()
+  }
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's flags, with config keys that do not exist refused in one line that names the nearest.
+  """Parses absl's flags; rejects an unknown config key in one line that names the nearest.
 
   Raises:
     UsageError: the command line cannot be understood.
   """
-  argv = _joined(argv)
-  if unsound := next((sound(a) for a in argv if sound(a) != a), None):
+  argv = _join_config_flag(argv)
+  if unsound := next((replace_surrogates(a) for a in argv if replace_surrogates(a) != a), None):
     raise UsageError(f"{unsound}: this argument is not in UTF-8; write it so, and rename files whose names are not")
   if any(a in ("--help", "-help", "-h") for a in argv):
     _help()
@@ -91,14 +95,14 @@ def _parse(argv: list[str]) -> list[str]:
   if not path:
     raise UsageError("--config=FILE is missing; try --config=configs/quickstart.py")
   try:
-    found = located(path)
+    found = find_config_file(path)
   except UserError as error:
     raise UsageError(f"--{error}") from error
   argv = [f"--config={found}" if a == f"--config={path}" else a for a in argv]
   try:
     return flags.FLAGS(argv)
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-    raise UsageError(_unknown_key(argv, found) or _line(str(error))) from error
+    raise UsageError(_unknown_key_message(argv, found) or _one_line(str(error))) from error
 
 
 def _help() -> NoReturn:
@@ -109,20 +113,20 @@ def _help() -> NoReturn:
   sys.exit(0)
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-  """`--config FILE` as `--config=FILE`, which absl takes for the same."""
+def _join_config_flag(argv: Sequence[str]) -> list[str]:
+  """The arguments with `--config FILE` joined to `--config=FILE`."""
   if "--config" not in argv[:-1]:
     return list(argv)
   at = list(argv).index("--config")
   return [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
 
 
-def _unknown_key(argv: Sequence[str], path: str) -> str:
-  """What to say of the first override that the config file has no key for; empty where each has one."""
+def _unknown_key_message(argv: Sequence[str], path: str) -> str:
+  """The message about the first override without a key in the config file; empty if all have one."""
   overrides = [a.removeprefix("--config.").split("=")[0] for a in argv if a.startswith("--config.")]
   try:
     config: Any = flags.FLAGS["config"].parser.parse(path)
-    known = list(flat(json.loads(config.to_json_best_effort())))
+    known = list(flatten_dict(json.loads(config.to_json_best_effort())))
   except (TypeError, ValueError, OSError):  # the file itself is at fault
     return ""
   for key in overrides:
@@ -132,7 +136,7 @@ def _unknown_key(argv: Sequence[str], path: str) -> str:
   return ""
 
 
-def _line(message: str) -> str:
-  """What absl or ml_collections said, without the stack of calls that ml_collections puts into it."""
+def _one_line(message: str) -> str:
+  """The message of absl or ml_collections in one line, without the traceback that ml_collections adds."""
   lines = [line.strip() for line in message.splitlines() if line.strip()]
   return lines[-1] if "Traceback" in message else " ".join(lines)

@@ -1,8 +1,11 @@
-"""The errors that a user can mend: one line, the thing, the value, the remedy."""
+"""Errors that a user can fix. The message is one line: "setting = value: what is wrong; what to do".
+
+Bad user input raises UserError everywhere; docstrings do not repeat this.
+"""
 
 
 class UserError(Exception):
-  """Bad input from outside (config, file, checkpoint, workdir); ends a run with status 1."""
+  """Bad user input (config, file, checkpoint, workdir); ends a run with status 1."""
 
 
 class UsageError(UserError):

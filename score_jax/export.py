@@ -10,7 +10,7 @@ devices as it had, which the CPU can play (8 of them):
 
     JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m score_jax.export …
 
-What the trajectories' forms hold stands in score_jax/hand_over.py; `--file` is a part
+What the trajectories' forms hold stands in score_jax/trl_records.py; `--file` is a part
 file of a run, or one of the method's reference release, and `--model` names the student.
 With the weights go the tokenizer with the method's tags, a chat template that
 renders trajectories as the agent sees them, and the decoding. Exit status: 0 done,
@@ -26,44 +26,44 @@ import shutil
 import sys
 from typing import Any
 
-from score_jax.command import set_environment
+from score_jax.command import set_jax_environment
 from score_jax.errors import UserError
-from score_jax.limits import POSITIVE, flag
+from score_jax.limits import POSITIVE, make_argparse_type
 
-FORMS = ("messages", "prompt_completion", "preference")
+TRL_FORMATS = ("messages", "prompt_completion", "preference")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def export(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: dict[str, Any]) -> None:
+def export_model(model: Any, out: pathlib.Path, *, dtype: str, shard_gb: float, decoding: dict[str, Any]) -> None:
   """Writes a model (source.Model) whose tokenizer has the tags; `out` is there whole in the end, or not at all."""
-  from score_jax.agent.protocol import Protocol
-  from score_jax.model import hugging_face
+  from score_jax.agent.protocol import AgentProtocol
+  from score_jax.model import pretrained
 
-  protocol, tokenizer = Protocol(model.tokenizer), model.tokenizer
+  protocol, tokenizer = AgentProtocol(model.tokenizer), model.tokenizer
   tokenizer.chat_template = protocol.chat_template()
   tokens = {
     "bos_token_id": tokenizer.bos_token_id,
-    "eos_token_id": protocol.stop,
+    "eos_token_id": protocol.stop_token,
     "pad_token_id": tokenizer.pad_token_id,
   }
   draft = out.parent / f".{out.name}.draft"
   shutil.rmtree(draft, ignore_errors=True)
-  hugging_face.save(draft, model.config, model.weights, dtype=dtype, shard_bytes=int(shard_gb * 1e9), **tokens)
-  hugging_face.save_tokenizer(draft, model.config, tokenizer)
+  pretrained.save_pretrained(draft, model.config, model.weights, dtype=dtype, shard_bytes=int(shard_gb * 1e9), **tokens)
+  pretrained.save_tokenizer(draft, model.config, tokenizer)
   known = {name: value for name, value in tokens.items() if value is not None}
   (draft / "generation_config.json").write_text(json.dumps(known | decoding, indent=2) + "\n", encoding="utf-8")
   draft.replace(out)
 
 
-def of_stage(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
+def load_stage_model(root: str, stage: str) -> tuple[Any, dict[str, Any]]:
   """The model that a stage of a run left, and how the run draws from it.
 
   Raises:
     UserError: there is no such run or stage, or no checkpoint of it can be read.
   """
-  from score_jax.finished import finished
+  from score_jax.experiment.results import load_finished_model
 
-  found = finished(root, stage)
+  found = load_finished_model(root, stage)
   return found.model, _decoding(found.config.student)
 
 
@@ -75,11 +75,11 @@ def _decoding(c: Any) -> dict[str, Any]:
   return {"do_sample": True} | {name: c[name] for name in names}
 
 
-def of_name(name: str, dtype: str) -> Any:
+def load_named_model(name: str, dtype: str) -> Any:
   """A model by name, with the method's tags in its vocabulary."""
-  from score_jax.run import with_tags
+  from score_jax.experiment.experiment import load_tagged_model
 
-  return with_tags(name, dtype=dtype)
+  return load_tagged_model(name, dtype=dtype)
 
 
 def _handed_over(args: argparse.Namespace) -> str:
@@ -88,15 +88,15 @@ def _handed_over(args: argparse.Namespace) -> str:
   Raises:
     UserError: there are none, or --out cannot be written.
   """
-  from score_jax import hand_over
+  from score_jax import trl_records
 
   if args.workdir:
-    trajectories, tokenizer = hand_over.of_run(args.workdir, args.stage)
+    trajectories, tokenizer = trl_records.read_run_trajectories(args.workdir, args.stage)
   else:
-    tokenizer = hand_over.tokenizer_of(args.model)
-    trajectories = hand_over.of_file(args.file, tokenizer)
-  made, left_out = hand_over.records(args.trajectories, trajectories, tokenizer)
-  hand_over.write(args.out, made)
+    tokenizer = trl_records.load_tagged_tokenizer(args.model)
+    trajectories = trl_records.read_trajectory_file(args.file, tokenizer)
+  made, left_out = trl_records.make_records(args.trajectories, trajectories, tokenizer)
+  trl_records.write_records(args.out, made)
   return "; ".join([f"{args.out}, {len(made)} records", *(f"left out: {n} {why}" for why, n in left_out.items())])
 
 
@@ -131,7 +131,7 @@ def main() -> int:
   origin.add_argument("--model", metavar="NAME", help="a model folder, .gguf file, Hugging Face id, or smollm2")
   parser.add_argument("--stage", help="such as sft or rl; untrained: the student as it came, with the tags")
   parser.add_argument(
-    "--trajectories", choices=FORMS, help="writes these of a run's stage, or of --file, to --out=FILE"
+    "--trajectories", choices=TRL_FORMATS, help="writes these of a run's stage, or of --file, to --out=FILE"
   )
   parser.add_argument(
     "--file", metavar="FILE", help="trajectories of a part file or of the release, for --model's tokens"
@@ -139,21 +139,26 @@ def main() -> int:
   parser.add_argument("--out", required=True, metavar="DIR", help="new or empty, local")
   parser.add_argument("--dtype", default="bfloat16", choices=DTYPES, help="of the weights (default: %(default)s)")
   parser.add_argument(
-    "--shard_gb", default=5.0, type=flag(POSITIVE), help="greatest file, in 10^9 bytes (default: %(default)s)"
+    "--shard_gb",
+    default=5.0,
+    type=make_argparse_type(POSITIVE),
+    help="greatest file, in 10^9 bytes (default: %(default)s)",
   )
   args = parser.parse_args()
   if bool(args.workdir) != bool(args.stage):
     parser.error("--stage goes with --workdir")
   if bool(args.file) != bool(args.model and args.trajectories):
     parser.error("--file goes with --model and --trajectories")
-  set_environment()
+  set_jax_environment()
   try:
     if args.trajectories:
       print(f"written: {_handed_over(args)}")
       return 0
     out = _free(args.out)
-    model, decoding = of_stage(args.workdir, args.stage) if args.workdir else (of_name(args.model, args.dtype), {})
-    export(model, out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
+    model, decoding = (
+      load_stage_model(args.workdir, args.stage) if args.workdir else (load_named_model(args.model, args.dtype), {})
+    )
+    export_model(model, out, dtype=args.dtype, shard_gb=args.shard_gb, decoding=decoding)
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

@@ -21,40 +21,43 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 from transformers import PreTrainedTokenizerFast
 
-from score_jax import lock, stopping
-from score_jax.agent import tokenizer as tokenizers
-from score_jax.agent.protocol import Protocol
-from score_jax.agent.written import Script, play, tokenised
-from score_jax.command import command
-from score_jax.mentor.demonstrations import with_detours, with_slips
-from score_jax.mesh.sharding import make_mesh
-from score_jax.model import hugging_face
-from score_jax.model.adapters import NOTHING
+from score_jax.agent import protocol as tokenizers
+from score_jax.agent.protocol import AgentProtocol
+from score_jax.agent.scripted import Script, run_scripts, tokenize_trajectory
+from score_jax.command import run_command
+from score_jax.model import pretrained
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import create
+from score_jax.model.decoder import init_decoder
+from score_jax.model.lora import NO_PARAMS
+from score_jax.model.sharding import make_mesh
+from score_jax.runtime import interrupt, lock
+from score_jax.runtime.metrics import MetricsWriter
+from score_jax.runtime.workdir import Workdir
+from score_jax.sandbox.sandbox import Sandbox
+from score_jax.search.passages import BM25Search
 from score_jax.tasks import word_problems
-from score_jax.tasks.source import difficulty
-from score_jax.tools.python import PythonTool
-from score_jax.tools.search import Search
-from score_jax.train.batch import Sample, sample
-from score_jax.train.steps import Passes
-from score_jax.train.supervised import Settings, fine_tune
+from score_jax.tasks.questions import build_difficulty
+from score_jax.teaching.demonstrations import build_script_with_detours, build_script_with_slips
+from score_jax.train.batch import Example, make_example
+from score_jax.train.sft import SftConfig, fine_tune
+from score_jax.train.step import ForwardConfig
 from score_jax.trajectory import Question, Trajectory
-from score_jax.workdir import Metrics, Workdir
 
 ROLES = ("student", "teacher")
-PASSAGE_CHARS = 1000  # of a search result, at most; more than any passage of a world has
+MAX_PASSAGE_CHARS = 1000  # of a search result, at most; more than any passage of a world has
 
 
-def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Trajectory]:
+def make_demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Trajectory]:
   """The worked solutions of one lesson, played; text without tokens."""
   played: list[Trajectory] = []
   for number in range(lesson.worlds):
     draw = random.Random(f"{seed}/{number}")
     world = word_problems.World.generate(draw.getrandbits(48))
-    questions = word_problems.questions(world, difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions)
+    questions = word_problems.generate_questions(
+      world, build_difficulty(lesson), seed=draw.getrandbits(48), count=lesson.questions
+    )
     scripts = [(q, _script(q, lesson, draw)) for q in questions]
-    with PythonTool(
+    with Sandbox(
       isolation="process",
       workers=2,
       sessions=64,
@@ -62,19 +65,19 @@ def demonstrations(lesson: ConfigDict, *, seed: str, results: int) -> list[Traje
       memory_mb=512,
       files_mb=64,
       output_chars=4096,
-      search=Search.of(world.documents(), top_k=results, passage_chars=PASSAGE_CHARS),
+      search=BM25Search.from_documents(world.documents(), top_k=results, passage_chars=MAX_PASSAGE_CHARS),
     ) as tool:
-      played += play(scripts, tool)
+      played += run_scripts(scripts, tool)
   return played
 
 
 def _script(question: Question, lesson: ConfigDict, draw: random.Random) -> Script:
   if lesson.slips:
-    return with_slips(question, share=lesson.slips, draw=draw)
-  return with_detours(question, share=lesson.detours, draw=draw)
+    return build_script_with_slips(question, share=lesson.slips, draw=draw)
+  return build_script_with_detours(question, share=lesson.detours, draw=draw)
 
 
-def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
+def iter_tokenizer_texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
   """What a tokenizer for these trajectories should know."""
   for trajectory in trajectories:
     yield trajectory.question
@@ -85,30 +88,32 @@ def texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
 def pretrain(config: ConfigDict, root: str) -> None:
   """Trains the tokenizer and the models of `roles`, and writes them as Hugging Face folders."""
   workdir = Workdir(root)
-  with stopping.heeded(config.survival.grace_s), lock.held(workdir.root):
+  with interrupt.handle_signals(config.survival.grace_s), lock.hold_lock(workdir.root):
     _pretrain(config, workdir)
 
 
 def _pretrain(config: ConfigDict, workdir: Workdir) -> None:
   played = {
-    f"{role}/{name}": demonstrations(lesson, seed=f"{config.seed}/{role}/{name}", results=config.search_results)
+    f"{role}/{name}": make_demonstrations(lesson, seed=f"{config.seed}/{role}/{name}", results=config.search_results)
     for role in ROLES
     for name, lesson in sorted(config[role].lessons.items())
     if role in config.roles or f"{role}/{name}" in config.texts
   }
   print(f"{sum(map(len, played.values()))} worked solutions played", flush=True)
-  tokenizer = tokenizers.train(texts([t for name in config.texts for t in played[name]]), vocab=config.vocab)
+  tokenizer = tokenizers.train_tokenizer(
+    iter_tokenizer_texts([t for name in config.texts for t in played[name]]), vocab=config.vocab
+  )
   for role in config.roles:
     lessons = [[t for name in together for t in played[f"{role}/{name}"]] for together in config[role].order]
     _train(config, role, lessons, tokenizer, workdir)
 
 
-def all_but_detours(trajectory: Trajectory) -> Sample:
+def mask_detours(trajectory: Trajectory) -> Example:
   """Every token carries loss but the first one, which nothing predicts, and those of detours."""
-  detours = sample(trajectory, carries_loss=lambda _, step: step.author == "student")
-  learnt = 1.0 - detours.learnt
+  detours = make_example(trajectory, carries_loss=lambda _, step: step.author == "student")
+  learnt = 1.0 - detours.loss_mask
   learnt[0] = 0.0
-  return dataclasses.replace(detours, learnt=learnt)
+  return dataclasses.replace(detours, loss_mask=learnt)
 
 
 def _train(
@@ -119,37 +124,37 @@ def _train(
   workdir: Workdir,
 ) -> None:
   """One model through its lessons."""
-  c, protocol = config[role], Protocol(tokenizer)
+  c, protocol = config[role], AgentProtocol(tokenizer)
   shape = DecoderConfig(
     vocab=len(tokenizer),
     **{name: c[name] for name in ("width", "layers", "heads", "kv_heads", "head_width", "mlp", "context")},
   )
   seed = int.from_bytes(hashlib.sha256(f"{config.seed}/{role}".encode()).digest()[:4])
-  graph, weights = create(shape, seed)
+  graph, weights = init_decoder(shape, seed)
   shared = config.train
-  passes = Passes(1.0, shared.logit_chunk, shared.attention, shared.remat, "float32", "float32")
-  settings = Settings(**{f.name: config.train[f.name] for f in dataclasses.fields(Settings)})
+  passes = ForwardConfig(1.0, shared.logit_chunk, shared.attention, shared.remat, "float32", "float32")
+  settings = SftConfig(**{f.name: config.train[f.name] for f in dataclasses.fields(SftConfig)})
   trained = fine_tune(
     role,
-    [[all_but_detours(tokenised(protocol, t)) for t in lesson] for lesson in lessons],
+    [[mask_detours(tokenize_trajectory(protocol, t)) for t in lesson] for lesson in lessons],
     config=shape,
     graph=graph,
     begin=lambda: weights,
-    frozen=NOTHING,
+    frozen=NO_PARAMS,
     mesh=make_mesh(config.mesh.train),
     settings=settings,
     passes=passes,
     seed=config.seed,
     workdir=workdir,
-    metrics=Metrics(workdir, role),
-    say=print,
+    metrics=MetricsWriter(workdir, role),
+    log=print,
     validate=None,
   )
   folder = workdir.root / role
-  hugging_face.save(str(folder), shape, trained.weights, dtype="float16")
-  hugging_face.save_tokenizer(pathlib.Path(folder), shape, tokenizer)
+  pretrained.save_pretrained(str(folder), shape, trained.weights, dtype="float16")
+  pretrained.save_tokenizer(pathlib.Path(folder), shape, tokenizer)
   print(f"{role}: {trained.updates} updates, written to {folder}", flush=True)
 
 
 if __name__ == "__main__":
-  command(pretrain)
+  run_command(pretrain)

@@ -1,154 +1,232 @@
-"""The method, top to bottom: each stage reads the workdir, adds to it, and is skipped when it is done.
+"""The method as a script: the stages of SCoRe in order, and the arms that it is compared with.
 
-    warm_start        the teacher demonstrates on a few questions; the student learns to run the loop
-    mps               the student acts, the teacher corrects its earliest error, the student goes on
-    sft               the student learns from the corrected trajectories
-    rl                short-horizon policy gradient from the verified prefixes
-    bc                baseline: as many teacher trajectories as the whole of SCoRe's teaching cost
-    rl_from_question  baseline: from the sft weights, whole rollouts on rl's own questions, outcome reward, equal
-                      student tokens
+    stage             takes                                does                            leaves
+    A  warm_start     demonstrations of a few questions    fine-tunes the untrained model  weights that run the loop
+    B  mps            the other questions                  the student acts; the teacher   corrected trajectories, and
+                                                           corrects its earliest error     the verified prefixes in them
+    C  sft            one half of what B left              fine-tunes the weights of A     weights
+    D  rl             prefixes of the other half of B      policy gradient from C          weights
+    E  evaluate.py    the test questions                   tries every model on them       results.json
 
-The other arms are listed in arms.py. Whatever trains learns either from
-trajectories (LESSONS) or by policy gradient from states (STARTS), and differs
-from its neighbours in these, in where it starts and in its settings.
+The arms (bc, grpo, ablations and controls) are stages like these. They differ in the weights that they start from, in
+their training data and in their settings. The table of all stages and arms is experiment/stages.py; what the data names
+in it mean is in training_data.py.
 
-Then every model is evaluated (evaluate.py). A stage that is done is skipped (stages.py).
+Each stage reads the workdir and adds to it: trajectories/<stage>/, checkpoints/<stage>/, metrics/<stage>.jsonl, and at
+last stages/<stage>.json with its costs and counts. A stage whose file is there is skipped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from ml_collections import ConfigDict
 
-from score_jax import arms
-from score_jax.arms import STAGES, planned
-from score_jax.baselines import (
-  all_demonstrations,
-  all_mentored_questions,
-  bought_demonstrations,
-  planned_demonstrations,
-  questions_for_rl,
-  questions_of_prefixes,
-)
-from score_jax.controls import own_successes, random_corrections, redrawn, teacher_endings
 from score_jax.errors import UserError
-from score_jax.evaluate import validate
-from score_jax.lessons import (
-  Lesson,
-  budget,
-  halves,
-  mentored_questions,
-  right_of,
-  solved,
-  verified_starts,
-  warm_questions,
-  with_unaided,
+from score_jax.evaluate import measure_validation_accuracy
+from score_jax.experiment.experiment import Experiment
+from score_jax.experiment.results import (
+  is_stage_complete,
+  ledger_to_dict,
+  load_stage_weights,
+  make_stage_config,
+  require_same_identity,
+  write_stage_result,
 )
-from score_jax.mentor.counterfactual import CounterfactualTeacher, success_by_depth
-from score_jax.mentor.mentoring import Mentored, Round, mentor
-from score_jax.mentor.prompted import PromptedTeacher
-from score_jax.mentor.recorded import RecordedTeacher
-from score_jax.mentor.teacher import Teacher
-from score_jax.model import adapters
-from score_jax.reinforce import reinforce, require_signal
-from score_jax.run import Run, passes
-from score_jax.stages import configured, encoded, finish, require_none_of_another, weights_of, whole
-from score_jax.tasks.overlap import reasons
-from score_jax.teachers import open_teacher
-from score_jax.train.batch import every_step, sample, teacher_steps
-from score_jax.train.supervised import fine_tune
-from score_jax.trajectory import Ledger, total
+from score_jax.experiment.stages import STAGES, resolve_stages
+from score_jax.experiment.teachers import open_distillation_teacher, open_step_judge, open_teacher
+from score_jax.model import lora
+from score_jax.rl.loop import DistillationTeacher, make_scorer, require_signal, train_policy_gradient
+from score_jax.tasks.splits import describe_dropped
+from score_jax.teaching.counterfactual import CounterfactualTeacher, count_success_by_depth
+from score_jax.teaching.mentoring import cases_to_json, mentor_questions, summarize_cases
+from score_jax.teaching.prompted import PromptedTeacher
+from score_jax.teaching.recorded import RecordedTeacher
+from score_jax.train.batch import every_step, make_example, teacher_steps
+from score_jax.train.sft import fine_tune
+from score_jax.train.step import make_forward_config
+from score_jax.training_data import (
+  RL_STARTS,
+  SFT_DATA,
+  TrainingData,
+  compute_token_budget,
+  select_mentored_questions,
+  select_warm_start_questions,
+)
+from score_jax.trajectory import sum_ledgers
 
-CHOOSERS = {"every_step": every_step, "teacher_steps": teacher_steps}
+#: sft.loss -> which steps of a trajectory carry loss
+STEP_FILTERS = {"every_step": every_step, "teacher_steps": teacher_steps}
 
 
-def walk(run: Run) -> None:
-  """Runs the stages that the config lists, in order, then its arms; those that are done are skipped.
-
-  Raises:
-    UserError: a stage does not exist, or cannot be done with what there is.
-  """
-  names = planned(run.config.stages, run.config.arms)
-  for name in names:  # before any is done: hours would be lost
-    if STAGES[name].starts and (note := require_signal(run.config, name)):
-      run.say(note)
+def run_recipe(run: Experiment) -> None:
+  """Runs the stages that the config lists, in order, then its arms with all that they need."""
+  names = resolve_stages(run.config.stages, run.config.arms)
+  _require_signals(run, names)  # before any stage: hours would be lost
   _write_split(run)
   for name in names:
-    if whole(run, name):
-      run.say(f"{name}: done already")
-      run.journal.drop(name)  # the run may have ended between the two
+    if is_stage_complete(run, name):
+      run.log(f"{name}: done already")
+      run.journal.remove_stage(name)  # a run may end after the stage's file is written and before this
       continue
-    require_none_of_another(run, name)
-    _ = run.trackers  # one that cannot be had ends the run here, not after hours of demonstrations
-    run.say(f"{name}: starts")
-    with run.timed(name):
-      finish(run, name, _do(run, name))
-    run.say(f"{name}: done in {run.seconds[name]:.0f} s")
+    require_same_identity(run, name)
+    _ = run.trackers  # opened now: a tracker that fails ends the run here, not after hours of demonstrations
+    run.log(f"{name}: starts")
+    with run.timed_stage_scope(name):
+      write_stage_result(run, name, run_stage(run, name))
+    run.log(f"{name}: done in {run.stage_seconds[name]:.0f} s")
 
 
-def _do(run: Run, name: str) -> dict[str, Any]:
-  """What a stage finds."""
+def run_stage(run: Experiment, name: str) -> dict[str, Any]:
+  """One stage or arm, by its entry in STAGES; returns what its file in stages/ shows."""
   stage = STAGES[name]
-  if stage.lessons:
-    return imitate(run, name, LESSONS[stage.lessons](run, name))
-  if stage.starts:
-    return explore(run, name, STARTS[stage.starts](run, name))
-  return mps(run)
+  if stage.sft_data:
+    return sft_stage(run, name, SFT_DATA[stage.sft_data](run, name))
+  if stage.rl_starts:
+    return rl_stage(run, name, RL_STARTS[stage.rl_starts](run, name))
+  return mentoring_stage(run)
 
 
-def imitate(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
-  """Fine-tunes the weights that the stage starts from on trajectories; the new ones are in its checkpoints."""
+# A. Warm start, C. SFT, and all arms that are fine-tuned
+
+
+def sft_stage(run: Experiment, name: str, data: TrainingData) -> dict[str, Any]:
+  """Fine-tunes the weights that the stage starts from.
+
+  Takes trajectories. Leaves weights in checkpoints/<stage>/.
+  """
   stage = STAGES[name]
-  settings = configured(run.config, name)[stage.group]
+  settings = make_stage_config(run.config, name)[stage.group]
   loss = settings.loss if stage.group == "sft" else "every_step"
-  if loss not in CHOOSERS:
-    raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(CHOOSERS)}")
-  samples = [sample(t, carries_loss=CHOOSERS[loss]) for t in lesson.material]
-  learnt = [one for one in samples if one.learnt.any()]
-  if len(learnt) < len(samples):
-    run.say(f"{name}: {len(samples) - len(learnt)} of {len(samples)} trajectories have no step that carries loss")
-  run.free_teacher()
+  if loss not in STEP_FILTERS:
+    raise UserError(f"{stage.group}.loss = {loss!r}; choose from {', '.join(STEP_FILTERS)}")
+  examples = [make_example(t, carries_loss=STEP_FILTERS[loss]) for t in data.entries]
+  with_loss = [e for e in examples if e.loss_mask.any()]
+  without_loss = len(examples) - len(with_loss)
+  if without_loss:
+    run.log(f"{name}: {without_loss} of {len(examples)} trajectories have no step that carries loss")
+  run.free_teacher()  # makes room on the devices
   trained = fine_tune(
     name,
-    [learnt],
+    [with_loss],
     config=run.student.config,
     graph=run.student.graph,
-    begin=lambda: adapters.parts(weights_of(run, stage.begin))[0],
-    frozen=adapters.parts(run.student.weights)[1],
+    begin=lambda: lora.split_trainable(load_stage_weights(run, stage.init_from))[0],
+    frozen=lora.split_trainable(run.student.weights)[1],
     mesh=run.meshes.train,
-    settings=run.settings(settings),
-    passes=passes(run.config, 1.0),
+    settings=run.make_sft_config(settings),
+    passes=make_forward_config(run.config, 1.0),
     seed=run.config.seed,
     workdir=run.workdir,
-    metrics=run.metrics(name),
-    say=run.say,
-    validate=lambda weights: validate(run, weights),
+    metrics=run.open_metrics(name),
+    log=run.log,
+    validate=lambda weights: measure_validation_accuracy(run, weights),
   )
-  left_out = {"without_loss": len(samples) - len(learnt), **trained.left_out}
-  found = {"updates": trained.updates, **lesson.findings, "left_out": left_out}
-  return {"ledger": encoded(lesson.cost + trained.cost), **found}
+  left_out = {"without_loss": without_loss, **trained.left_out}
+  found = {"updates": trained.updates, **data.findings, "left_out": left_out}
+  return {"ledger": ledger_to_dict(data.cost + trained.cost), **found}
 
 
-def explore(run: Run, name: str, lesson: Lesson) -> dict[str, Any]:
-  """Policy gradient on the weights that the stage starts from; for as many student tokens as what it goes by took."""
-  stage = STAGES[name]
-  if not lesson.material:
+# B. Mentored problem solving
+
+
+def mentoring_stage(run: Experiment) -> dict[str, Any]:
+  """The warm-started student solves the mentored questions, and the teacher corrects its earliest errors.
+
+  Takes the questions that the warm start did not have. Leaves in trajectories/mps/ the last trajectory of each question
+  with its corrections, in attempts/ the wrong first attempts, in cases.json the outcomes, in summary.json their counts.
+  """
+  c, weights = run.config, load_stage_weights(run, "warm_start")
+  teacher = open_teacher(run, weights)
+  cases = mentor_questions(
+    select_mentored_questions(run),
+    student=run.student_agent,
+    weights=weights,
+    teacher=teacher,
+    acts=c.agent.acts,
+    corrections=c.mps.corrections,
+    tries=c.mps.tries,
+    draws=c.mps.draws,
+    report=lambda line: run.log(f"mps: {line}"),
+  )
+  ledger, measured = sum_ledgers(case.ledger for case in cases), sum_ledgers(case.measurement_ledger for case in cases)
+  run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
+  run.workdir.write_part("mps/attempts", 0, (case.failed_attempt for case in cases if case.failed_attempt))
+  run.workdir.write_json("trajectories/mps/cases.json", cases_to_json(cases))
+  summary = summarize_cases(cases)
+  if isinstance(teacher, PromptedTeacher | RecordedTeacher):
+    summary |= teacher.counts()
+  if isinstance(teacher, CounterfactualTeacher):
+    right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
+    table, cost = count_success_by_depth(teacher, right[: c.mps.depth_probe])
+    summary["teacher_success_by_depth"], measured = table, measured + cost
+  run.workdir.write_json("trajectories/mps/summary.json", summary)
+  return {"ledger": ledger_to_dict(ledger), "measured": ledger_to_dict(measured), "summary": summary}
+
+
+# D. Short-horizon RL, and all arms of policy gradient
+
+
+def rl_stage(run: Experiment, name: str, data: TrainingData) -> dict[str, Any]:
+  """Policy gradient on the weights that the stage starts from.
+
+  Takes rollout starts: verified prefixes, or for some arms bare questions. An arm with `budget_from` ends when the
+  student has generated as many tokens as in those stages. Leaves rollouts in trajectories/<stage>/, weights in
+  checkpoints/<stage>/.
+  """
+  stage, settings = STAGES[name], make_stage_config(run.config, name)
+  if not data.entries:
     raise UserError(f"{name}: mentoring left nothing to start from; give it more questions (tasks.train)")
-  run.free_teacher()
-  tokens = budget(run, name, "student") if stage.goes_by else None
-  trained = reinforce(run, name, lesson.material, stage.begin, token_budget=tokens)
-  found = {"updates": trained.updates, "starts": len(lesson.material), **lesson.findings}
-  return {"ledger": encoded(trained.cost)} | found | ({} if tokens is None else {"token_budget": tokens})
+  run.free_teacher()  # makes room on the devices
+  token_budget = compute_token_budget(run, name, "student") if stage.budget_from else None
+  trained = train_policy_gradient(
+    name,
+    data.entries,
+    agent=run.make_rl_agent(settings.rl.temperature),
+    config=run.student.config,
+    graph=run.student.graph,
+    begin=lambda: lora.split_trainable(load_stage_weights(run, stage.init_from))[0],
+    frozen=lora.split_trainable(run.student.weights)[1],
+    mesh=run.meshes.train,
+    settings=settings,
+    workdir=run.workdir,
+    metrics=run.open_metrics(name),
+    log=run.log,
+    validate=lambda weights: measure_validation_accuracy(run, weights),
+    probe=run.tasks.validation,
+    judge=open_step_judge(run) if settings.rl.judge else None,
+    teacher=_distillation_teacher(run, settings) if settings.rl.distill else None,
+    token_budget=token_budget,
+  )
+  found = {"updates": trained.updates, "starts": len(data.entries), **data.findings}
+  if token_budget is not None:
+    found["token_budget"] = token_budget
+  return {"ledger": ledger_to_dict(trained.cost), **found}
+
+
+def _distillation_teacher(run: Experiment, settings: ConfigDict) -> DistillationTeacher:
+  """The teacher model on its own mesh, with the scorer of the student's tokens."""
+  model, mesh = open_distillation_teacher(run), run.meshes.teacher
+  scorer = make_scorer(settings, "teacher", model.graph, mesh, lora.NO_PARAMS, temperature=settings.rl.temperature)
+  return DistillationTeacher(model.config, model.weights, scorer)
+
+
+def _require_signals(run: Experiment, names: list[str]) -> None:
+  """Raises or warns if the settings of a policy gradient stage leave it nothing to learn from."""
+  for name in names:
+    if rl_starts := STAGES[name].rl_starts:
+      rl = make_stage_config(run.config, name).rl
+      if note := require_signal(rl, name, rewards_steps=rl_starts == "prefixes"):
+        run.log(note)
 
 
 # The questions and their parts
 
 
-def _write_split(run: Run) -> None:
-  warm, mentored = warm_questions(run), mentored_questions(run)
+def _write_split(run: Experiment) -> None:
+  """Writes the ids of the questions of each part to split.json, or checks that they have not changed."""
+  warm, mentored = select_warm_start_questions(run), select_mentored_questions(run)
   parts = {"warm_start": warm, "mps": mentored, "validation": run.tasks.validation, "test": run.tasks.test}
   ids = {name: [q.id for q in part] for name, part in parts.items()}
   if (run.workdir.read_json("split.json") or ids) != ids:
@@ -160,129 +238,11 @@ def _write_split(run: Run) -> None:
   _write_overlap(run)
 
 
-def _write_overlap(run: Run) -> None:
-  """Lists the questions that are not used, and says how many they are."""
+def _write_overlap(run: Experiment) -> None:
+  """Writes the dropped questions to overlap.json and logs how many they are."""
   dropped = [dataclasses.asdict(d) for d in run.tasks.dropped]
   run.workdir.write_json("overlap.json", {"schema": 1, "words": run.tasks.words, "dropped": dropped})
-  told = reasons(run.tasks.dropped)
-  run.say(f"tasks: questions dropped for overlap with the test questions or within their own: {told} (overlap.json)")
+  counts = describe_dropped(run.tasks.dropped)
+  run.log(f"tasks: questions dropped for overlap with the test questions or within their own: {counts} (overlap.json)")
   for note in run.tasks.notes:
-    run.say(f"tasks: {note}")
-
-
-# What the stages of the method learn from
-
-
-def few_demonstrations(run: Run, name: str) -> Lesson:
-  """Warm start: only trajectories that submit an answer and are graded right."""
-  return right_of(run, name, open_teacher(run, run.student.weights).demonstrate(warm_questions(run), name=name))
-
-
-def mps(run: Run) -> dict[str, Any]:
-  """Mentored problem solving with the warm-started student."""
-  c, weights = run.config, weights_of(run, "warm_start")
-  teacher = open_teacher(run, weights)
-  cases = mentor(
-    mentored_questions(run),
-    student=run.student_agent,
-    weights=weights,
-    teacher=teacher,
-    acts=c.agent.acts,
-    corrections=c.mps.corrections,
-    tries=c.mps.tries,
-    draws=c.mps.draws,
-    report=lambda line: run.say(f"mps: {line}"),
-  )
-  ledger, measured = total(case.ledger for case in cases), total(case.measured for case in cases)
-  run.workdir.write_part("mps", 0, (case.trajectory for case in cases))
-  run.workdir.write_part("mps/attempts", 0, (case.attempt for case in cases if case.attempt))
-  run.workdir.write_json("trajectories/mps/cases.json", [_case(case) for case in cases])
-  summary = _summary(cases) | _told(teacher)
-  if isinstance(teacher, CounterfactualTeacher):
-    right = [(case.question, case.trajectory) for case in cases if case.outcome == "unaided"]
-    table, cost = success_by_depth(teacher, right[: c.mps.depth_probe])
-    summary["teacher_success_by_depth"], measured = table, measured + cost
-  run.workdir.write_json("trajectories/mps/summary.json", summary)
-  return {"ledger": encoded(ledger), "measured": encoded(measured), "summary": summary}
-
-
-def _told(teacher: Teacher) -> dict[str, Any]:
-  """What a teacher that is asked, or that looks up, has to say of how that went."""
-  return teacher.counts() if isinstance(teacher, PromptedTeacher | RecordedTeacher) else {}
-
-
-def _case(case: Mentored) -> dict[str, Any]:
-  rounds = [_round(one) for one in case.rounds]
-  return {
-    "question": case.question.id,
-    "outcome": case.outcome,
-    "first_error": case.first_error,
-    "rounds": rounds,
-  }
-
-
-def _round(one: Round) -> dict[str, Any]:
-  """What a round found, by what counts: `drawn` has (steps kept, right, tries) of each prefix gone on from."""
-  found = one.finding
-  return {
-    "verdict": found.verdict,
-    "step": found.step,
-    "located": found.located,
-    "drawn": found.drawn,
-    "replacements": len(found.tried),
-    "lifts": one.lifts,
-  }
-
-
-def _counts(values: Iterable[Any]) -> dict[str, int]:
-  found = list(values)
-  return {str(v): found.count(v) for v in sorted(set(found))}
-
-
-def _summary(cases: Sequence[Mentored]) -> dict[str, Any]:
-  """The counts that the report shows."""
-  outcomes = [case.outcome for case in cases]
-  solved = [case for case in cases if case.outcome == "solved"]
-  lifts = [lift for case in cases for one in case.rounds for lift in one.lifts]
-  return {
-    "questions": len(cases),
-    "solved_unaided": outcomes.count("unaided"),
-    "solved": _counts(len(case.trajectory.corrections) for case in solved),
-    **{name: outcomes.count(name) for name in ("hard", "undecided", "unlocated", "not_kept", "quarantined")},
-    "first_error_step": _counts(case.first_error for case in cases if case.first_error is not None),
-    "lift_mean": float(np.mean(lifts)) if lifts else None,
-    "lift_n": len(lifts),
-  }
-
-
-def corrected(run: Run, name: str) -> Lesson:
-  """SFT: the corrected trajectories, and some of those that needed no correction."""
-  cases, _ = halves(run)
-  return with_unaided(run, name, cases, solved(cases), Ledger())
-
-
-def prefixes(run: Run, name: str) -> Lesson:
-  """RL: the verified prefixes before the last surviving corrections."""
-  lesson = verified_starts(run, name)
-  corrected = sum(s.correction is not None for s in lesson.material)
-  run.say(f"{name}: {len(lesson.material)} starts, {corrected} of them before a corrected step")
-  return lesson
-
-
-LESSONS: Mapping[arms.Lessons, Callable[[Run, str], Lesson]] = {
-  "few_demonstrations": few_demonstrations,
-  "bought_demonstrations": bought_demonstrations,
-  "planned_demonstrations": planned_demonstrations,
-  "all_demonstrations": all_demonstrations,
-  "corrected": corrected,
-  "own_successes": own_successes,
-  "redrawn": redrawn,
-  "random_corrections": random_corrections,
-  "teacher_endings": teacher_endings,
-}
-STARTS: Mapping[arms.Starts, Callable[[Run, str], Lesson]] = {
-  "prefixes": prefixes,
-  "questions_of_prefixes": questions_of_prefixes,
-  "questions_for_rl": questions_for_rl,
-  "mentored_questions": all_mentored_questions,
-}
+    run.log(f"tasks: {note}")

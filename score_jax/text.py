@@ -1,7 +1,7 @@
-"""Text from outside, made sound where it enters: what UTF-8 cannot hold becomes U+FFFD, the replacement character.
+"""Makes text from outside valid Unicode: U+FFFD, the replacement character, replaces what UTF-8 cannot encode.
 
-JSON lets halves of surrogate pairs through ("\\ud800"), and Python puts bytes of a command line that are no UTF-8 into
-such halves. Tokenizers, SQLite and files refuse them, far from where they came in.
+JSON allows halves of surrogate pairs ("\\ud800"), and Python turns invalid bytes of a command line into such halves.
+Tokenizers, SQLite and files raise on them, far from where they came in.
 """
 
 from __future__ import annotations
@@ -10,58 +10,41 @@ import io
 import json
 import re
 import sys
-from typing import TYPE_CHECKING, Any
-
-from score_jax.errors import UserError
-
-if TYPE_CHECKING:
-  from etils import epath
+from typing import Any
 
 _HALF = re.compile("[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def sound(text: str) -> str:
+def replace_surrogates(text: str) -> str:
   """The text with each half of a surrogate pair replaced; two halves that belong together become their character."""
   if _HALF.search(text) is None:
     return text
   return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def sound_data(value: Any) -> Any:
-  """JSON data with every text in it sound, keys too."""
+def replace_surrogates_in_json(value: Any) -> Any:
+  """JSON data with every text valid, keys too."""
   if isinstance(value, str):
-    return sound(value)
+    return replace_surrogates(value)
   if isinstance(value, list):
-    return [sound_data(one) for one in value]
+    return [replace_surrogates_in_json(one) for one in value]
   if isinstance(value, dict):
-    return {sound(name): sound_data(one) for name, one in value.items()}
+    return {replace_surrogates(name): replace_surrogates_in_json(one) for name, one in value.items()}
   return value
 
 
-def from_json(text: str) -> Any:
-  """`json.loads` with every text sound.
+def parse_json(text: str) -> Any:
+  """`json.loads` with every text valid.
 
   Raises:
-    ValueError: it is no JSON.
+    ValueError: the text is not JSON.
   """
   data = json.loads(text)
-  return sound_data(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
+  return replace_surrogates_in_json(data) if _HALF.search(text) or _ESCAPED_HALF.search(text) else data
 
 
-def read_utf8(file: epath.Path) -> str:
-  """The text of a file, without a byte order mark.
-
-  Raises:
-    UserError: it is not in UTF-8.
-  """
-  try:
-    return file.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{file} is not in UTF-8 ({error}); save it so") from error
-
-
-def print_anything() -> None:
-  """Lets `print` escape what the terminal's encoding lacks, as under LC_ALL=C, where it would raise."""
+def escape_unencodable_output() -> None:
+  """Makes `print` escape characters that the terminal cannot encode; under LC_ALL=C it would raise."""
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")

@@ -20,25 +20,25 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, Mesh
 
-from score_jax.mesh.sharding import AXES, Meshes, make_mesh, path_name
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Decoder, Weights, structure
-from score_jax.train.steps import Passes
+from score_jax.model.decoder import Decoder, Weights, abstract_decoder
+from score_jax.model.sharding import MESH_AXES, Meshes, leaf_path, make_mesh
+from score_jax.train.step import ForwardConfig
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 #: how train steps of tiny decoders compute
-PASSES = Passes(1.0, logit_chunk=8, attention="auto", remat="none", dtype="float32", weights_dtype="float32")
+PASSES = ForwardConfig(1.0, logit_chunk=8, attention="auto", remat="none", dtype="float32", weights_dtype="float32")
 
 
 #: the files that take longest, which begin first: one that began late would keep one worker after all others are idle
 LONGEST = (
-  *("test_main", "planning/test_compiled", "planning/test_plan", "train/test_steps", "sampler/test_sampler"),
-  *("agent/test_hosts", "tasks/test_math_answers", "mesh/test_peers", "model/test_gguf", "test_candidates"),
-  *("mentor/test_demonstrations", "sampler/test_draw", "tools/test_python", "model/test_families"),
-  *("train/test_supervised", "model/test_hugging_face", "train/test_losses", "report/test_page"),
+  *("test_main", "plan/test_compiled", "plan/test_plan", "train/test_step", "sampler/test_scheduler"),
+  *("agent/test_hosts", "grading/test_math_grader", "runtime/test_peers", "model/test_gguf", "test_evaluate_models"),
+  *("teaching/test_demonstrations", "sampler/test_sampling", "sandbox/test_sandbox", "model/test_families"),
+  *("train/test_sft", "model/test_hugging_face", "train/test_losses", "report/test_page"),
 )
 
 
@@ -72,11 +72,11 @@ class Tiny:
 def stacked(tiny: Tiny) -> Tiny:
   """The same decoder with its layers in one stack."""
   config = dataclasses.replace(tiny.config, stacked=True)
-  graph, shapes = structure(config)
-  flat = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.weights)}
+  graph, shapes = abstract_decoder(config)
+  flat = {leaf_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tiny.weights)}
 
   def gather(path: Any, _: Any) -> jax.Array:
-    head, *rest = path_name(path)
+    head, *rest = leaf_path(path)
     if head != "blocks":
       return flat[(head, *rest)]
     return jnp.stack([flat[(head, str(i), *rest)] for i in range(config.layers)])
@@ -95,11 +95,11 @@ def make_tiny() -> Callable[..., Tiny]:
   def make(**fields: Any) -> Tiny:
     shape = {"vocab": 64, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_width": 8, "mlp": 64}
     config = DecoderConfig(**{**shape, "context": 512, "rope_base": 5000.0, **fields})
-    graph, shapes = structure(config)
+    graph, shapes = abstract_decoder(config)
     draw = np.random.default_rng(1)
 
     def noisy(path: Any, x: jax.ShapeDtypeStruct) -> jax.Array:
-      mean = 1.0 if path_name(path)[-1] == "scale" else 0.0
+      mean = 1.0 if leaf_path(path)[-1] == "scale" else 0.0
       return jax.device_put(draw.normal(mean, 0.25, x.shape).astype(x.dtype))
 
     return Tiny(config, graph, jax.tree_util.tree_map_with_path(noisy, shapes))
@@ -115,7 +115,7 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 @pytest.fixture(scope="session")
 def one_device() -> Mesh:
   """A mesh over the first device alone."""
-  return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 @pytest.fixture(scope="module")

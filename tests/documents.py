@@ -7,7 +7,8 @@ import re
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md")])
+NAMED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")
+DOCUMENTS = sorted([*(ROOT / name for name in NAMED), *(ROOT / "docs").rglob("*.md")])
 
 #: what begins a command that stands in the midst of text
 COMMAND = re.compile(

@@ -29,21 +29,19 @@ from ml_collections import ConfigDict
 
 from score_jax import export, main
 from score_jax.agent import rollout
-from score_jax.agent.protocol import Protocol, Turn
-from score_jax.agent.rollout import Agent, Request
-from score_jax.arms import STAGES
-from score_jax.examine import fingerprint
-from score_jax.model import source
+from score_jax.agent.protocol import AgentProtocol, Turn
+from score_jax.agent.rollout import Agent, RolloutRequest
+from score_jax.evaluate import hash_weights
+from score_jax.experiment.experiment import Experiment
+from score_jax.experiment.stages import STAGES
+from score_jax.model import pretrained
 from score_jax.model.decoder import Decoder, Weights
-from score_jax.run import Run
-from score_jax.sampler.meter import Meter
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes
-from score_jax.tasks.split import share
-from score_jax.train.batch import Batch, Sample
-from score_jax.train.scores import Scorer
-from score_jax.train.steps import Metrics, Passes, Trainer, TrainState
-from score_jax.trajectory import Question, Trajectory, read_lines
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.slots import ProgramShapes, SamplerMeter, SamplingParams
+from score_jax.tasks.splits import hash_fraction
+from score_jax.train.batch import Batch, Example
+from score_jax.train.step import ForwardConfig, MetricArrays, Scorer, Trainer, TrainState
+from score_jax.trajectory import Question, Trajectory, parse_trajectories
 from tests.agent.scripted import Scripted, ScriptedSlots, act, plan, said, submit
 from tests.configs import module
 
@@ -60,7 +58,7 @@ KINDS: dict[str, tuple[int, tuple[int, ...]]] = {
 OUTCOMES = {"u": "unaided", **dict.fromkeys("elt", "solved"), "h": "hard", "k": "not_kept", "q": "quarantined"}
 UNGRADED = "99999"  # an answer that the grader fails on
 OOPS, MENDED = "# oops", "# mended"
-REINFORCED = tuple(name for name, stage in STAGES.items() if stage.starts)
+REINFORCED = tuple(name for name, stage in STAGES.items() if stage.rl_starts)
 ACTS = 6
 SHARE, KEEP = 0.25, 0.5  # of the warm start; of the unaided
 
@@ -107,11 +105,11 @@ def _covering_seed(train: int, test: int) -> int:
   """The first seed that puts questions of every kind into each part."""
 
   def covers(seed: int) -> bool:
-    ordered = sorted(_questions(), key=lambda q: (share(q, f"{seed}/order"), q.id))
-    mentored = [q for q in ordered[:-test][:train] if share(q, f"{seed}/warm_start") >= SHARE]
-    halves = [[q for q in mentored if (share(q, f"{seed}/half") < 0.5) == first] for first in (True, False)]
+    ordered = sorted(_questions(), key=lambda q: (hash_fraction(q, f"{seed}/order"), q.id))
+    mentored = [q for q in ordered[:-test][:train] if hash_fraction(q, f"{seed}/warm_start") >= SHARE]
+    halves = [[q for q in mentored if (hash_fraction(q, f"{seed}/half") < 0.5) == first] for first in (True, False)]
     kept = [
-      {share(q, f"{seed}/{salt}") < KEEP for q in half if q.id[0] == "u"}
+      {hash_fraction(q, f"{seed}/{salt}") < KEEP for q in half if q.id[0] == "u"}
       for half, salt in zip(halves, ("keep_unaided", "rl"), strict=True)
     ]
     return all({q.id[0] for q in half} == set(KINDS) for half in halves) and kept == [{True, False}] * 2
@@ -121,12 +119,12 @@ def _covering_seed(train: int, test: int) -> int:
 
 def _first_layers(folder: pathlib.Path, count: int) -> str:
   """The shipped student without all but its first layers."""
-  model = export.of_name("shipped:student", "float32")
+  model = export.load_named_model("shipped:student", "float32")
   weights = jax.tree.map(lambda x: x, model.weights)
   for layer in range(count, model.config.layers):
     del weights["blocks"][layer]
-  small = source.Model(dataclasses.replace(model.config, layers=count), weights, model.tokenizer)
-  export.export(small, folder, dtype="float32", shard_gb=1.0, decoding={})
+  small = pretrained.Model(dataclasses.replace(model.config, layers=count), weights, model.tokenizer)
+  export.export_model(small, folder, dtype="float32", shard_gb=1.0, decoding={})
   return str(folder)
 
 
@@ -189,9 +187,9 @@ class Rolled:
 
   stage: str
   model: str
-  decoding: Decoding
+  decoding: SamplingParams
   weights: str  # their fingerprint
-  requests: list[Request]
+  requests: list[RolloutRequest]
   groups: list[list[Trajectory]]
 
   def named(self, prefix: str) -> bool:
@@ -216,9 +214,9 @@ class Updated:
         here = b.segments[place] == number
         yield (
           tuple(b.tokens[place][here].tolist()),
-          b.learnt[place][here],
+          b.loss_mask[place][here],
           b.advantages[place][here],
-          b.share[place][here],
+          b.loss_weight[place][here],
         )
 
 
@@ -244,7 +242,7 @@ class Record:
   rules: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # stage -> settings of its optimiser
   stage: str = ""  # at work
   author: str = ""  # of the turns that are drawn now
-  protocol: Protocol = cast(Protocol, None)
+  protocol: AgentProtocol = cast(AgentProtocol, None)
 
   def named(self, stage: str, prefix: str | None = None) -> list[Rolled]:
     """The rollouts of a stage that are named after it, or otherwise."""
@@ -261,7 +259,7 @@ class Record:
 
   def parts(self, stage: str) -> list[list[Trajectory]]:
     paths = sorted((self.folder / "trajectories" / stage).glob("part-*.jsonl"))
-    return [list(read_lines(path.read_text().splitlines(keepends=True))) for path in paths]
+    return [list(parse_trajectories(path.read_text().splitlines(keepends=True))) for path in paths]
 
   def metrics(self, stage: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in (self.folder / f"metrics/{stage}.jsonl").read_text().splitlines()]
@@ -282,13 +280,13 @@ def ran(folder: pathlib.Path, c: ConfigDict) -> Record:
   """A run to its end."""
   with recorded(folder) as record:
     record.config = c
-    main.run(c, str(folder))
+    main.run_job(c, str(folder))
   return record
 
 
 def _script(patch: pytest.MonkeyPatch, record: Record) -> None:
   class RunSlots(ScriptedSlots):
-    def __init__(self, programs: Programs, weights: Weights, shapes: Shapes, meter: Meter):
+    def __init__(self, programs: SamplerPrograms, weights: Weights, shapes: ProgramShapes, meter: SamplerMeter):
       says = Scripted(record.protocol, SAYS[record.author])
       super().__init__(cast(Any, programs), says, shapes, meter)
 
@@ -296,74 +294,76 @@ def _script(patch: pytest.MonkeyPatch, record: Record) -> None:
     record.keys.append((record.stage, seed, name))
     return name
 
-  grade = Run.grade
+  grade = Experiment.grade
 
-  def graded(self: Run, question: Question, answer: str) -> tuple[float | None, str]:
+  def graded(self: Experiment, question: Question, answer: str) -> tuple[float | None, str]:
     return (None, "abstained") if answer == UNGRADED else grade(self, question, answer)
 
   patch.setattr(rollout, "Slots", RunSlots)
   patch.setattr(rollout, "request_key", name_of)
-  patch.setattr(Run, "grade", graded)
+  patch.setattr(Experiment, "grade", graded)
 
 
 def _spy_on_models(patch: pytest.MonkeyPatch, record: Record) -> None:
-  roll_out, at = Agent.rollout, Run.at
+  roll_out, at = Agent.rollout, Experiment.stage_scope
 
-  def spied_rollout(self: Agent, weights: Weights, requests: Iterable[Request], **more: Any) -> list[list[Trajectory]]:
+  def spied_rollout(
+    self: Agent, weights: Weights, requests: Iterable[RolloutRequest], **more: Any
+  ) -> list[list[Trajectory]]:
     asked = list(requests)
     record.author, record.protocol = self.author, self.protocol
     groups = roll_out(self, weights, asked, **more)
-    record.rollouts.append(Rolled(record.stage, self.model, self.decoding, fingerprint(weights), asked, groups))
+    record.rollouts.append(Rolled(record.stage, self.model, self.decoding, hash_weights(weights), asked, groups))
     return groups
 
   @contextlib.contextmanager
-  def spied_at(self: Run, stage: str) -> Iterator[None]:
+  def spied_at(self: Experiment, stage: str) -> Iterator[None]:
     record.stage = stage
     with at(self, stage):
       yield
     record.stage = ""
 
   patch.setattr(Agent, "rollout", spied_rollout)
-  patch.setattr(Run, "at", spied_at)
+  patch.setattr(Experiment, "stage_scope", spied_at)
 
 
 def _spy_on_training(patch: pytest.MonkeyPatch, record: Record) -> None:
   make = Scorer.__init__
   temperatures: dict[int, float] = {}
 
-  def spied_update(self: Trainer, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def spied_update(self: Trainer, state: TrainState, batch: Batch) -> tuple[TrainState, MetricArrays]:
     number = int(state.step)
-    before = "" if number else fingerprint(self.whole(state))
+    before = "" if number else hash_weights(self.full_weights(state))
     record.updates.append(Updated(record.stage, self.passes.temperature, number, before, batch))
     return _updated(state, batch)
 
   def spied_make(
-    self: Scorer, graph: nnx.GraphDef[Decoder], mesh: Mesh, passes: Passes, *args: Any, **more: Any
+    self: Scorer, graph: nnx.GraphDef[Decoder], mesh: Mesh, passes: ForwardConfig, *args: Any, **more: Any
   ) -> None:
     temperatures[id(self)] = passes.temperature
     make(self, graph, mesh, passes, *args, **more)
 
-  def spied_score(self: Scorer, weights: Weights, samples: Sequence[Sample]) -> list[np.ndarray]:
-    record.scores.append(ScoredBy(record.stage, temperatures[id(self)], fingerprint(weights)))
+  def spied_score(self: Scorer, weights: Weights, samples: Sequence[Example]) -> list[np.ndarray]:
+    record.scores.append(ScoredBy(record.stage, temperatures[id(self)], hash_weights(weights)))
     return [np.zeros(len(one.tokens), np.float32) for one in samples]
 
   def spied_rule(where: str) -> None:
-    rule = importlib.import_module(where).optimizer
+    rule = importlib.import_module(where).make_optimizer
 
     def spied(name: str, rate: Any, **settings: float) -> Any:
       record.rules[record.stage] = settings | {"name": name, "rate": float(rate(0))}
       return rule(name, rate, **settings)
 
-    patch.setattr(f"{where}.optimizer", spied)
+    patch.setattr(f"{where}.make_optimizer", spied)
 
   patch.setattr(Trainer, "__call__", spied_update)
   patch.setattr(Scorer, "__init__", spied_make)
   patch.setattr(Scorer, "__call__", spied_score)
-  for where in ("score_jax.reinforce", "score_jax.train.supervised"):
+  for where in ("score_jax.rl.loop", "score_jax.train.sft"):
     spied_rule(where)
 
 
-def _updated(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def _updated(state: TrainState, batch: Batch) -> tuple[TrainState, MetricArrays]:
   """The next state, by a factor that all of the batch decides, and what an update says of itself."""
   digest = zlib.crc32(b"".join(np.ascontiguousarray(x).tobytes() for x in jax.tree.leaves(batch)))
   by = jnp.float32(1.0 + 1e-4 * (1 + digest % 997))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from score_jax.tools import isolation
+from score_jax.sandbox import bubblewrap as isolation
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -20,7 +20,7 @@ def run(code: str, disk: pathlib.Path, *, kilobytes: int | None, timeout_s: floa
   With None the folder is as it is, and can only be read.
   """
   try:
-    bubblewrap = isolation.bubblewrap()
+    bubblewrap = isolation.find_bubblewrap()
   except FileNotFoundError as error:
     pytest.skip(f"no disk can be mounted: {error}")
   small = ["--size", str((kilobytes or 0) << 10), "--tmpfs", str(disk)]

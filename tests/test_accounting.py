@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from score_jax import recipe, stages
+from score_jax import recipe
 from score_jax.agent.protocol import Turn
-from score_jax.lessons import budget
-from score_jax.mentor.counterfactual import CounterfactualTeacher
-from score_jax.mentor.falls import Rule
+from score_jax.experiment import results
+from score_jax.runtime.workdir import Workdir
+from score_jax.teaching.counterfactual import CounterfactualTeacher
+from score_jax.teaching.falls import FallTest
+from score_jax.training_data import compute_token_budget
 from score_jax.trajectory import Ledger, Usage
-from score_jax.workdir import Workdir
 from tests.agent.scripted import Stage, act, plan, protocol, question, said, stage, submit, tokenizer, tool
 from tests.configs import module
 
@@ -37,12 +38,12 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   """A run before its mentoring: of question a the student's first try is right, of b and c it is wrong."""
 
   def counted(says: Callable[[str, str], Turn]) -> Callable[[str, str], Turn]:
-    def say(name: str, text: str) -> Turn:
+    def counting(name: str, text: str) -> Turn:
       turn = says(name, text)
-      drawn[name] += len(stage.protocol.turn(turn))
+      drawn[name] += len(stage.protocol.encode_turn(turn))
       return turn
 
-    return say
+    return counting
 
   def student(name: str, text: str) -> Turn:
     if "Observation: 12" in text:
@@ -57,12 +58,12 @@ def run(stage: Stage, drawn: Counter[str], tmp_path: pathlib.Path, monkeypatch: 
   config = module("quickstart").get_config("smoke")
   config.mps.tries, config.mps.continuations, config.agent.acts = 3, 4, 4
   taught = stage.agent("teacher"), stage.weights(counted(teacher))
-  opened = CounterfactualTeacher(*taught, judge=taught, continuations=4, rule=Rule(0.5, 0.05), acts=4)
+  opened = CounterfactualTeacher(*taught, judge=taught, continuations=4, rule=FallTest(0.5, 0.05), acts=4)
   monkeypatch.setattr(recipe, "open_teacher", lambda run, student: opened)
-  monkeypatch.setattr(recipe, "weights_of", lambda run, name: stage.weights(counted(student)))
-  monkeypatch.setattr(recipe, "mentored_questions", lambda run: [question(name=name) for name in "abc"])
+  monkeypatch.setattr(recipe, "load_stage_weights", lambda run, name: stage.weights(counted(student)))
+  monkeypatch.setattr(recipe, "select_mentored_questions", lambda run: [question(name=name) for name in "abc"])
   workdir = Workdir(str(tmp_path))
-  return SimpleNamespace(config=config, workdir=workdir, student_agent=stage.agent(), say=lambda line: None)
+  return SimpleNamespace(config=config, workdir=workdir, student_agent=stage.agent(), log=lambda line: None)
 
 
 def tokens(drawn: Counter[str], wanted: Callable[[str], bool]) -> int:
@@ -70,8 +71,8 @@ def tokens(drawn: Counter[str], wanted: Callable[[str], bool]) -> int:
 
 
 def test_probes_and_lift_are_measured_and_all_else_is_teaching(run: Any, drawn: Counter[str]) -> None:
-  found = recipe.mps(run)
-  taught, measured = stages.decoded(found["ledger"]), stages.decoded(found["measured"])
+  found = recipe.mentoring_stage(run)
+  taught, measured = results.ledger_from_dict(found["ledger"]), results.ledger_from_dict(found["measured"])
   depth = tokens(drawn, lambda name: name.startswith("depth/"))
   assert measured.of("teacher").generated == depth > 0
   teaching = tokens(drawn, lambda name: name.count("/") > 2 and "before" not in name and "after" not in name)
@@ -84,13 +85,15 @@ def test_probes_and_lift_are_measured_and_all_else_is_teaching(run: Any, drawn: 
 
 
 def test_no_budget_reads_what_was_spent_to_measure(run: Any) -> None:
-  warm = {"ledger": stages.encoded(Ledger({"teacher": Usage(1000)}))}
-  stages.finish(run, "warm_start", warm)
-  found = recipe.mps(run)
-  stages.finish(run, "mps", found)
-  stages.finish(run, "rl", {"ledger": stages.encoded(Ledger({"student": Usage(70)}))})
+  warm = {"ledger": results.ledger_to_dict(Ledger({"teacher": Usage(1000)}))}
+  results.write_stage_result(run, "warm_start", warm)
+  found = recipe.mentoring_stage(run)
+  results.write_stage_result(run, "mps", found)
+  results.write_stage_result(run, "rl", {"ledger": results.ledger_to_dict(Ledger({"student": Usage(70)}))})
   taught = found["ledger"]["models"]
-  assert budget(run, "bc", "teacher") == 1000 + taught["teacher"]["generated"]
-  assert budget(run, "grpo", "student") == 70 + taught["student"]["generated"]
-  assert stages.measured_until(run, "mps") == stages.decoded(found["measured"])
-  assert stages.cost_until(run, "mps") == stages.decoded(found["ledger"]) + stages.decoded(warm["ledger"])
+  assert compute_token_budget(run, "bc", "teacher") == 1000 + taught["teacher"]["generated"]
+  assert compute_token_budget(run, "grpo", "student") == 70 + taught["student"]["generated"]
+  assert results.sum_measurement_cost(run, "mps") == results.ledger_from_dict(found["measured"])
+  assert results.sum_training_cost(run, "mps") == results.ledger_from_dict(found["ledger"]) + results.ledger_from_dict(
+    warm["ledger"]
+  )

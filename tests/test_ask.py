@@ -12,11 +12,11 @@ import time
 import pytest
 
 from score_jax import ask
-from score_jax.agent.rollout import Request, at_question
-from score_jax.run import Run
+from score_jax.agent.rollout import RolloutRequest, empty_trajectory
+from score_jax.config import load_config
+from score_jax.experiment.experiment import Experiment
+from score_jax.runtime.workdir import Workdir
 from score_jax.trajectory import Question
-from score_jax.variation import config_from
-from score_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "configs/quickstart.py:smoke"
@@ -33,7 +33,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def question(tmp_path_factory: pytest.TempPathFactory) -> str:
-  with Run(config_from(str(ROOT / CONFIG)), Workdir(str(tmp_path_factory.mktemp("tasks")))) as run:
+  with Experiment(load_config(str(ROOT / CONFIG)), Workdir(str(tmp_path_factory.mktemp("tasks")))) as run:
     return run.tasks.test[0].text
 
 
@@ -44,12 +44,12 @@ def test_events_are_the_trajectory(
   monkeypatch.setattr(sys, "argv", ["ask", *command("--json", question)[3:]])
   assert ask.main() == 0
   *events, end = map(json.loads, capsys.readouterr().out.splitlines())
-  config = config_from(CONFIG)
+  config = load_config(CONFIG)
   config.student.path = "shipped:teacher"
-  with Run(config, Workdir(str(tmp_path))) as run:
+  with Experiment(config, Workdir(str(tmp_path))) as run:
     asked = Question("ask", question, "")
-    request = Request("ask", asked, at_question(asked), config.agent.acts)
-    ((told,),) = run.single_agent().rollout(run.student.weights, [request])
+    request = RolloutRequest("ask", asked, empty_trajectory(asked), config.agent.acts)
+    ((told,),) = run.make_single_agent().rollout(run.student.weights, [request])
   assert end == {"status": told.status, "answer": told.answer} and told.status == "answered"
   for section, wanted in (
     ("first_thought", told.steps[0].thought),
@@ -80,10 +80,10 @@ def test_interrupted_it_ends_in_a_line(question: str, tmp_path: pathlib.Path) ->
   slow = 'import time\n\ndef print(value):\n  """Takes its time."""\n  time.sleep(300)\n'
   (tmp_path / "slow.py").write_text(slow)
   (tmp_path / "slow_config.py").write_text(f"""
-from score_jax.variation import config_from
+from score_jax.config import load_config
 
 def get_config(arg=""):
-  c = config_from({str(ROOT / CONFIG)!r})
+  c = load_config({str(ROOT / CONFIG)!r})
   c.tools.functions, c.tools.timeout_s = {str(tmp_path / "slow.py")!r}, 600.0
   return c
 """)

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from score_jax.chat.exchange import Ask
-from score_jax.mentor.step_judge import Pair
-from score_jax.run import Run
-from score_jax.tasks.choice import Judged
-from score_jax.teachers import open_teacher, step_judge
+from score_jax.chat.interface import ChatRequest
+from score_jax.experiment.experiment import Experiment
+from score_jax.experiment.teachers import open_step_judge, open_teacher
+from score_jax.grading.short_answers import JudgeFallback
+from score_jax.runtime.workdir import Workdir
+from score_jax.teaching.judges import StepPair
 from score_jax.trajectory import Step, Trajectory
-from score_jax.workdir import Workdir
 from tests.configs import smoke_config
-from tests.mentor.scripted_chat import ScriptedChat
+from tests.teaching.scripted_chat import ScriptedChat
 
 pytestmark = pytest.mark.usefixtures("on_one_device")
 
 
-def says(ask: Ask) -> dict[str, Any]:
+def says(ask: ChatRequest) -> dict[str, Any]:
   if "/locate/" in ask.name:
     return {"step": int(ask.name.endswith("act")), "diagnosis": "look again"}
   if ask.name.endswith("/first_thought"):
@@ -44,7 +44,7 @@ def test_each_is_asked_at_its_own_temperature(tmp_path: pathlib.Path) -> None:
   c.teacher.first_thought_temperature, c.teacher.step_temperature = 0.11, 0.22
   c.teacher.locate_temperature, c.teacher.correct_temperature, c.teacher.judge_temperature = 0.33, 0.44, 0.55
   c.teacher.reply_tokens = 777
-  with Run(c, Workdir(str(tmp_path / "run"))) as run:
+  with Experiment(c, Workdir(str(tmp_path / "run"))) as run:
     chat = run.__dict__["chat"] = ScriptedChat(says)
     teacher = open_teacher(run, run.student.weights)
     one, other = run.tasks.train
@@ -64,7 +64,9 @@ def test_each_is_asked_at_its_own_temperature(tmp_path: pathlib.Path) -> None:
     assert asked_by(lambda: findings.extend(teacher.locate(failed, name="mps/1"))) == {(0.33, 777)}
     located = [(q, t, f) for (q, t), f in zip(failed, findings, strict=True)]
     assert asked_by(lambda: teacher.correct(located)) == {(0.44, 777)}
-    assert isinstance(run.tasks.grader, Judged)
+    assert isinstance(run.tasks.grader, JudgeFallback)
     assert asked_by(lambda: run.grade(run.tasks.test[0], "somebody else")) == {(0.55, 777)}
-    judge = step_judge(run)
-    assert asked_by(lambda: judge([Pair(one.text, (plan,), act, Step("act", "so", "print(2)", "2"))])) == {(0.55, 777)}
+    judge = open_step_judge(run)
+    assert asked_by(lambda: judge([StepPair(one.text, (plan,), act, Step("act", "so", "print(2)", "2"))])) == {
+      (0.55, 777)
+    }

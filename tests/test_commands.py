@@ -12,13 +12,13 @@ import sys
 
 import pytest
 
+from score_jax.config import find_config_file, load_config
 from score_jax.errors import UserError
-from score_jax.variation import config_from, located
 from tests.documents import ROOT
 
 COMMANDS = (
   *("main", "plan", "pretrain", "export", "serve", "ask", "report"),
-  *("tools.python", "tools.retriever_server", "tasks.grade"),
+  *("sandbox", "search.server", "grading"),
 )
 #: prints {command: [exit status, standard output]}
 HELP = f"""
@@ -69,15 +69,15 @@ def test_a_config_of_the_package_is_found_in_any_folder(
   tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   monkeypatch.chdir(tmp_path)
-  file, _, arg = located("configs/quickstart.py:smoke").partition(":")
+  file, _, arg = find_config_file("configs/quickstart.py:smoke").partition(":")
   assert (pathlib.Path(file).read_text(), arg) == ((ROOT / "configs/quickstart.py").read_text(), "smoke")
   (tmp_path / "configs").mkdir()
   (tmp_path / "configs/quickstart.py").write_text("def get_config(arg):\n  return {'mine': arg}")
-  assert config_from("configs/quickstart.py:x") == {"mine": "x"}, "one's own comes first"
+  assert load_config("configs/quickstart.py:x") == {"mine": "x"}, "one's own comes first"
   with pytest.raises(UserError, match=r"^config=configs/quikstart.py: there .* nearest .* is configs/quickstart.py$"):
-    located("configs/quikstart.py")
+    find_config_file("configs/quikstart.py")
   with pytest.raises(UserError, match=r"^config=variation.py: there is no such file"):
-    located("variation.py")
+    find_config_file("variation.py")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed, so it says nothing")

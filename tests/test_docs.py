@@ -24,29 +24,26 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 import score_jax
-from score_jax import reinforce
-from score_jax.agent.rollout import at_question
-from score_jax.alarms import measures, signs
-from score_jax.command import flat
-from score_jax.mentor.comparisons import Comparisons
-from score_jax.mentor.groups import numbers, score
-from score_jax.mentor.reward import Tiers
-from score_jax.mentor.starts import Start
-from score_jax.model.adapters import NOTHING
-from score_jax.planning import hours
-from score_jax.planning.chips import CHIPS, Topology
-from score_jax.planning.programs import Recipe
-from score_jax.planning.shapes import decoder, meshes_of, vocabulary
-from score_jax.planning.verdict import Planned, verdict
-from score_jax.report.charts import HEALTH
-from score_jax.sampler.meter import Meter
-from score_jax.stages import encoded
-from score_jax.train.batch import Sample, pack, update_of
-from score_jax.train.optimizer import optimizer
-from score_jax.train.policy_gradient import summary
-from score_jax.train.steps import Trainer, likelihood
+from score_jax.agent.rollout import empty_trajectory
+from score_jax.command import flatten_dict
+from score_jax.config import load_config
+from score_jax.experiment.results import ledger_to_dict
+from score_jax.model.lora import NO_PARAMS
+from score_jax.plan import cost as hours
+from score_jax.plan.cost import make_planning_meshes, pad_vocab_for_tags, read_decoder_config
+from score_jax.plan.fit import PlannedProgram, plan_program
+from score_jax.plan.memory import CHIPS, Topology
+from score_jax.plan.programs import RecipePrograms
+from score_jax.report.charts import HEALTH_METRICS
+from score_jax.rl import alarms, diagnostics, loop
+from score_jax.rl.reward import StepComparisons, TierRewards, measure_groups, score_groups
+from score_jax.sampler.slots import SamplerMeter
+from score_jax.teaching.mentoring import RolloutStart
+from score_jax.train.batch import Example, make_update, pack_examples
+from score_jax.train.optimizer import make_optimizer
+from score_jax.train.policy_gradient import summarize_updates
+from score_jax.train.step import Trainer, make_sft_loss
 from score_jax.trajectory import Ledger, Question, Status, Step, Trajectory, Usage
-from score_jax.variation import config_from
 from tests.conftest import PASSES, Tiny
 from tests.documents import DOCUMENTS, ROOT, Shown, commands, generic, metrics, overrides, rows, section
 
@@ -59,10 +56,10 @@ RUN = {
     "tests/test_every_arm.py::test_an_arm_runs_to_its_table"
   ),
   "XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m score_jax.main --config=configs/quickstart.py:smoke": (
-    "tests/test_processes.py::test_two_processes_leave_what_one_leaves"
+    "tests/runtime/test_processes.py::test_two_processes_leave_what_one_leaves"
   ),
   "python -m score_jax.main --config=configs/evaluate.py": (
-    "tests/test_candidates.py::test_every_benchmark_has_a_row_and_a_record_of_every_try"
+    "tests/test_evaluate_models.py::test_every_benchmark_has_a_row_and_a_record_of_every_try"
   ),
   "python -m score_jax.main --config=configs/smollm2_prompted.py:smoke": (
     "tests/test_prompted_run.py::test_it_survives_its_server_and_replays_offline"
@@ -70,7 +67,7 @@ RUN = {
   "python -m score_jax.main --config=configs/mine.py": (
     "tests/test_your_own.py::test_a_teacher_uses_it_and_the_student_learns_from_that"
   ),
-  "python -m score_jax.tools.python --functions=": "tests/test_your_own.py::test_the_function_is_there_for_code",
+  "python -m score_jax.sandbox --functions=": "tests/test_your_own.py::test_the_function_is_there_for_code",
   "python -m score_jax.ask": "tests/test_ask.py::test_events_are_the_trajectory",
   "python -m score_jax.serve --model=smollm2": (
     "tests/test_prompted_run.py::test_it_survives_its_server_and_replays_offline"
@@ -82,16 +79,17 @@ RUN = {
     "tests/test_export.py::test_a_stage_of_a_run_becomes_a_model_of_transformers"
   ),
   "python -m score_jax.export --workdir=RUN --stage=mps --trajectories=": (
-    "tests/test_hand_over.py::test_a_runs_trajectories_are_written"
+    "tests/test_trl_records.py::test_a_runs_trajectories_are_written"
   ),
   "python -m score_jax.report": "tests/report/test_page.py::test_same_workdir_gives_the_same_bytes",
   "python -m score_jax.pretrain": "tests/test_pretrain.py::test_they_can_be_made_again_small",
   "python -m score_jax.plan --config=configs/score_qwen2_5_0_5b.py --topology=h100:1": (
-    "tests/planning/test_plan.py::test_a_gpu_is_estimated_from_shapes"
+    "tests/plan/test_plan.py::test_a_gpu_is_estimated_from_shapes"
   ),
-  "python -m score_jax.tools.python": "tests/tools/test_lines.py::test_the_command_answers_each_line_as_it_comes",
-  "python -m score_jax.tools.retriever_server": "tests/tools/test_retriever.py::test_our_server_is_a_command",
-  "python -m score_jax.tasks.grade": "tests/tasks/test_door.py::test_each_line_has_its_reply_whatever_it_is",
+  "python -m score_jax.sandbox": "tests/sandbox/test_command.py::test_the_command_answers_each_line_as_it_comes",
+  "python -m score_jax.search.server": "tests/search/test_retriever.py::test_our_server_is_a_command",
+  "python -m score_jax.grading": "tests/tasks/test_door.py::test_each_line_has_its_reply_whatever_it_is",
+  "python docs/dev/draw.py": "tests/test_architecture.py::test_the_page_has_the_pictures_of_the_source",
   "python benchmarks/torture.py": "tests/test_survival.py::test_killed_runs_survive",
 }
 TPUS, SLURM, MINUTES = "a slice of TPUs", "a SLURM cluster", "minutes"
@@ -119,6 +117,7 @@ NEEDS = {
   "python benchmarks/seeds.py": MINUTES,
   "python benchmarks/soak.py": MINUTES,
   "python benchmarks/mutants.py": MINUTES,
+  "python benchmarks/same_run.py": MINUTES,
   "NAME=mine ZONE=us-west4-a TYPE=v5litepod-64 launch/tpu_vm.sh create": TPUS,
   "launch/tpu_vm.sh": TPUS,
   "sbatch --nodes=4 launch/slurm.sbatch": SLURM,
@@ -195,13 +194,13 @@ def test_the_config_is_there_and_takes_the_settings(shown: Shown, monkeypatch: p
   line = ["command", *given]
   config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=line)
   values(line)  # of a file that is not there it complains when it is looked at
-  config_from(next(word for word in given if word.startswith("--config=")).removeprefix("--config="))
+  load_config(next(word for word in given if word.startswith("--config=")).removeprefix("--config="))
 
 
 @pytest.mark.parametrize(("document", "setting"), sorted(set(overrides())), ids=lambda x: str(x).rpartition("/")[2])
 def test_a_setting_that_is_named_exists(document: pathlib.Path, setting: str) -> None:
-  configs = [config_from(str(ROOT / "configs" / name)) for name in ("quickstart.py", "evaluate.py")]
-  known = [f"--config.{key}" for c in configs for key in flat(json.loads(c.to_json_best_effort()))]
+  configs = [load_config(str(ROOT / "configs" / name)) for name in ("quickstart.py", "evaluate.py")]
+  known = [f"--config.{key}" for c in configs for key in flatten_dict(json.loads(c.to_json_best_effort()))]
   assert any(key == setting or key.startswith(f"{setting}.") for key in known), document
 
 
@@ -219,9 +218,11 @@ def test_every_flag_is_known_to_the_command(shown: Shown, monkeypatch: pytest.Mo
 
 
 def _absl_flags(module: str) -> set[str]:
-  importlib.import_module(module)
+  package = hasattr(importlib.import_module(module), "__path__")
+  name = f"{module}.__main__" if package else module
+  importlib.import_module(name)
   found = flags.FLAGS.flags_by_module_dict()
-  return {flag.name for name in ("score_jax.command", module) for flag in found.get(name, [])}
+  return {flag.name for owner in ("score_jax.command", name) for flag in found.get(owner, [])}
 
 
 def _parse(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,15 +321,15 @@ def test_a_message_that_is_not_said_is_found() -> None:
 
 
 def test_the_alarms_are_those_of_the_code() -> None:
-  thresholds = config_from(str(ROOT / "configs" / "quickstart.py")).alarms
+  thresholds = load_config(str(ROOT / "configs" / "quickstart.py")).alarms
   found = rows(section(REPORT, "## Alarms"))
-  assert len(found) == len(signs.SIGNS) == 14
-  for sign, (name, when, *says) in zip(signs.SIGNS, found, strict=True):
+  assert len(found) == len(alarms.ALARM_RULES) == 14
+  for sign, (name, when, *says) in zip(alarms.ALARM_RULES, found, strict=True):
     first = " by what it was at first" if sign.relative else ""
     side = "over" if sign.above else "under"
-    assert name == f"`{sign.name}`" + " *" * sign.seldom
+    assert name == f"`{sign.name}`" + " *" * sign.at_checkpoints_only
     assert when == f"`{sign.metric}`{first} {side} {thresholds[sign.name]:g}"
-    assert says == [sign.means, sign.remedy]
+    assert says == [sign.meaning, sign.remedy]
 
 
 def test_every_chart_and_status_is_explained() -> None:
@@ -345,47 +346,52 @@ def test_every_chart_and_status_is_explained() -> None:
 def test_the_health_charts_are_explained() -> None:
   explained = re.findall(r"^\| ([^|]+) \|", section(REPORT, "## Training").partition("in Health")[2], re.MULTILINE)
   told = {name for cell in explained for name in cell.split(", ")}
-  assert {label.partition(" (")[0] for _, label in HEALTH} <= told
+  assert {label.partition(" (")[0] for _, label in HEALTH_METRICS} <= told
 
 
 def written(tiny: Tiny, mesh: Mesh) -> Iterator[str]:
   """The names of all metrics that stages write, from what makes them."""
-  yield from ("step", "time", "tokens_per_s", "learning_rate", "val_accuracy")  # train/supervised.py, reinforce.py
+  yield from ("step", "time", "tokens_per_s", "learning_rate", "val_accuracy")  # train/sft.py, reinforce.py
   yield from ("hosts/oldest_beat_s", "hosts/oldest_beat_process")
   updates = [(True, dict.fromkeys(_update(tiny, mesh, name), 1.0)) for name in ("sft", "rl")]
   yield from updates[0][1]
   yield from ("too_long", "too_long_tokens", "learnt_rollouts", "learnt_tokens")
-  told = summary(updates[1:], 1.0)
+  told = summarize_updates(updates[1:], 1.0)
   yield from told
-  yield from signs.derived(told)
+  yield from alarms.measure_worst_update(told)
   yield from _of_groups()
-  yield from Meter().numbers()
-  yield from ("probe_pass", "probe_mean", "kl_from_start", "prefix_logprob_change")  # alarms/watch.py, closely
-  yield from _literals(measures)
-  yield from (f"alarm/{sign.name}" for sign in signs.SIGNS)
+  yield from SamplerMeter().metrics()
+  yield from ("probe_pass", "probe_mean", "kl_from_start", "prefix_logprob_change")  # rl/diagnostics.py, closely
+  yield from _literals(diagnostics)
+  yield from (f"alarm/{sign.name}" for sign in alarms.ALARM_RULES)
 
 
 def _of_groups() -> Iterator[str]:
   """Of a step with one rollout and one comparison."""
   asked = Question("q", "2 + 2?", "4")
-  start, comparisons = Start(asked, at_question(asked), None, 1), Comparisons(lambda *_: (None, ""), None)
-  comparisons.of(start)(Step("first_thought", "add"), Step("first_thought", "add"))
+  start, comparisons = (
+    RolloutStart(asked, empty_trajectory(asked), None, 1),
+    StepComparisons(lambda *_: (None, ""), None),
+  )
+  comparisons.comparator_for(start)(Step("first_thought", "add"), Step("first_thought", "add"))
   drawn = [[Trajectory("q", "2 + 2?", (), status="answered", grade=1.0)]]
-  yield from numbers(drawn, score([start], drawn, Tiers(1.0, 0.5, 0.1), comparisons.of, scale="none"))
-  yield from comparisons.numbers()
+  yield from measure_groups(
+    drawn, score_groups([start], drawn, TierRewards(1.0, 0.5, 0.1), comparisons.comparator_for, scale="none")
+  )
+  yield from comparisons.metrics()
 
 
 def _update(tiny: Tiny, mesh: Mesh, kind: str) -> dict[str, Any]:
   """The numbers of an update with every knob on, as shapes."""
-  config = config_from(str(ROOT / "configs" / "quickstart.py"))
+  config = load_config(str(ROOT / "configs" / "quickstart.py"))
   config.rl.update({"kl": 0.1, "truncate": 2.0})
-  rule = optimizer("adamw", lambda _: 1e-3, weight_decay=0.0, max_norm=1.0)
-  plain_trainer = Trainer(tiny.graph, rule, likelihood(), mesh, PASSES, NOTHING)
-  trainer = plain_trainer if kind == "sft" else reinforce.trainer(config, tiny.graph, mesh, NOTHING)
-  one = Sample(*(jax.numpy.ones(4, t).__array__() for t in ("int32", "float32", "float32")))
-  batch = update_of(pack([one], length=8), length=8, micro=1, most=1)
-  state = trainer.abstract(tiny.config)
-  return jax.eval_shape(trainer.program(state), state, NOTHING, batch)[1]
+  rule = make_optimizer("adamw", lambda _: 1e-3, weight_decay=0.0, max_norm=1.0)
+  plain_trainer = Trainer(tiny.graph, rule, make_sft_loss(), mesh, PASSES, NO_PARAMS)
+  trainer = plain_trainer if kind == "sft" else loop.make_trainer(config, tiny.graph, mesh, NO_PARAMS)
+  one = Example(*(jax.numpy.ones(4, t).__array__() for t in ("int32", "float32", "float32")))
+  batch = make_update(pack_examples([one], length=8), length=8, micro=1, most=1)
+  state = trainer.abstract_state(tiny.config)
+  return jax.eval_shape(trainer.jit_update(state), state, NO_PARAMS, batch)[1]
 
 
 def _literals(module: Any) -> Iterator[str]:
@@ -393,7 +399,7 @@ def _literals(module: Any) -> Iterator[str]:
   tree = ast.parse(pathlib.Path(module.__file__).read_text())
   inside = [n for f in tree.body if isinstance(f, ast.FunctionDef) and f.name != "_sections" for n in ast.walk(f)]
   keys = [k for n in inside if isinstance(n, ast.Dict) for k in n.keys]
-  keys += [n.args[0] for n in inside if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "_told"]
+  keys += [n.args[0] for n in inside if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "_mean_metric"]
   keys += [t.slice for n in inside if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Subscript)]
   yield from {k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)} - {"thought", "code"}
 
@@ -407,18 +413,22 @@ def test_the_metrics_are_those_that_stages_write(tiny: Tiny, one_device: Mesh) -
 
 
 @cache
-def planned(path: str, topology: str, overrides: str = "{}") -> tuple[dict[str, dict[str, float]], list[Planned]]:
+def planned(
+  path: str, topology: str, overrides: str = "{}"
+) -> tuple[dict[str, dict[str, float]], list[PlannedProgram]]:
   """The stages and programs of a config with overrides (JSON) on some chips."""
-  config = config_from(str(ROOT / "configs" / path))
+  config = load_config(str(ROOT / "configs" / path))
   config.update_from_flattened_dict({name: _tuples(value) for name, value in json.loads(overrides).items()})
   kind, _, shape = topology.partition(":")
   chips = Topology(topology, CHIPS[kind], math.prod(map(int, shape.split("x"))), ())
-  meshes = meshes_of(config.mesh, chips)
+  meshes = make_planning_meshes(config.mesh, chips)
   roles = [role for role in ("student", "teacher") if config[role].get("kind", "model") == "model"]
-  student, *teacher = [vocabulary(decoder(config[role]), meshes.vocabulary_multiple) for role in roles]
-  recipe = Recipe(config, meshes, student, teacher[0] if teacher else None)
-  programs = [verdict(program, recipe.arrays(), chips) for program in recipe.programs()]
-  return hours.hours(config, programs, chips), programs
+  student, *teacher = [
+    pad_vocab_for_tags(read_decoder_config(config[role]), meshes.vocabulary_multiple) for role in roles
+  ]
+  recipe = RecipePrograms(config, meshes, student, teacher[0] if teacher else None)
+  programs = [plan_program(program, recipe.arrays(), chips) for program in recipe.programs()]
+  return hours.estimate_stage_hours(config, programs, chips), programs
 
 
 def _tuples(value: Any) -> Any:
@@ -436,7 +446,7 @@ def test_the_meshes_of_what_was_planned_are_the_configs() -> None:
   assert len(found) > 5
   for name, _, shapes, _ in found:
     path = name.split("`")[1]
-    mesh = config_from(str(ROOT / "configs" / path)).mesh
+    mesh = load_config(str(ROOT / "configs" / path)).mesh
     three = [tuple(mesh[use]) for use in ("train", "sample", "teacher")]
     assert shapes == (f"{three[0]} each" if len(set(three)) == 1 else ", ".join(map(str, three))), path
 
@@ -493,13 +503,13 @@ def test_the_roofline_of_the_7b_config_is_the_plans(kind: str) -> None:
 
 
 def test_the_worked_example_is_worked_out() -> None:
-  config = config_from(str(ROOT / "configs" / "score_qwen2_5_7b.py"))
+  config = load_config(str(ROOT / "configs" / "score_qwen2_5_7b.py"))
   stages, programs = planned("score_qwen2_5_7b.py:v5e", "v5e:8x8")
   each = {(p.model, p.name): p.roofline_s / p.tokens for p in programs if p.tokens}
   rollouts = config.rl.steps * config.rl.prompts * config.rl.group_size
   draws, reads = (1500 * each["student", name] for name in ("decode", "extend"))
   learns = 3000 * each["student", "policy_gradient_step"]
-  weights = decoder(config.student).parameters
+  weights = read_decoder_config(config.student).parameters
   flops, seconds = 8.0 * weights * rollouts * 3000, rollouts * (draws + reads + learns)
   a_rollout = {m: 1500 * (each[m, "decode"] + each[m, "extend"]) * 64 / 3600 for m in ("student", "teacher")}
   student, teacher = (0.8 * config.tasks.train * n * a_rollout[m] for m, n in (("student", 1.3), ("teacher", 12)))
@@ -529,7 +539,7 @@ def test_the_costs_of_a_run_are_told(tmp_path: pathlib.Path, capsys: pytest.Capt
   ledger = Ledger({"teacher": Usage(1_000, 20, 300, 3.6e15), "student": Usage(7, 0, 0, 1.0)}, 4, 5)
   probe = Ledger({"teacher": Usage(8)})
   (tmp_path / "stages" / "mps.json").write_text(
-    json.dumps({"identity": "x", "ledger": encoded(ledger), "measured": encoded(probe)})
+    json.dumps({"identity": "x", "ledger": ledger_to_dict(ledger), "measured": ledger_to_dict(probe)})
   )
   names: dict[str, Any] = {}
   exec(compile(snippet(COSTS), "costs", "exec"), names)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from score_jax.arms import STAGES, planned
+from score_jax.experiment.stages import STAGES, resolve_stages
 from tests.configs import module
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -47,15 +47,15 @@ def test_an_arm_runs_to_its_table(workdir: pathlib.Path, arm: str) -> None:
   before = stages(workdir)
   said = run(workdir, f"--config.arms=('{arm}',)")
   after = stages(workdir)
-  assert after.keys() == before.keys() | set(planned(MAIN, (arm,)))
+  assert after.keys() == before.keys() | set(resolve_stages(MAIN, (arm,)))
   assert before.items() <= after.items(), "what it shares with others is not done again"
   rows = {row["model"]: row for row in json.loads((workdir / "results.json").read_text())["rows"]}
   assert list(rows) == [name for name in ("teacher", "untrained", *STAGES) if name in rows]
   assert rows.keys() >= {"teacher", "untrained", arm, *MAIN} - {"mps"}
-  assert rows[arm]["from"] == STAGES[arm].begin in {"untrained", *rows}
+  assert rows[arm]["from"] == STAGES[arm].init_from in {"untrained", *rows}
   assert rows[arm]["n"] == 12
   [line] = [line for line in said.splitlines() if line.startswith(f"{STAGES[arm].label}  ")]
-  assert f"  {STAGES[arm].begin}  " in line
-  assert STAGES[arm].says.replace("'", "&#39;") in (workdir / "report.html").read_text()
+  assert f"  {STAGES[arm].init_from}  " in line
+  assert STAGES[arm].purpose.replace("'", "&#39;") in (workdir / "report.html").read_text()
   others = {name: row["weights_sha256"] for name, row in rows.items() if name != arm}
   assert rows[arm]["weights_sha256"] not in others.values(), "it learnt something of its own"

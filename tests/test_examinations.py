@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from score_jax.examine import Candidate, examine
-from score_jax.tasks.exam import Exam
+from score_jax.evaluate import EvaluatedModel, run_benchmark
+from score_jax.runtime.workdir import Workdir
+from score_jax.tasks.exam import EvalSet
 from score_jax.trajectory import Question, Trajectory
-from score_jax.workdir import Workdir
 
 QUESTIONS = [Question(f"q{i}", f"What is {i} + 1?", str(i + 1)) for i in range(5)]
-EXAM = Exam("own", QUESTIONS, 2, "accuracy")
+EXAM = EvalSet("own", QUESTIONS, 2, "accuracy")
 
 
 def tried(q: Question, number: int) -> Trajectory:
@@ -38,10 +38,10 @@ class Examined:
       for q in questions
     ]
 
-  def __call__(self, exam: Exam = EXAM, *, weights: str = "a" * 64, part: int = 2) -> list[list[str]]:
+  def __call__(self, exam: EvalSet = EXAM, *, weights: str = "a" * 64, part: int = 2) -> list[list[str]]:
     """The names of the tries that an examination comes to, by question."""
-    candidate = Candidate("model", self.solve, weights)
-    return [[t.name for t in group] for group in examine(self.workdir, candidate, exam, part=part, say=print)]
+    candidate = EvaluatedModel("model", self.solve, weights)
+    return [[t.name for t in group] for group in run_benchmark(self.workdir, candidate, exam, part=part, log=print)]
 
 
 @pytest.fixture

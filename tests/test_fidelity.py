@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from score_jax.train.optimizer import B2
-from score_jax.variation import config_from
+from score_jax.config import load_config
+from score_jax.train.optimizer import ADAM_B2
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "fidelity.md").read_text()
@@ -19,7 +19,7 @@ TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", TEXT)))
 
 @pytest.fixture(scope="module")
 def paper() -> dict[str, object]:
-  config = config_from(str(ROOT / "configs" / "paper.py"))
+  config = load_config(str(ROOT / "configs" / "paper.py"))
   return {
     f"{group}.{key}": value for group, keys in config.items() if hasattr(keys, "items") for key, value in keys.items()
   }
@@ -55,4 +55,4 @@ def test_every_setting_has_a_test_or_a_default() -> None:
 
 def test_the_optimisers_second_moment_is_among_the_departures() -> None:
   table = TEXT.partition("## Departures on purpose")[2].partition("\n##")[0]
-  assert re.search(rf"^\| AdamW's b2 \|[^|]*0\.999 \| {B2}, ", table, re.MULTILINE)
+  assert re.search(rf"^\| AdamW's b2 \|[^|]*0\.999 \| {ADAM_B2}, ", table, re.MULTILINE)

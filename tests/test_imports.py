@@ -16,36 +16,17 @@ import score_jax
 PACKAGE = pathlib.Path(score_jax.__file__).parent
 ROOT = PACKAGE.parent
 
-#: the floors of the house: what stands on one imports from those before it and from its own room
+#: the floors of the package: a room imports from those before its own, and from itself
 FLOORS: tuple[tuple[str, ...], ...] = (
-  ("errors",),
-  ("text",),
-  ("progress", "tensorboard", "trajectory"),
-  ("limits",),
-  ("arms", "variation"),
-  ("mesh",),
-  ("store", "workdir", "lock"),
-  ("stopping", "profiling", "trackers"),
-  ("model", "tools"),
-  ("tasks",),
-  ("sampler", "train"),
-  ("chat",),
-  ("agent",),
-  ("mentor",),
-  ("means",),
-  ("run",),
-  ("teachers",),
-  ("stages",),
-  ("examine", "finished"),
-  ("evaluate", "candidates", "hand_over"),
-  ("alarms",),
-  ("reinforce",),
-  ("lessons",),
-  ("baselines", "controls"),
+  ("errors", "text"),
+  ("limits", "model", "trajectory"),
+  ("config", "runtime", "sampler", "sandbox"),
+  ("command", "grading", "search", "train"),
+  ("agent", "chat", "tasks"),
+  ("serve", "teaching"),
+  ("experiment", "rl", "trl_records"),
+  ("evaluate", "plan", "report", "training_data"),
   ("recipe",),
-  ("report",),
-  ("planning",),
-  ("command",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -98,7 +79,7 @@ def test_imports_point_one_way() -> None:
 def test_every_floor_is_there() -> None:
   """Otherwise the test above would look past what was renamed."""
   assert FLOOR.keys() <= {room(module) for module in IMPORTS}
-  assert IMPORTS["recipe"] > {"run", "stages", "reinforce"}
+  assert IMPORTS["recipe"] > {"experiment.experiment", "experiment.stages", "rl.loop"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -120,8 +101,9 @@ def test_the_command_of_a_room_is_imported_by_nobody() -> None:
   "modules",
   [
     "score_jax",
-    "score_jax.tools.worker",
-    "score_jax.trajectory, score_jax.workdir, score_jax.tools.python, score_jax.tasks.source, score_jax.report.page",
+    "score_jax.sandbox.worker",
+    "score_jax.trajectory, score_jax.runtime.workdir, score_jax.sandbox.sandbox, score_jax.tasks.questions",
+    "score_jax.report.page",
   ],
 )
 def test_nothing_of_jax_is_imported_where_it_is_not_needed(modules: str) -> None:
@@ -151,13 +133,13 @@ def _python(code: str) -> str:
 
 #: modules that ask for the time of day, all to show it to people or to write it into metrics; a retriever's
 #: servers may name the time until which they want to be left alone
-WALL_CLOCK = {"chat.service", "lock", "tools.pace", "workdir"}
+WALL_CLOCK = {"runtime.lock", "runtime.metrics", "search.retriever", "serve.server"}
 
 
 def test_nothing_hangs_on_the_time_of_day() -> None:
   """It may jump; waiting and intervals go by the monotonic clock."""
   asks = re.compile(r"\btime\.(time|time_ns|ctime|localtime|gmtime)\(|\b(datetime|date)\.(now|utcnow|today)\(")
-  assert {name_of(p) for p in MODULES if asks.search(p.read_text())} - {"tools.clock"} == WALL_CLOCK
+  assert {name_of(p) for p in MODULES if asks.search(p.read_text())} - {"sandbox.clock"} == WALL_CLOCK
 
 
 DOCUMENTS = sorted(p for p in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")) if p.exists())

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from score_jax.agent.protocol import Turn
-from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
-from score_jax.mentor.groups import numbers, score
-from score_jax.mentor.reward import Tiers
-from score_jax.mentor.starts import Start
-from score_jax.reinforce import require_signal
-from score_jax.train.batch import pack
+from score_jax.experiment.results import make_stage_config
+from score_jax.experiment.stages import STAGES
+from score_jax.rl.loop import require_signal
+from score_jax.rl.reward import TierRewards, measure_groups, score_groups
+from score_jax.teaching.mentoring import RolloutStart
+from score_jax.train.batch import pack_examples
 from score_jax.trajectory import Trajectory
 from tests.agent.scripted import Stage, act, plan, protocol, question, said, stage, submit, tokenizer, tool
 from tests.configs import module
@@ -31,7 +32,7 @@ def says(name: str, text: str) -> Turn:
 
 
 def rolled(stage: Stage, agent: Agent) -> list[Trajectory]:
-  request = Request("rl/0/q", question(), at_question(question()), 50, 2)
+  request = RolloutRequest("rl/0/q", question(), empty_trajectory(question()), 50, 2)
   [group] = agent.rollout(stage.weights(says), [request])
   return group
 
@@ -46,14 +47,14 @@ def test_a_rollout_ends_where_a_training_row_does(stage: Stage) -> None:
     answered, cut = rolled(stage, agent)
     assert answered.steps == short.steps, "one that fits is the same"
     assert (cut.status, cut.grade) == ("context_full", 0.0)
-    start = Start(question(), at_question(question()), None, 50)
-    groups = score([start], [[answered, cut]], Tiers(1.0, 0.5, 0.1), lambda _: unasked, scale="group_std")
-    samples = [s.sample() for s in groups[0]]
+    start = RolloutStart(question(), empty_trajectory(question()), None, 50)
+    groups = score_groups([start], [[answered, cut]], TierRewards(1.0, 0.5, 0.1), lambda _: unasked, scale="group_std")
+    samples = [s.to_example() for s in groups[0]]
     assert max(len(s.tokens) for s in samples) <= length
     assert [float(s.advantage) for s in groups[0]] == [1.0, -1.0]
-    assert sum(len(row) for row in pack(samples, length=length)) == 2
-    assert sum(s.learnt.sum() for s in samples) == sum(len(s.tokens) for t in (answered, cut) for s in t.steps)
-    found = numbers([[answered, cut]], groups)
+    assert sum(len(row) for row in pack_examples(samples, length=length)) == 2
+    assert sum(s.loss_mask.sum() for s in samples) == sum(len(s.tokens) for t in (answered, cut) for s in t.steps)
+    found = measure_groups([[answered, cut]], groups)
     assert (found["rollouts"], found["context_full"]) == (2, 0.5)
   assert rolled(stage, dataclasses.replace(stage.agent(length=200), length=500))[1].context() == long.context()
 
@@ -80,6 +81,12 @@ def settings(**changed: float) -> Any:
   return config
 
 
+def warning(config: Any, stage_name: str) -> str:
+  """What is said of the settings of a stage."""
+  before_corrections = STAGES[stage_name].rl_starts == "prefixes"
+  return require_signal(make_stage_config(config, stage_name).rl, stage_name, rewards_steps=before_corrections)
+
+
 @pytest.mark.parametrize(
   ("stage_name", "changed", "message"),
   [
@@ -94,16 +101,16 @@ def test_settings_under_which_nothing_is_learnt_are_refused(
   stage_name: str, changed: dict[str, float], message: str
 ) -> None:
   with pytest.raises(UserError, match=message):
-    require_signal(settings(**changed), stage_name)
-  assert require_signal(settings(**changed, distill=0.5), stage_name) == ""
-  assert "rl.kl only holds the weights where they are" in require_signal(settings(**changed, kl=0.1), stage_name)
+    warning(settings(**changed), stage_name)
+  assert warning(settings(**changed, distill=0.5), stage_name) == ""
+  assert "rl.kl only holds the weights where they are" in warning(settings(**changed, kl=0.1), stage_name)
 
 
 @pytest.mark.parametrize("stage_name", ["rl", "rl_no_key", "rl_from_question", "grpo", "distill"])
 def test_settings_with_a_signal_are_not(stage_name: str) -> None:
-  assert require_signal(settings(), stage_name) == ""
-  assert require_signal(settings(group_size=2), stage_name) == ""
+  assert warning(settings(), stage_name) == ""
+  assert warning(settings(group_size=2), stage_name) == ""
 
 
 def test_a_tier_below_the_answers_is_enough_before_a_corrected_step() -> None:
-  assert require_signal(settings(final=0.0), "rl") == ""
+  assert warning(settings(final=0.0), "rl") == ""

@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from score_jax.command import flat
+from score_jax.command import flatten_dict
+from score_jax.config import load_config
 from score_jax.errors import UserError
-from score_jax.limits import COUNT, LIMITS, PORT, POSITIVE, check, flag, limit_of, numbers
-from score_jax.variation import config_from
+from score_jax.limits import (
+  NUMBER_LIMITS,
+  PORT,
+  POSITIVE,
+  POSITIVE_INT,
+  check_numbers,
+  find_limit,
+  iter_numbers,
+  make_argparse_type,
+)
 from tests.configs import ROOT, module
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -29,24 +38,26 @@ def with_value(key: str, value: Any) -> ConfigDict:
 def test_every_number_of_a_shipped_config_has_limits_and_keeps_them(name: str) -> None:
   """A new knob needs a line in the table."""
   config = module(name).get_config("")
-  found = list(numbers(config))
-  assert [key for key, _ in found if limit_of(key) is None] == []
-  check(config)
+  found = list(iter_numbers(config))
+  assert [key for key, _ in found if find_limit(key) is None] == []
+  check_numbers(config)
   # counted another way: every number that the config as JSON data has
-  leaves = [one for v in flat(config.to_dict()).values() for one in (v if isinstance(v, list | tuple) else (v,))]
+  leaves = [
+    one for v in flatten_dict(config.to_dict()).values() for one in (v if isinstance(v, list | tuple) else (v,))
+  ]
   assert len(found) == sum(isinstance(one, int | float) and not isinstance(one, bool) for one in leaves)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "evaluate", "quickstart_pretrain", "smollm2_gsm8k", "smollm2_prompted"])
 def test_the_smoke_configs_keep_the_limits(name: str) -> None:
-  check(config_from(str(ROOT / "configs" / f"{name}.py:smoke")))
+  check_numbers(load_config(str(ROOT / "configs" / f"{name}.py:smoke")))
 
 
-@pytest.mark.parametrize("key", sorted(LIMITS))
+@pytest.mark.parametrize("key", sorted(NUMBER_LIMITS))
 def test_nan_infinity_and_truth_values_are_refused_everywhere(key: str) -> None:
-  limit = LIMITS[key]
+  limit = NUMBER_LIMITS[key]
   assert not any(map(limit.allows, (math.nan, math.inf, -math.inf, True, False, "1", None)))
-  assert limit.allows(1.5) == (not limit.whole and limit.high > 1.5 and limit.low < 1.5)
+  assert limit.allows(1.5) == (not limit.whole and limit.max_value > 1.5 and limit.min_value < 1.5)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +118,9 @@ def test_nan_infinity_and_truth_values_are_refused_everywhere(key: str) -> None:
 )
 def test_what_makes_no_sense_is_refused_by_name_and_value(key: str, value: Any) -> None:
   with pytest.raises(UserError) as refused:
-    check(with_value(key, value))
+    check_numbers(with_value(key, value))
   bad = next(
-    v for v in (value if isinstance(value, tuple) else (value,)) if (limit := limit_of(key)) and not limit.allows(v)
+    v for v in (value if isinstance(value, tuple) else (value,)) if (limit := find_limit(key)) and not limit.allows(v)
   )
   assert str(refused.value).startswith(f"{key} = {bad!r}: must be a ")
   assert str(refused.value).endswith(f"; set --config.{key} to one")
@@ -120,19 +131,27 @@ def test_what_makes_no_sense_is_refused_by_name_and_value(key: str, value: Any) 
   [("limit", 0), ("mesh.train", (-1, 1, 1)), ("student.temperature", 0.0), ("rl.kl", 0), ("alarms.stale_prefix", -1.0)],
 )
 def test_what_the_comments_offer_is_allowed(key: str, value: Any) -> None:
-  check(with_value(key, value))
+  check_numbers(with_value(key, value))
 
 
 @pytest.mark.parametrize(
-  ("limit", "text", "value"), [(COUNT, "3", 3), (PORT, "0", 0), (PORT, "65535", 65535), (POSITIVE, "0.5", 0.5)]
+  ("limit", "text", "value"), [(POSITIVE_INT, "3", 3), (PORT, "0", 0), (PORT, "65535", 65535), (POSITIVE, "0.5", 0.5)]
 )
 def test_a_flag_is_read(limit: Any, text: str, value: float) -> None:
-  assert flag(limit)(text) == value
+  assert make_argparse_type(limit)(text) == value
 
 
 @pytest.mark.parametrize(
-  ("limit", "text"), [(COUNT, "0"), (COUNT, "-1"), (COUNT, "1.5"), (COUNT, "x"), (PORT, "-1"), (PORT, "65536")]
+  ("limit", "text"),
+  [
+    (POSITIVE_INT, "0"),
+    (POSITIVE_INT, "-1"),
+    (POSITIVE_INT, "1.5"),
+    (POSITIVE_INT, "x"),
+    (PORT, "-1"),
+    (PORT, "65536"),
+  ],
 )
 def test_a_flag_out_of_its_limits_is_refused(limit: Any, text: str) -> None:
   with pytest.raises(argparse.ArgumentTypeError, match=f"{text}: must be a whole number"):
-    flag(limit)(text)
+    make_argparse_type(limit)(text)

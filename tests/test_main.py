@@ -14,10 +14,11 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from score_jax import lock, main
+from score_jax import main
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import Meshes
-from score_jax.workdir import Workdir
+from score_jax.model.sharding import Meshes
+from score_jax.runtime import lock
+from score_jax.runtime.workdir import Workdir
 from tests.configs import smoke_config
 from tests.documents import generic, metrics
 
@@ -48,7 +49,7 @@ def refused(status: int, *args: str) -> str:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
   """The workdir of an undisturbed run."""
   folder = tmp_path_factory.mktemp("run") / "undisturbed"
-  main.run(smoke_config(), str(folder))
+  main.run_job(smoke_config(), str(folder))
   return folder
 
 
@@ -82,7 +83,7 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
   shutil.copytree(finished, folder)
   config.arms = ("sft_redraw",)
   config.profile.steps, config.profile.skip, config.profile.stages = 1, 0, ("sft_redraw",)
-  main.run(config, str(folder))
+  main.run_job(config, str(folder))
   for kind in ("rounds", "updates"):
     assert len([*(folder / "profile/sft_redraw" / kind).rglob("*.xplane.pb")]) == 1
   before, after = results(finished)["rows"], results(folder)["rows"]
@@ -90,7 +91,7 @@ def test_an_arm_is_added_to_a_finished_run(finished: pathlib.Path, tmp_path: pat
   [row] = [row for row in after if row["model"] == "sft_redraw"]
   assert row["from"] == "warm_start"
   assert json.loads((folder / "config.json").read_text())["config"]["arms"] == ["sft_redraw"]
-  main.run(smoke_config(), str(folder))
+  main.run_job(smoke_config(), str(folder))
   assert results(folder)["rows"] == after, "what is there stays in the table"
 
 
@@ -140,7 +141,7 @@ def test_finished_it_says_so_and_changes_nothing(finished: pathlib.Path, capsys:
     return {p: p.read_bytes() for p in finished.rglob("*.json*") if p.is_file() and p.name != "stages.jsonl"}
 
   before = files()
-  main.run(smoke_config(), str(finished))
+  main.run_job(smoke_config(), str(finished))
   assert "nothing was left to do" in capsys.readouterr().out
   assert before == files()
 
@@ -161,10 +162,10 @@ def test_asked_to_end_in_the_midst_again_and_again_it_ends_the_same(
   monkeypatch.setattr(Workdir, "write_bytes", counted)
   for left in (5, 8, 11, 14):  # noqa: B007
     with pytest.raises(SystemExit) as stopped:
-      main.run(smoke_config(), str(root))
+      main.run_job(smoke_config(), str(root))
     assert stopped.value.code == 143
     assert not (root / "results.json").exists()
-  main.run(smoke_config(), str(root))
+  main.run_job(smoke_config(), str(root))
   assert not list(root.glob("journal/*"))
   assert (root / "results.json").read_bytes() == (finished / "results.json").read_bytes()
   folders = (root, finished)
@@ -176,7 +177,7 @@ def test_asked_to_end_in_the_midst_again_and_again_it_ends_the_same(
 
 
 def test_a_workdir_in_use_is_refused(tmp_path: pathlib.Path) -> None:
-  with lock.held(epath.Path(tmp_path)):
+  with lock.hold_lock(epath.Path(tmp_path)):
     said = refused(1, "--config=configs/quickstart.py:smoke", f"--workdir={tmp_path}")
   assert said.startswith(f"error: workdir {tmp_path} is in use by the run with process id {os.getpid()} on ")
 
@@ -190,21 +191,21 @@ def test_a_negative_count_is_refused(key: str, tmp_path: pathlib.Path) -> None:
 def test_how_it_is_to_survive_may_be_changed(finished: pathlib.Path) -> None:
   config = smoke_config()
   config.survival.journal_s, config.survival.grace_s = 7.0, 3.0
-  main.claim(Workdir(str(finished)), config)
+  main.write_or_check_config(Workdir(str(finished)), config)
 
 
 def test_a_workdir_of_another_config_is_refused(finished: pathlib.Path) -> None:
   config = smoke_config()
   config.rl.clip_low = 0.3
   with pytest.raises(UserError, match=r"rl\.clip_low is 0\.2 there and 0\.3 here; give another --workdir"):
-    main.run(config, str(finished))
+    main.run_job(config, str(finished))
 
 
 def test_a_workdir_with_another_split_is_refused(tmp_path: pathlib.Path) -> None:
   """A file of questions that was changed, or a version that splits otherwise, must not mix two splits."""
   (tmp_path / "split.json").write_text('{"warm_start": ["a"], "mps": [], "validation": [], "test": []}')
   with pytest.raises(UserError, match=r"split\.json of .* has other questions than tasks gives now"):
-    main.run(smoke_config(), str(tmp_path))
+    main.run_job(smoke_config(), str(tmp_path))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore reports each file too
@@ -220,7 +221,7 @@ def test_of_a_truncated_checkpoint_the_one_before_it_is_used(
     if file.is_file():
       file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
   with caplog.at_level(logging.WARNING, logger="score_jax"):
-    main.run(smoke_config(), str(folder))
+    main.run_job(smoke_config(), str(folder))
   assert f"checkpoint {second} cannot be read" in caplog.text
   assert first.exists() and "using the one before it" in caplog.text
   assert (folder / "results.json").read_bytes() == (finished / "results.json").read_bytes()
@@ -257,7 +258,7 @@ def test_a_stage_that_does_not_exist_is_refused(tmp_path: pathlib.Path) -> None:
   config: ConfigDict = smoke_config()
   config.stages = ("warm_start", "magic")
   with pytest.raises(UserError, match="'magic' is none; choose from warm_start"):
-    main.run(config, str(tmp_path / "w"))
+    main.run_job(config, str(tmp_path / "w"))
 
 
 def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,5 +267,5 @@ def test_eight_devices_run_the_recipe(tmp_path: pathlib.Path, monkeypatch: pytes
   config.mesh.train, config.mesh.sample = (2, 2, 2), (4, 1, 2)
   config.stages = ("warm_start",)
   assert jax.device_count() == 8
-  main.run(config, str(tmp_path / "w"))
+  main.run_job(config, str(tmp_path / "w"))
   assert [row["model"] for row in results(tmp_path / "w")["rows"]] == ["untrained", "warm_start"]

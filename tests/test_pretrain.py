@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from score_jax import pretrain
 from score_jax.agent.protocol import TAGS
-from score_jax.model import source
+from score_jax.model import pretrained
 from score_jax.trajectory import Step, Trajectory
 from tests.configs import module
 
@@ -23,7 +23,7 @@ def test_the_shipped_models_are_small_and_share_a_tokenizer() -> None:
   assert size < 6e6
   tokenizers = [(SHIPPED / role / "tokenizer.json").read_bytes() for role in pretrain.ROLES]
   assert tokenizers[0] == tokenizers[1]
-  tokenizer = source.load("shipped:teacher", dtype="float32").tokenizer
+  tokenizer = pretrained.load_pretrained("shipped:teacher", dtype="float32").tokenizer
   assert [tokenizer.convert_ids_to_tokens(tokenizer.encode(tag)) for tag in TAGS] == [[tag] for tag in TAGS]
   assert len(tokenizer.encode("x = 480")) == len(tokenizer.encode("x =")) + 3, "digits are single"
   backend = Tokenizer.from_file(str(SHIPPED / "teacher" / "tokenizer.json"))
@@ -47,9 +47,9 @@ def test_all_but_the_first_token_and_detours_carry_loss() -> None:
     Step("act", "look", author="student", tokens=(3, 4), observation_tokens=(5,)),
     Step("act", "add", author="teacher", tokens=(6, 7)),
   )
-  found = pretrain.all_but_detours(Trajectory("q", "How many?", (1, 2), steps))
+  found = pretrain.mask_detours(Trajectory("q", "How many?", (1, 2), steps))
   assert found.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7]
-  assert found.learnt.tolist() == [0, 1, 0, 0, 1, 1, 1]
+  assert found.loss_mask.tolist() == [0, 1, 0, 0, 1, 1, 1]
 
 
 @pytest.mark.slow
@@ -61,5 +61,5 @@ def test_they_can_be_made_again_small(tmp_path: pathlib.Path) -> None:
   for role in pretrain.ROLES:
     lines = [json.loads(line) for line in (tmp_path / f"metrics/{role}.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.85 * lines[0]["loss"]
-    loaded = source.load(str(tmp_path / role), dtype="float32")
+    loaded = pretrained.load_pretrained(str(tmp_path / role), dtype="float32")
     assert loaded.config.width == config[role].width

@@ -18,12 +18,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from score_jax.chat.open_chat import open_chat
-from score_jax.mentor.answer_judge import answer_judge
-from score_jax.mentor.step_judge import ChatStepJudge, Pair
-from score_jax.mentor.wording import Wording
+from score_jax.chat.record import open_chat
+from score_jax.config import load_config
+from score_jax.teaching.asking import PromptTemplates
+from score_jax.teaching.judges import ChatStepJudge, StepPair, make_answer_judge
 from score_jax.trajectory import Question, Step
-from score_jax.variation import config_from
 from tests.chat.servers import Raw, Scripted, error, flood, half, hang_up, malformed, never_ending
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -140,14 +139,14 @@ def test_judges_ask_the_server_and_replay_offline(tmp_path: pathlib.Path) -> Non
   plan, *acts = (Step("first_thought", "Add them."), *(Step("act", "Add.", f"print({x})", str(x)) for x in (12, 12.5)))
   question = Question("q", "How many are 5 and 7?", "12")
   with between(tmp_path / "serve.log") as (_, proxy):
-    c = config_from(str(ROOT / "configs/smollm2_prompted.py:smoke")).chat
+    c = load_config(str(ROOT / "configs/smollm2_prompted.py:smoke")).chat
     c.url, c.record = proxy.url, str(tmp_path / "chat.sqlite")
     verdicts = []
     for c.offline in (False, True):
-      with open_chat(c, tmp_path, seed=0, on_mesh=nobody, say=print) as chat:
-        told = {"wording": Wording(search=False), "temperature": 0.3, "tokens": 64}
-        opinions = ChatStepJudge(chat, **told)([Pair(question.text, (plan,), *acts)])
-        verdicts.append([opinions, answer_judge(lambda: chat, **told)(question, "twelve")])
+      with open_chat(c, tmp_path, seed=0, on_mesh=nobody, log=print) as chat:
+        told = {"wording": PromptTemplates(search=False), "temperature": 0.3, "tokens": 64}
+        opinions = ChatStepJudge(chat, **told)([StepPair(question.text, (plan,), *acts)])
+        verdicts.append([opinions, make_answer_judge(lambda: chat, **told)(question, "twelve")])
         assert (chat.asked == 0) == c.offline
   assert len(proxy.asked) >= 2 and verdicts[0] == verdicts[1]
 

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from score_jax import reinforce
-from score_jax.agent.rollout import Agent, Request, at_question
-from score_jax.alarms.watch import Watch
-from score_jax.mentor.starts import Start
+from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
+from score_jax.experiment.experiment import Experiment
 from score_jax.model.decoder import Weights
-from score_jax.run import Run
-from score_jax.train.supervised import Trained
+from score_jax.rl import loop
+from score_jax.rl.diagnostics import RLMonitor
+from score_jax.runtime.metrics import MetricsWriter, parse_metric_lines
+from score_jax.runtime.workdir import Workdir
+from score_jax.teaching.mentoring import RolloutStart
+from score_jax.train.sft import TrainResult
 from score_jax.trajectory import Trajectory
-from score_jax.workdir import Metrics, Workdir, metric_lines
 from tests.scripted_run import ACTS, Record, config, recorded
+from tests.untrained_rl import train_untrained
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")
 
@@ -38,10 +40,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
   return c
 
 
-def trained(c: ConfigDict, folder: pathlib.Path, *, budget: int | None = None) -> tuple[Trained, Record]:
-  with recorded(folder) as record, Run(c, Workdir(str(folder))) as run, run.at("grpo"):
-    starts = [Start(q, at_question(q), None, ACTS) for q in run.tasks.train]
-    return reinforce.reinforce(run, "grpo", starts, "untrained", token_budget=budget), record
+def trained(c: ConfigDict, folder: pathlib.Path, *, budget: int | None = None) -> tuple[TrainResult, Record]:
+  with recorded(folder) as record, Experiment(c, Workdir(str(folder))) as run, run.stage_scope("grpo"):
+    starts = [RolloutStart(q, empty_trajectory(q), None, ACTS) for q in run.tasks.train]
+    return train_untrained(run, "grpo", starts, token_budget=budget), record
 
 
 def told(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -62,35 +64,35 @@ def parts(folder: pathlib.Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(
   tmp_path_factory: pytest.TempPathFactory, settings: ConfigDict, lenient_promotion: None, on_one_device: None
-) -> tuple[pathlib.Path, Trained, Record]:
+) -> tuple[pathlib.Path, TrainResult, Record]:
   folder = tmp_path_factory.mktemp("undisturbed")
   return folder, *trained(settings, folder)
 
 
 def test_killed_in_a_step_that_no_checkpoint_holds_it_does_it_again_and_counts_it_once(
-  undisturbed: tuple[pathlib.Path, Trained, Record],
+  undisturbed: tuple[pathlib.Path, TrainResult, Record],
   settings: ConfigDict,
   tmp_path: pathlib.Path,
   monkeypatch: pytest.MonkeyPatch,
 ) -> None:
   """Steps 0 and 1 are in a checkpoint, 2 is not, and it is killed in 3."""
   whole, expected, _ = undisturbed
-  watches: list[Watch] = []
+  watches: list[RLMonitor] = []
 
-  class Kept(Watch):
+  class Kept(RLMonitor):
     def __init__(self, *args: Any, **more: Any) -> None:
       super().__init__(*args, **more)
       watches.append(self)
 
   rollout = Agent.rollout
 
-  def deadly(self: Agent, weights: Weights, requests: Iterable[Request], **more: Any) -> list[list[Trajectory]]:
+  def deadly(self: Agent, weights: Weights, requests: Iterable[RolloutRequest], **more: Any) -> list[list[Trajectory]]:
     asked = list(requests)
     if asked[0].name.startswith("grpo/3/"):
       raise Killed
     return rollout(self, weights, asked, **more)
 
-  monkeypatch.setattr(reinforce, "Watch", Kept)
+  monkeypatch.setattr(loop, "RLMonitor", Kept)
   with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
     patch.setattr(Agent, "rollout", deadly)
     trained(settings, tmp_path)
@@ -101,14 +103,14 @@ def test_killed_in_a_step_that_no_checkpoint_holds_it_does_it_again_and_counts_i
   assert (again.updates, again.cost) == (expected.updates, expected.cost)
   assert parts(tmp_path) == parts(whole)
   assert [line["step"] for line in told(tmp_path)] == [0, 1, 2, 2, 3]
-  counted = metric_lines((tmp_path / "metrics/grpo.jsonl").read_text())
+  counted = parse_metric_lines((tmp_path / "metrics/grpo.jsonl").read_text())
   tokens = [line["generated_tokens"] for line in told(whole)]
   assert [line["generated_tokens"] for line in counted] == tokens
   assert [line["generated_tokens"] for line in watches[-1].lines] == tokens, "the alarms count each step once"
 
 
 def test_a_budget_of_tokens_ends_with_the_step_that_spends_it_to_the_last_one(
-  undisturbed: tuple[pathlib.Path, Trained, Record], settings: ConfigDict, tmp_path: pathlib.Path
+  undisturbed: tuple[pathlib.Path, TrainResult, Record], settings: ConfigDict, tmp_path: pathlib.Path
 ) -> None:
   """Those that are generated, those drawn before a restart too; one token more is one step more."""
   steps = [drawn(part) for part in parts(undisturbed[0])]
@@ -122,11 +124,11 @@ def test_a_budget_of_tokens_ends_with_the_step_that_spends_it_to_the_last_one(
 def test_of_a_step_done_twice_the_last_line_counts_wherever_lines_are_read(tmp_path: pathlib.Path) -> None:
   workdir = Workdir(str(tmp_path))
   for values in ((1.0, 2.0, 3.0), (20.0, 30.0)):  # the second start does the steps 1 and 2 again
-    metrics = Metrics(workdir, "rl")
+    metrics = MetricsWriter(workdir, "rl")
     for step, value in enumerate(values, start=3 - len(values)):
       metrics.write(step, {"loss": value})
     metrics.close()
-  lines = metric_lines((tmp_path / "metrics/rl.jsonl").read_text())
+  lines = parse_metric_lines((tmp_path / "metrics/rl.jsonl").read_text())
   assert [(line["step"], line["loss"]) for line in lines] == [(0, 1.0), (1, 20.0), (2, 30.0)]
-  again = Metrics(workdir, "rl")
-  assert [(line["step"], line["loss"]) for line in again.below(2)] == [(0, 1.0), (1, 20.0)]
+  again = MetricsWriter(workdir, "rl")
+  assert [(line["step"], line["loss"]) for line in again.lines_before(2)] == [(0, 1.0), (1, 20.0)]

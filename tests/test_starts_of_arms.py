@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from score_jax import recipe
-from score_jax.arms import STAGES
 from score_jax.errors import UserError
-from score_jax.stages import identity, require_none_of_another
-from score_jax.tasks.split import share
+from score_jax.experiment.results import compute_stage_identity, require_same_identity
+from score_jax.experiment.stages import STAGES
+from score_jax.runtime.workdir import Workdir
+from score_jax.tasks.splits import hash_fraction
 from score_jax.trajectory import Correction, Question, Step, Trajectory
-from score_jax.workdir import Workdir
 from tests.configs import module
 
 ACTS = 8
@@ -60,14 +60,14 @@ def run(tmp_path: pathlib.Path) -> Any:
     config=config,
     workdir=workdir,
     tasks=SimpleNamespace(train=[q for q, _, _ in cases]),
-    say=lambda line: None,
-    protocol=SimpleNamespace(prompt=lambda text: (1, 2)),
+    log=lambda line: None,
+    protocol=SimpleNamespace(encode_prompt=lambda text: (1, 2)),
   )
 
 
 def lot(salt: str, name: str) -> float:
   """Where the seeded hash puts a question, between 0 and 1."""
-  return share(Question(name, f"Question {name}?", "12"), salt)
+  return hash_fraction(Question(name, f"Question {name}?", "12"), salt)
 
 
 def counted(prefix: str) -> Counter[str]:
@@ -88,9 +88,9 @@ def counted(prefix: str) -> Counter[str]:
 
 def asked(run: Any, stage: str) -> list[str]:
   """The questions of a stage's starts, in order."""
-  starts = STAGES[stage].starts
+  starts = STAGES[stage].rl_starts
   assert starts
-  return [start.question.id for start in recipe.STARTS[starts](run, stage).material]
+  return [start.question.id for start in recipe.RL_STARTS[starts](run, stage).entries]
 
 
 @pytest.mark.parametrize("prefix", ["last", "first", "all"])
@@ -102,8 +102,8 @@ def test_rl_from_the_question_takes_the_questions_of_rls_starts(run: Any, prefix
   assert max(expected.values()) == (2 if prefix == "all" else 1)
   assert Counter(asked(run, "rl")) == expected
   assert asked(run, "rl_from_question") == asked(run, "rl")
-  whole = recipe.STARTS["questions_of_prefixes"](run, "rl_from_question").material
-  assert {(start.acts, start.correction, start.trajectory.steps) for start in whole} == {(ACTS, None, ())}
+  whole = recipe.RL_STARTS["questions_of_prefixes"](run, "rl_from_question").entries
+  assert {(start.horizon, start.correction, start.prefix.steps) for start in whole} == {(ACTS, None, ())}
 
 
 def test_rl_from_all_questions_takes_the_whole_half_once(run: Any) -> None:
@@ -115,25 +115,27 @@ def test_rl_from_all_questions_takes_the_whole_half_once(run: Any) -> None:
 def test_starts_that_leave_no_room_are_left_out_of_both_and_counted(run: Any) -> None:
   """A prefix of k steps has 2 + 2 k tokens; rl.length holds it and one more."""
   said: list[str] = []
-  run.say, run.config.rl.length, run.config.rl.prefix = said.append, 9, "all"
-  lesson = recipe.STARTS["prefixes"](run, "rl")
+  run.log, run.config.rl.length, run.config.rl.prefix = said.append, 9, "all"
+  lesson = recipe.RL_STARTS["prefixes"](run, "rl")
   expected = counted("all")
   left = sum(n for name, n in expected.items() if name[0] == "w") + sum(
     n == 2 for k, n in expected.items() if k[0] == "m"
   )
   assert left > 20
   assert lesson.findings["no_room"] == left
-  assert len(lesson.material) == expected.total() - left
-  assert lesson.findings["questions"] == len({s.question.id for s in lesson.material})
+  assert len(lesson.entries) == expected.total() - left
+  assert lesson.findings["questions"] == len({s.question.id for s in lesson.entries})
   assert f"rl: {left} of {expected.total()} starts leave no room in rl.length = 9; left out" in said
-  assert asked(run, "rl_from_question") == [s.question.id for s in lesson.material]
+  assert asked(run, "rl_from_question") == [s.question.id for s in lesson.entries]
 
 
 def test_what_an_earlier_version_made_of_a_stage_is_refused(run: Any) -> None:
   """Its checkpoints would be taken for the new stage's."""
   path = run.workdir.root / "stages/rl_from_question.json"
-  run.workdir.write_json("stages/rl_from_question.json", {"identity": identity(run.config, "rl_from_question")})
-  require_none_of_another(run, "rl_from_question")
+  run.workdir.write_json(
+    "stages/rl_from_question.json", {"identity": compute_stage_identity(run.config, "rl_from_question")}
+  )
+  require_same_identity(run, "rl_from_question")
   path.write_text(json.dumps({"identity": "another"}))
   with pytest.raises(UserError, match=r"stage rl_from_question in .* was done by another version of score_jax"):
-    require_none_of_another(run, "rl_from_question")
+    require_same_identity(run, "rl_from_question")

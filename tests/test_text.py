@@ -16,11 +16,12 @@ import pytest
 from etils import epath
 
 from score_jax.errors import UserError
-from score_jax.mentor import release
-from score_jax.tasks import gsm8k, rows
-from score_jax.tasks.one_object import one_object
-from score_jax.text import from_json, read_utf8, sound, sound_data
-from tests.mentor.test_release import RECORD
+from score_jax.grading.judge import parse_json_reply
+from score_jax.tasks import datasets, gsm8k
+from score_jax.tasks.datasets import read_utf8
+from score_jax.teaching import release
+from score_jax.text import parse_json, replace_surrogates, replace_surrogates_in_json
+from tests.teaching.test_release import RECORD
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = sorted(
@@ -35,21 +36,21 @@ POSIX = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
   [("plain é 😀", "plain é 😀"), ("a\ud800b", "a\ufffdb"), ("\udcff", "\ufffd"), ("\ud83d\ude00", "😀"), ("", "")],
 )
 def test_halves_of_surrogate_pairs_are_replaced(text: str, expected: str) -> None:
-  assert sound(text) == expected
-  assert sound_data({text: [text, 1, None]}) == {expected: [expected, 1, None]}
-  assert from_json(json.dumps([text])) == from_json(json.dumps([text], ensure_ascii=False)) == [expected]
+  assert replace_surrogates(text) == expected
+  assert replace_surrogates_in_json({text: [text, 1, None]}) == {expected: [expected, 1, None]}
+  assert parse_json(json.dumps([text])) == parse_json(json.dumps([text], ensure_ascii=False)) == [expected]
 
 
 def test_a_question_with_half_a_pair_has_a_text_that_any_file_takes(tmp_path: pathlib.Path) -> None:
   file = tmp_path / "train.jsonl"
   file.write_text('{"question": "How \\ud800many?", "answer": "#### 1"}\n', encoding="utf-8")
-  [question] = gsm8k.read(str(file), "train")
+  [question] = gsm8k.load_gsm8k(str(file), "train")
   assert question.text == "How \ufffdmany?"
   question.text.encode()
 
 
 def test_a_reply_of_a_teacher_with_half_a_pair_is_sound() -> None:
-  assert one_object('{"thought": "a\\udfff"}') == {"thought": "a\ufffd"}
+  assert parse_json_reply('{"thought": "a\\udfff"}') == {"thought": "a\ufffd"}
 
 
 def test_json_lines_end_with_newlines_alone(tmp_path: pathlib.Path) -> None:
@@ -58,14 +59,14 @@ def test_json_lines_end_with_newlines_alone(tmp_path: pathlib.Path) -> None:
   info = RECORD["original_task_info"] | {"question": marks}  # pyright: ignore[reportOperatorIssue]
   lines = [json.dumps(RECORD | {"original_task_info": info}, ensure_ascii=False).replace("\\u001c", "\x7f")] * 2
   (tmp_path / "r.jsonl").write_text("\n".join(lines), encoding="utf-8")
-  assert [q.text for q, _ in release.read(str(tmp_path / "r.jsonl"))] == [marks.replace("\x1c", "\x7f")] * 2
+  assert [q.text for q, _ in release.read_release(str(tmp_path / "r.jsonl"))] == [marks.replace("\x1c", "\x7f")] * 2
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: pathlib.Path) -> None:
   (tmp_path / "r.jsonl").write_bytes("é".encode("latin-1"))
   for read in (
-    lambda p: list(release.read(p)),
-    lambda p: list(rows.read(p, split="", knob="k")),
+    lambda p: list(release.read_release(p)),
+    lambda p: list(datasets.read_rows(p, split="", knob="k")),
     lambda p: read_utf8(epath.Path(p)),
   ):
     with pytest.raises(UserError, match=r"r\.jsonl is not in UTF-8 .*; save it so"):
@@ -101,7 +102,7 @@ def opens_text_without_encoding(node: ast.Call, name: str) -> bool:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_text_file_is_opened_with_an_encoding(path: pathlib.Path) -> None:
-  own = "def open(" in path.read_text(encoding="utf-8")  # model/source.py opens models
+  own = "def open(" in path.read_text(encoding="utf-8")  # model/pretrained.py opens models
   assert [
     n.lineno for n, name in calls(path) if opens_text_without_encoding(n, name) and not (own and name == "open")
   ] == []
@@ -133,7 +134,9 @@ def test_a_command_runs_under_the_posix_locale(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_ascii_lacks_is_printed_as_escapes() -> None:
-  code = "from score_jax.text import print_anything; print_anything(); print(chr(0xfc), chr(0x2026))"
+  code = (
+    "from score_jax.text import escape_unencodable_output; escape_unencodable_output(); print(chr(0xfc), chr(0x2026))"
+  )
   done = subprocess.run([sys.executable, "-c", code], env=SHELL | POSIX, capture_output=True, check=False)
   assert (done.returncode, done.stdout, done.stderr) == (0, b"\\xfc \\u2026\n", b"")
 

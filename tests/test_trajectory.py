@@ -17,11 +17,11 @@ from score_jax.trajectory import (
   Step,
   Trajectory,
   Usage,
-  from_json,
-  generated_tokens,
-  read_lines,
-  to_json,
-  total,
+  count_generated_tokens,
+  parse_trajectories,
+  sum_ledgers,
+  trajectory_from_json,
+  trajectory_to_json,
 )
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
@@ -85,12 +85,12 @@ WHOLE = Trajectory(
 @settings(deadline=None)
 @given(trajectory=trajectories)
 def test_json_gives_an_equal_trajectory_back(trajectory: Trajectory) -> None:
-  line = to_json(trajectory)
+  line = trajectory_to_json(trajectory)
   assert "\n" not in line
   assert "\r" not in line
-  back = from_json(line)
+  back = trajectory_from_json(line)
   assert back == trajectory
-  assert to_json(back) == line
+  assert trajectory_to_json(back) == line
 
 
 @settings(deadline=None)
@@ -98,7 +98,7 @@ def test_json_gives_an_equal_trajectory_back(trajectory: Trajectory) -> None:
 def test_logprobs_keep_all_their_bits(values: list[float]) -> None:
   step = dataclasses.replace(FIRST, logprobs=tuple(values))
   trajectory = dataclasses.replace(WHOLE, steps=(step,), corrections=(Correction(0, (step,), step),))
-  back = from_json(to_json(trajectory))
+  back = trajectory_from_json(trajectory_to_json(trajectory))
   for read in (back.steps[0], back.corrections[0].mistakes[0], back.corrections[0].replacement):
     assert np.array_equal(np.array(read.logprobs, np.float32), np.array(values, np.float32), equal_nan=True)
     assert [np.float32(x) == x or np.isnan(x) for x in read.logprobs] == [True] * len(values)
@@ -106,36 +106,36 @@ def test_logprobs_keep_all_their_bits(values: list[float]) -> None:
 
 def test_logprobs_are_written_short() -> None:
   step = dataclasses.replace(FIRST, logprobs=(float(np.float32(-0.1)),))
-  assert '"logprobs":[-0.1]' in to_json(dataclasses.replace(WHOLE, steps=(step,)))
+  assert '"logprobs":[-0.1]' in trajectory_to_json(dataclasses.replace(WHOLE, steps=(step,)))
 
 
 def test_lines_are_read_one_by_one() -> None:
   other = dataclasses.replace(WHOLE, question="a\u2028b\x85c\nd")
-  text = to_json(WHOLE) + "\n\n" + to_json(other) + "\n"
-  assert list(read_lines(text.split("\n"))) == [WHOLE, other]
+  text = trajectory_to_json(WHOLE) + "\n\n" + trajectory_to_json(other) + "\n"
+  assert list(parse_trajectories(text.split("\n"))) == [WHOLE, other]
 
 
 def test_the_schema_before_this_one_is_read() -> None:
   """It did not say how a correction was located."""
-  data = json.loads(to_json(WHOLE)) | {"schema": 1}
+  data = json.loads(trajectory_to_json(WHOLE)) | {"schema": 1}
   for correction in data["corrections"]:
     del correction["located"]
-  assert from_json(json.dumps(data)) == WHOLE
+  assert trajectory_from_json(json.dumps(data)) == WHOLE
   with pytest.raises(ValueError, match="located"):
-    from_json(json.dumps(data | {"schema": SCHEMA}))
+    trajectory_from_json(json.dumps(data | {"schema": SCHEMA}))
 
 
 @pytest.mark.parametrize("schema", [0, SCHEMA + 1, str(SCHEMA), None, True])
 def test_another_schema_is_refused(schema: object) -> None:
-  data = json.loads(to_json(WHOLE)) | {"schema": schema}
+  data = json.loads(trajectory_to_json(WHOLE)) | {"schema": schema}
   with pytest.raises(ValueError, match="schema"):
-    from_json(json.dumps(data))
+    trajectory_from_json(json.dumps(data))
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "3", "null", '"schema"', "{}"])
 def test_what_is_no_trajectory_is_refused(line: str) -> None:
   with pytest.raises(ValueError):
-    from_json(line)
+    trajectory_from_json(line)
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -150,15 +150,15 @@ PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS.keys())
 def test_missing_and_unknown_fields_are_refused(part: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-  for name in part(json.loads(to_json(WHOLE))):
-    data = json.loads(to_json(WHOLE))
+  for name in part(json.loads(trajectory_to_json(WHOLE))):
+    data = json.loads(trajectory_to_json(WHOLE))
     del part(data)[name]
     with pytest.raises(ValueError):
-      from_json(json.dumps(data))
-  data = json.loads(to_json(WHOLE))
+      trajectory_from_json(json.dumps(data))
+  data = json.loads(trajectory_to_json(WHOLE))
   part(data)["colour"] = "red"
   with pytest.raises(ValueError, match="colour"):
-    from_json(json.dumps(data))
+    trajectory_from_json(json.dumps(data))
 
 
 def test_context_is_the_prompt_and_all_that_followed() -> None:
@@ -190,13 +190,13 @@ def test_right_is_answered_with_full_marks(status: Any, grade: float | None, rig
 
 
 def test_generated_tokens_are_those_of_the_turns() -> None:
-  assert generated_tokens(WHOLE.steps) == 6
+  assert count_generated_tokens(WHOLE.steps) == 6
 
 
 def test_ledgers_add_up_by_model() -> None:
   a = Ledger({"student": Usage(1, 2, 3, 4.0)}, 5, 6)
   b = Ledger({"teacher": Usage(10, 20, 30, 40.0), "student": Usage(100, 200, 300, 400.0)}, 7, 8)
   assert a + b == Ledger({"student": Usage(101, 202, 303, 404.0), "teacher": Usage(10, 20, 30, 40.0)}, 12, 14)
-  assert total([a, b, a]) == a + b + a
-  assert total([]) == Ledger()
+  assert sum_ledgers([a, b, a]) == a + b + a
+  assert sum_ledgers([]) == Ledger()
   assert (a.of("student"), a.of("teacher")) == (Usage(1, 2, 3, 4.0), Usage())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from score_jax.agent.protocol import Turn
-from score_jax.evaluate import validate
+from score_jax.evaluate import measure_validation_accuracy
 from tests.agent.scripted import Stage, act, plan, protocol, question, said, stage, submit, tokenizer, tool
 from tests.configs import module
 
@@ -35,4 +35,4 @@ def test_what_a_host_failed_is_left_out(stage: Stage, names: tuple[str, ...], ex
     tasks=SimpleNamespace(validation=[question(name=name) for name in names]),
     student_agent=stage.agent(),
   )
-  assert validate(run, stage.weights(says)) == pytest.approx(expected)
+  assert measure_validation_accuracy(run, stage.weights(says)) == pytest.approx(expected)

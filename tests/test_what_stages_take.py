@@ -12,15 +12,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pytest
 
-from score_jax.arms import STAGES
-from score_jax.examine import fingerprint
-from score_jax.export import of_stage
-from score_jax.hand_over import of_run
-from score_jax.recipe import STARTS
-from score_jax.run import Run
-from score_jax.tasks.split import share
+from score_jax.evaluate import hash_weights
+from score_jax.experiment.experiment import Experiment
+from score_jax.experiment.stages import STAGES
+from score_jax.export import load_stage_model
+from score_jax.runtime.workdir import Workdir
+from score_jax.tasks.splits import hash_fraction
+from score_jax.training_data import RL_STARTS
 from score_jax.trajectory import Question, Trajectory
-from score_jax.workdir import Workdir
+from score_jax.trl_records import read_run_trajectories
 from tests.scripted_run import ACTS, KEEP, MENDED, OUTCOMES, SHARE, Record, Updated, config, ran
 
 pytestmark = pytest.mark.usefixtures("lenient_promotion", "on_one_device")
@@ -64,7 +64,7 @@ def questions(record: Record) -> dict[str, Question]:
 def half(record: Record, *, first: bool) -> set[str]:
   """The questions that mentoring had for SFT, or for RL."""
   known, salt = questions(record), f"{record.config.seed}/half"
-  return {q for q in record.read("split.json")["mps"] if (share(known[q], salt) < 0.5) == first}
+  return {q for q in record.read("split.json")["mps"] if (hash_fraction(known[q], salt) < 0.5) == first}
 
 
 def of_kinds(names: Iterable[str], kinds: str) -> set[str]:
@@ -90,7 +90,7 @@ def test_the_warm_start_and_mentoring_share_no_question(record: Record) -> None:
   known = questions(record)
   train = set(asked(record, "bc", "bc/0"))
   assert not warm & mentored and warm | mentored == train and len(train) == record.config.tasks.train
-  assert warm == {q for q in train if share(known[q], f"{record.config.seed}/warm_start") < SHARE}
+  assert warm == {q for q in train if hash_fraction(known[q], f"{record.config.seed}/warm_start") < SHARE}
   parts = record.read("split.json")
   assert (set(parts["warm_start"]), set(parts["mps"])) == (warm, mentored)
 
@@ -102,10 +102,10 @@ def test_sft_and_rl_have_a_half_each_of_what_was_mentored(record: Record) -> Non
   assert of_kinds(rl, "elthk") == of_kinds(half(record, first=False), "elthk"), "all that were solved or hard"
   known, seed = questions(record), record.config.seed
   assert of_kinds(sft, "u") == {
-    q for q in of_kinds(half(record, first=True), "u") if share(known[q], f"{seed}/keep_unaided") < KEEP
+    q for q in of_kinds(half(record, first=True), "u") if hash_fraction(known[q], f"{seed}/keep_unaided") < KEEP
   }
   assert of_kinds(rl, "u") == {
-    q for q in of_kinds(half(record, first=False), "u") if share(known[q], f"{seed}/rl") < KEEP
+    q for q in of_kinds(half(record, first=False), "u") if hash_fraction(known[q], f"{seed}/rl") < KEEP
   }
   assert not of_kinds(sft, "hkq") and not of_kinds(rl, "q")
 
@@ -118,10 +118,10 @@ def test_the_arm_from_the_question_has_rls_own_questions_in_rls_order(record: Re
 
 
 def test_rl_from_all_questions_has_all_of_rls_half(record: Record) -> None:
-  with Run(record.config, Workdir(str(record.folder))) as run:
-    lesson = STARTS["questions_for_rl"](run, "rl_from_all_questions")
-  assert {start.question.id for start in lesson.material} == half(record, first=False)
-  assert all((start.trajectory.steps, start.acts) == ((), ACTS) for start in lesson.material)
+  with Experiment(record.config, Workdir(str(record.folder))) as run:
+    lesson = RL_STARTS["questions_for_rl"](run, "rl_from_all_questions")
+  assert {start.question.id for start in lesson.entries} == half(record, first=False)
+  assert all((start.prefix.steps, start.horizon) == ((), ACTS) for start in lesson.entries)
 
 
 def test_grpo_has_all_the_mentored_questions(record: Record) -> None:
@@ -178,7 +178,7 @@ def test_every_model_begins_where_its_entry_says_and_is_the_one_that_is_evaluate
   assert len(set(known.values())) == len(known), "no two are the same"
   for stage in (*IMITATE, *BY_STEPS, *BY_BUDGET):
     first = record.of(stage)[0]
-    assert (first.number, first.weights) == (0, known[STAGES[stage].begin]), stage
+    assert (first.number, first.weights) == (0, known[STAGES[stage].init_from]), stage
     assert record.named(stage, "validation")[-1].weights == known[stage], stage
   for model in known:
     who = "teacher" if model == "teacher" else "student"  # whose temperature, slots and ledger
@@ -194,17 +194,17 @@ def test_what_teaches_and_explores_has_the_weights_that_are_its(record: Record) 
       assert rolled.weights == known["warm_start"]
   for stage in (*BY_STEPS, *BY_BUDGET):
     first, *later = [rolled.weights for rolled in record.named(stage)]
-    assert first == known[STAGES[stage].begin]
+    assert first == known[STAGES[stage].init_from]
     assert first not in later and len(set(later)) == len(later), "each step draws from the weights of its own"
 
 
 def test_an_exported_stage_is_the_one_that_was_evaluated_and_draws_as_it_did(record: Record) -> None:
   known = {row["model"]: row["weights_sha256"] for row in record.read("results.json")["rows"]}
   for stage in ("sft", "rl", "untrained"):
-    model, decoding = of_stage(str(record.folder), stage)
-    assert fingerprint(model.weights) == known[stage]
+    model, decoding = load_stage_model(str(record.folder), stage)
+    assert hash_weights(model.weights) == known[stage]
     assert (decoding["do_sample"], decoding["temperature"]) == (True, record.config.student.temperature)
-  handed, _ = of_run(str(record.folder), "sft_redraw")
+  handed, _ = read_run_trajectories(str(record.folder), "sft_redraw")
   assert list(handed) == record.trajectories("sft_redraw")
 
 
@@ -269,7 +269,7 @@ def horizon(start: Trajectory) -> int:
 def test_rl_goes_as_far_as_is_left_of_the_budget_of_acts(record: Record) -> None:
   requests = [r for rolled in record.named("rl") for r in rolled.requests]
   assert {len(r.start.steps) for r in requests} == {0, 1, 3}
-  assert all(r.acts == horizon(r.start) for r in requests)
+  assert all(r.max_acts == horizon(r.start) for r in requests)
   for trajectory in record.trajectories("rl"):
     acts = sum(step.kind == "act" for step in trajectory.steps[trajectory.prefix_steps :])
     if trajectory.status == "step_limit":
@@ -289,7 +289,7 @@ def test_rl_starts_before_the_last_correction_of_the_trajectory_that_mentoring_l
 def test_all_else_has_the_whole_budget_of_acts(record: Record) -> None:
   for rolled in record.rollouts:
     if rolled.stage not in BY_STEPS or not rolled.named(f"{rolled.stage}/"):
-      assert {r.acts for r in rolled.requests} <= {1 if rolled.named("correct/") else ACTS}
+      assert {r.max_acts for r in rolled.requests} <= {1 if rolled.named("correct/") else ACTS}
 
 
 def test_tries_continuations_and_groups_are_as_many_as_each_setting_says(record: Record) -> None:
@@ -451,8 +451,8 @@ def test_an_update_is_the_mean_over_the_learnt_tokens_of_all_its_micro_batches(r
   for update in record.of(stage):
     assert update.batch.tokens.shape == (math.ceil(c.rows / c.micro_rows), c.micro_rows, c.length)
     count = sum(mask.sum() for _, mask, *_ in update.learnt())
-    assert count == (update.batch.learnt > 0).sum() == update.batch.denominator
-    assert update.batch.share[update.batch.learnt > 0] == pytest.approx(1 / count, rel=1e-5)
+    assert count == (update.batch.loss_mask > 0).sum() == update.batch.denominator
+    assert update.batch.loss_weight[update.batch.loss_mask > 0] == pytest.approx(1 / count, rel=1e-5)
   assert any(update.batch.segments[1].any() for update in record.of("bc")), "more than one micro-batch"
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from score_jax import main
+from score_jax.config import load_config
 from score_jax.errors import UserError
-from score_jax.variation import config_from
-from score_jax.workdir import Workdir
+from score_jax.runtime.workdir import Workdir
 from tests.chat.servers import Scripted
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,7 +43,7 @@ def test_they_are_of_thirty_lines(files: dict[str, str]) -> None:
 
 def test_the_function_is_there_for_code(files: dict[str, str]) -> None:
   (asked,) = re.findall(r"^echo '(.*)' \| python", (ROOT / "docs/your_own.md").read_text(), re.MULTILINE)
-  command = [sys.executable, "-m", "score_jax.tools.python", "--functions=mine_tools.py"]
+  command = [sys.executable, "-m", "score_jax.sandbox", "--functions=mine_tools.py"]
   done = subprocess.run(command, input=asked + "\n", capture_output=True, text=True, check=True, timeout=120)
   assert json.loads(done.stdout)["observation"] == "XLIII"
 
@@ -70,14 +70,14 @@ def teacher() -> Iterator[Scripted]:
 def test_a_teacher_uses_it_and_the_student_learns_from_that(
   files: dict[str, str], teacher: Scripted, tmp_path: pathlib.Path, on_one_device: None
 ) -> None:
-  config: Any = config_from("configs/mine.py")
+  config: Any = load_config("configs/mine.py")
   config.chat.url, config.stages, config.survival.grace_s = teacher.url, ("warm_start",), 1e6
   config.sampler.slots, config.train.rows, config.train.micro_rows = 8, 2, 2  # little, as of all smoke runs
-  main.run(config, str(tmp_path / "run"))
+  main.run_job(config, str(tmp_path / "run"))
   shown = list(Workdir(str(tmp_path / "run")).read_parts("warm_start"))
   assert len(shown) == 2 and all(t.right and "roman(" in t.steps[-1].code for t in shown)
   assert json.loads((tmp_path / "run/stages/warm_start.json").read_text())["updates"] > 0
   (tmp_path / "mine_tools.py").write_text(files["mine_tools.py"] + "\nMORE = 1\n")
   config.stages = ("warm_start", "mps")
   with pytest.raises(UserError, match=r"tools.functions = 'mine_tools.py' has changed since this run began"):
-    main.run(config, str(tmp_path / "run"))
+    main.run_job(config, str(tmp_path / "run"))

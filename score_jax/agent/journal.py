@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from score_jax.errors import UserError
-from score_jax.mesh.hosts import from_first
-from score_jax.trajectory import Trajectory, from_json, to_json
-from score_jax.workdir import Workdir
+from score_jax.runtime.processes import run_on_primary
+from score_jax.runtime.workdir import Workdir
+from score_jax.trajectory import Trajectory, trajectory_from_json, trajectory_to_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -57,14 +57,14 @@ class Journal:
       try:
         self._write()
       except UserError as error:  # as it may be what ends the run
-        log.warning("what was drawn last is lost: %s", error)
+        logger.warning("what was drawn last is lost: %s", error)
       raise
     else:
-      self.drop(name)
+      self.remove_stage(name)
     finally:
       self._folder, self._found, self._drawn = "", {}, []
 
-  def drop(self, name: str) -> None:
+  def remove_stage(self, name: str) -> None:
     """Removes what was kept of a stage."""
     self._workdir.remove(f"journal/{name}")
 
@@ -76,23 +76,23 @@ class Journal:
     """What an earlier process finished under that key."""
     line = self._found.pop(key, None)
     try:
-      return None if line is None else from_json(line)
+      return None if line is None else trajectory_from_json(line)
     except ValueError as error:
-      log.warning("%s: a trajectory cannot be read (%s); it is drawn again", self._folder, error)
+      logger.warning("%s: a trajectory cannot be read (%s); it is drawn again", self._folder, error)
       return None
 
   def add(self, key: str, trajectory: Trajectory) -> None:
     """Keeps a finished trajectory; `tick` writes it."""
     if self._folder and trajectory.status not in ("tool_failure", "replay_mismatch"):
-      self._drawn.append(f'{{"key":"{key}","trajectory":{to_json(trajectory)}}}\n')
+      self._drawn.append(f'{{"key":"{key}","trajectory":{trajectory_to_json(trajectory)}}}\n')
 
-  def tick(self) -> None:
+  def write_if_due(self) -> None:
     """Writes what is to be written, if it is time."""
     if self._drawn and time.monotonic() >= self._next:
       self._write()
       self._next = time.monotonic() + self._every_s
 
-  def settle(self) -> None:
+  def prune_checkpointed(self) -> None:
     """To be called after each checkpoint: what had been drawn by the last call is in two of them, and goes."""
     self._write()
     for name in self._parts[: self._settled]:
@@ -102,13 +102,13 @@ class Journal:
 
   def _open(self) -> None:
     """Takes what earlier processes left of this stage; all processes of this run take what the first one finds."""
-    texts: dict[str, str] = from_first("journal", lambda: self._workdir.read_all(self._folder, "part-*.jsonl"))
+    texts: dict[str, str] = run_on_primary("journal", lambda: self._workdir.read_all(self._folder, "part-*.jsonl"))
     self._parts, self._settled, self._next = sorted(texts), 0, time.monotonic() + self._every_s
     self._number = 1 + max((int(name[-len("00000.jsonl") :][:5]) for name in texts), default=-1)
     for name in self._parts:
       lines = _lines(texts[name])
       if lines is None:
-        log.warning("%s is damaged; what it held is drawn again", self._workdir.root / name)
+        logger.warning("%s is damaged; what it held is drawn again", self._workdir.root / name)
         continue
       for line in lines:
         key, _, rest = line.removeprefix('{"key":"').partition('","trajectory":')

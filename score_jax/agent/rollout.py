@@ -18,27 +18,25 @@ from typing import Protocol as Interface
 
 import numpy as np
 
-from score_jax import profiling, stopping
 from score_jax.agent.journal import Journal
-from score_jax.agent.protocol import Protocol, Turn
-from score_jax.agent.written import ran
-from score_jax.model.checksum import checksum
+from score_jax.agent.protocol import AgentProtocol, Turn
+from score_jax.agent.scripted import executed_steps
+from score_jax.grading.graders import Grader
 from score_jax.model.decoder import Weights
-from score_jax.sampler.meter import Meter
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.sampler import DrawnTurn, Sampler
-from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
-from score_jax.tasks.grade import Grader
-from score_jax.tools.outcome import Outcome
-from score_jax.tools.tool import Tool
-from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage, to_json
+from score_jax.model.fingerprint import checksum_weights
+from score_jax.runtime import interrupt, profiler
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.scheduler import DrawnTurn, Sampler
+from score_jax.sampler.slots import ProgramShapes, SamplerMeter, SamplingParams, Slots, request_key
+from score_jax.sandbox.interface import Outcome, Tool
+from score_jax.trajectory import Author, Ledger, Question, Status, Step, Trajectory, Usage, trajectory_to_json
 
 #: how long a round waits for tools that are about to answer while other slots could decode, in seconds
-PATIENCE_S = 0.03
+TOOL_GRACE_S = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RolloutRequest:
   """A question to be worked on from some point, `copies` times.
 
   Attributes:
@@ -50,23 +48,23 @@ class Request:
   name: str
   question: Question
   start: Trajectory
-  acts: int
+  max_acts: int
   copies: int = 1
 
   @property
-  def names(self) -> list[str]:
+  def copy_names(self) -> list[str]:
     """One for each copy."""
     return [f"{self.name}/{copy}" for copy in range(self.copies)]
 
 
-class Watcher(Interface):
+class RolloutObserver(Interface):
   """Is told of trajectories while they come about."""
 
-  def drew(self, name: str, tokens: Sequence[int]) -> None:
+  def on_tokens(self, name: str, tokens: Sequence[int]) -> None:
     """The next tokens of a turn."""
     ...
 
-  def observed(self, name: str, step: Step) -> None:
+  def on_step(self, name: str, step: Step) -> None:
     """A whole turn and what was observed after it."""
     ...
 
@@ -75,7 +73,7 @@ class Watcher(Interface):
 class Episode:
   """One trajectory at work."""
 
-  request: Request
+  request: RolloutRequest
   place: tuple[int, int]  # (request, copy)
   steps: list[Step]
   drawn: DrawnTurn | None = None  # finished, waiting for its tool
@@ -108,21 +106,21 @@ class Agent:
 
   model: str
   author: Author
-  programs: Programs
-  shapes: Shapes
-  protocol: Protocol
+  programs: SamplerPrograms
+  shapes: ProgramShapes
+  protocol: AgentProtocol
   tool: Tool
   grader: Grader
-  decoding: Decoding
+  decoding: SamplingParams
   turn_tokens: int
   seed: int
-  meter: Meter = dataclasses.field(default_factory=Meter)
-  watcher: Watcher | None = None
+  meter: SamplerMeter = dataclasses.field(default_factory=SamplerMeter)
+  watcher: RolloutObserver | None = None
   journal: Journal | None = None
   length: int | None = None
 
   def rollout(
-    self, weights: Weights, requests: Iterable[Request], *, progress: Callable[[int, str], None] | None = None
+    self, weights: Weights, requests: Iterable[RolloutRequest], *, progress: Callable[[int, str], None] | None = None
   ) -> list[list[Trajectory]]:
     """Runs all requests to their ends; a list of trajectories for each, in order.
 
@@ -138,19 +136,23 @@ class Agent:
     """
     return _Rollout(self, weights, list(requests), progress).run()
 
-  def keys(self, journal: Journal, weights: str, request: Request) -> list[str]:
+  def journal_keys(self, journal: Journal, weights: str, request: RolloutRequest) -> list[str]:
     """Where a journal has what a request draws from the weights of that checksum; one key for each copy."""
     settings = [self.model, self.author, self.turn_tokens, self.seed, dataclasses.asdict(self.decoding)]
     settings += [] if self.length is None else [self.length]
-    asked = [request.question.id, request.acts, to_json(request.start)]
-    return [journal.key(weights, settings, asked, name) for name in request.names]
+    asked = [request.question.id, request.max_acts, trajectory_to_json(request.start)]
+    return [journal.key(weights, settings, asked, name) for name in request.copy_names]
 
 
 class _Rollout:
   """The state of one call of `Agent.rollout`."""
 
   def __init__(
-    self, agent: Agent, weights: Weights, requests: Sequence[Request], progress: Callable[[int, str], None] | None
+    self,
+    agent: Agent,
+    weights: Weights,
+    requests: Sequence[RolloutRequest],
+    progress: Callable[[int, str], None] | None,
   ):
     self.agent, self.progress, self.journal = agent, progress, agent.journal
     self.keys: dict[str, str] = {}  # in the journal, by name
@@ -159,17 +161,17 @@ class _Rollout:
     if twice := [name for name, count in Counter(r.name for r in requests).items() if count > 1]:
       raise ValueError(f"two requests are named {twice[0]!r}: their draws would be the same")
     if self.journal is not None:
-      self._take_known(self.journal, checksum(weights), requests)
+      self._take_known(self.journal, checksum_weights(weights), requests)
     if any(None in group for group in self.done):
       self.sampler = Sampler(Slots(agent.programs, weights, agent.shapes, agent.meter))
     for index, request in enumerate(requests):
       self._submit(index, request)
 
-  def _take_known(self, journal: Journal, weights: str, requests: Sequence[Request]) -> None:
+  def _take_known(self, journal: Journal, weights: str, requests: Sequence[RolloutRequest]) -> None:
     """Takes what the journal holds."""
     for request, group in zip(requests, self.done, strict=True):
-      keys = self.agent.keys(journal, weights, request)
-      self.keys |= zip(request.names, keys, strict=True)
+      keys = self.agent.journal_keys(journal, weights, request)
+      self.keys |= zip(request.copy_names, keys, strict=True)
       group[:] = map(journal.find, keys)
     known = sum(t is not None for group in self.done for t in group)
     if known and self.progress is not None:
@@ -178,11 +180,11 @@ class _Rollout:
   def run(self) -> list[list[Trajectory]]:
     try:
       while self.episodes:
-        stopping.obey()
-        with profiling.step("rounds"):
+        interrupt.raise_if_interrupted()
+        with profiler.profile_step("rounds"):
           self._round()
         if self.journal is not None:
-          self.journal.tick()
+          self.journal.write_if_due()
     finally:  # where it was broken off, nothing of it answers in the next one
       for name in self.episodes:
         self.agent.tool.close(name)
@@ -192,21 +194,21 @@ class _Rollout:
     self.sampler.launch()
     turns = self.sampler.collect()
     if self.agent.watcher is not None:
-      for name, tokens in self.sampler.latest.items():
-        self.agent.watcher.drew(str(name), tokens)
+      for name, tokens in self.sampler.last_tokens.items():
+        self.agent.watcher.on_tokens(str(name), tokens)
     if not self.sampler.waiting and all(self.episodes[str(name)].steps for name in turns):
       self.sampler.launch()  # acts alone: nothing is to be appended before their tools answer
     self._end_turns({str(name): turn for name, turn in turns.items()})
     self._observe()
 
-  def _submit(self, index: int, request: Request) -> None:
+  def _submit(self, index: int, request: RolloutRequest) -> None:
     """Asks for a context for each copy of a request; one that has ended already, or has no room, needs none."""
-    context = request.start.context() or self.agent.protocol.prompt(request.question.text)
-    names = [name for name, known in zip(request.names, self.done[index], strict=True) if known is None]
+    context = request.start.context() or self.agent.protocol.encode_prompt(request.question.text)
+    names = [name for name, known in zip(request.copy_names, self.done[index], strict=True) if known is None]
     if not names:
       return
     for name in names:
-      self.episodes[name] = Episode(request, (index, request.names.index(name)), list(request.start.steps))
+      self.episodes[name] = Episode(request, (index, request.copy_names.index(name)), list(request.start.steps))
     submitted = request.start.steps[-1].answer if request.start.steps else None
     room = self._longest() - len(context)
     if submitted is not None or room < 1:
@@ -217,7 +219,7 @@ class _Rollout:
     self.sampler.submit(keys, context, self.agent.decoding, min(self.agent.turn_tokens, room))
     for name in names:
       self.episodes[name].context = len(context)
-    if names[0] == request.names[0]:
+    if names[0] == request.copy_names[0]:
       self._read(self.episodes[names[0]], 0, len(context))  # the others are its copies
 
   def _longest(self) -> int:
@@ -240,7 +242,7 @@ class _Rollout:
       episode.drawn, episode.context = turn, last
       episode.generated += size
       episode.flops += size * (flops(first) + flops(last)) / 2
-      if turn.tokens[-1] == self.agent.protocol.stop:
+      if turn.tokens[-1] == self.agent.protocol.stop_token:
         planned |= self._end_turn(name, episode)
       else:
         self._break_off(name, "bad_format" if size >= self.agent.turn_tokens else "context_full")
@@ -250,14 +252,14 @@ class _Rollout:
     """An act goes to the tool; a first thought, which needs none, is given back as the episode's step."""
     assert episode.drawn is not None
     kind = "act" if episode.steps else "first_thought"
-    episode.parsed = self.agent.protocol.parse(episode.drawn.tokens, kind)
+    episode.parsed = self.agent.protocol.parse_turn(episode.drawn.tokens, kind)
     if episode.parsed is None:
       self._break_off(name, "bad_format")
       return {}
     if kind == "first_thought":
       return {name: self._append(name, episode, None)}
     episode.tool_calls += 1
-    self.agent.tool.submit(name, episode.parsed.code, ran(episode.steps))
+    self.agent.tool.submit(name, episode.parsed.code, executed_steps(episode.steps))
     return {}
 
   def _break_off(self, name: str, status: Status) -> None:
@@ -283,12 +285,12 @@ class _Rollout:
       author=self.agent.author,
       tokens=tuple(drawn.tokens),
       logprobs=tuple(drawn.logprobs),
-      observation_tokens=protocol.observation(outcome.observation if outcome else None),
+      observation_tokens=protocol.encode_observation(outcome.observation if outcome else None),
     )
     episode.steps.append(step)
     episode.parsed = episode.drawn = None
     if self.agent.watcher is not None:
-      self.agent.watcher.observed(name, step)
+      self.agent.watcher.on_step(name, step)
     return step
 
   def _observe(self) -> None:
@@ -298,7 +300,7 @@ class _Rollout:
     while out:
       idle = not self.sampler.drawing and not steps
       with self.agent.meter.timed("tool_wait_s"):
-        results = self.agent.tool.wait(60.0 if idle else 0.0 if self.sampler.slots.flying else PATIENCE_S)
+        results = self.agent.tool.wait(60.0 if idle else 0.0 if self.sampler.slots.in_flight else TOOL_GRACE_S)
       out -= len(results)
       for name, outcome in results:
         self._take(name, outcome, steps)
@@ -315,7 +317,7 @@ class _Rollout:
     step = self._append(name, episode, outcome)
     if outcome.answer is not None:
       self._finish(name, "answered", outcome.answer)
-    elif episode.acts >= episode.request.acts:
+    elif episode.acts >= episode.request.max_acts:
       self._finish(name, "step_limit")
     else:
       steps[name] = step
@@ -349,7 +351,7 @@ class _Rollout:
     usage = Usage(generated=episode.generated, read=episode.read, flops=episode.flops)
     self.done[index][copy] = finished = dataclasses.replace(
       start,
-      prompt_tokens=start.prompt_tokens or self.agent.protocol.prompt(request.question.text),
+      prompt_tokens=start.prompt_tokens or self.agent.protocol.encode_prompt(request.question.text),
       steps=tuple(episode.steps),
       status=status,
       answer=answer,
@@ -365,6 +367,6 @@ class _Rollout:
       self.progress(1, str(self.agent.meter))
 
 
-def at_question(question: Question) -> Trajectory:
+def empty_trajectory(question: Question) -> Trajectory:
   """The empty start: nothing but the question."""
   return Trajectory(question.id, question.text, ())

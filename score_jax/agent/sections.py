@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from score_jax.agent.protocol import Protocol
+from score_jax.agent.protocol import AgentProtocol
 
 
-class Sections:
+class SectionDecoder:
   """The text of one trajectory's turns, piece by piece."""
 
-  def __init__(self, protocol: Protocol):
+  def __init__(self, protocol: AgentProtocol):
     self._protocol = protocol
     self._section, self._tokens, self._told = "", [], ""
 
@@ -20,8 +20,8 @@ class Sections:
     A character that its tokens do not spell whole yet waits for the next ones.
     """
     for token in tokens:
-      tag = self._protocol.tags.get(token)
-      if tag is None and token != self._protocol.stop:
+      tag = self._protocol.tag_by_id.get(token)
+      if tag is None and token != self._protocol.stop_token:
         self._tokens.append(token)
         continue
       yield from self._piece(whole=True)

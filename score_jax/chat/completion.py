@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from score_jax.chat.exchange import Ask
+from score_jax.chat.interface import ChatRequest
 from score_jax.trajectory import Usage
 
 BYTES_PER_TOKEN = 4
@@ -34,23 +34,23 @@ class Completion:
 
   text: str | None
   thought: str
-  kept_back: str
+  refusal: str
   finish: str
   read: int | None
   generated: int | None
 
-  def usage(self, ask: Ask) -> tuple[Usage, bool]:
+  def usage(self, ask: ChatRequest) -> tuple[Usage, bool]:
     """The tokens that it took, and whether any of them are estimated."""
     read = _estimate(*(message.content for message in ask.messages)) if self.read is None else self.read
     generated = _estimate(self.text or "", self.thought) if self.generated is None else self.generated
     return Usage(generated=generated, read=read), self.read is None or self.generated is None
 
-  def cut(self, ask: Ask) -> bool:
+  def cut(self, ask: ChatRequest) -> bool:
     """Whether it ended at its limit."""
     return self.finish == "length" or (not self.finish and (self.generated or 0) >= ask.tokens)
 
 
-def read(data: Any) -> Completion:
+def parse_completion(data: Any) -> Completion:
   """The first choice of a completion.
 
   Raises:
@@ -75,7 +75,7 @@ def read(data: Any) -> Completion:
   )
 
 
-def most(ask: Ask) -> Usage:
+def max_usage(ask: ChatRequest) -> Usage:
   """The most tokens that a reply to an ask can take: no token is of less than a byte."""
   return Usage(
     generated=ask.tokens, read=sum(len(m.content.encode("utf-8", "replace")) + _OVERHEAD for m in ask.messages)

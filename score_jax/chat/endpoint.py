@@ -1,14 +1,12 @@
-"""A chat model behind an OpenAI-compatible endpoint.
+"""A client for OpenAI-compatible endpoints, with retries and a budget.
 
-What goes wrong is told apart by whose fault it is. What may pass (no connection, status 408, 409, 429 or 5xx, no whole
-reply in time, a reply that is none) is tried again until `patience_s` have passed since the first failure. Then, or
-when the endpoint refuses at once (status 400, 413 or 422), it is asked a trifle: if it answers that, the ask is at
-fault and its reply says so; if not, no ask can be answered, and the run has to stop (`Reply.hopeless`). Any other
-status (a key or a model that it does not know) stops the run at once.
+Failures are sorted by cause. Transient ones (no connection, status 408, 409, 429 or 5xx, a timeout, a malformed reply)
+are retried until `patience_s` seconds after the first. Then, or after status 400, 413 or 422, a short probe request is
+sent. If the probe succeeds, the request is at fault, and its reply says so. If it fails, the run stops
+(`ChatReply.hopeless`). Any other status (wrong key, unknown model) stops the run at once.
 
-A completion is taken in every shape that endpoints give it (completion.py). One that cannot be read has been paid for:
-it is asked for three times at most, all of them booked, and where the endpoint answers anything else the ask's reply
-says so and the run goes on.
+completion.py reads a completion in every shape that endpoints give it. A reply that is paid for and cannot be read is
+requested three times at most. All tries count against `ChatBudget`.
 """
 
 from __future__ import annotations
@@ -28,32 +26,79 @@ from typing import Any, Literal
 import httpx2
 import openai
 
-from score_jax.chat.budget import Budget
-from score_jax.chat.completion import most, read
-from score_jax.chat.exchange import Ask, Backend, Message, Reply
+from score_jax.chat.completion import max_usage, parse_completion
+from score_jax.chat.interface import ChatBackend, ChatMessage, ChatReply, ChatRequest
 from score_jax.errors import UserError
 from score_jax.sampler.slots import request_key
-from score_jax.text import sound
-from score_jax.tools.pace import asked_pause
+from score_jax.search.retriever import parse_retry_after
+from score_jax.text import replace_surrogates
+from score_jax.trajectory import Usage
 
-Kind = Literal["connection", "time-out", "malformed", "unreadable", "busy", "server error", "refused", "forbidden"]
-PASSING: tuple[Kind, ...] = ("connection", "time-out", "malformed", "busy", "server error")
-TRIFLE = Ask("trifle", (Message("user", "Say: yes"),), temperature=0.0, tokens=8)
-PAID_TRIES = 3  # for a reply that comes, is paid for and cannot be read
+
+@dataclasses.dataclass
+class ChatBudget:
+  """Sums up what was spent.
+
+  Attributes:
+    usd: what all replies may cost; 0: no limit. Those on their way when it is spent still come, and cost.
+    seconds: how long may be asked, on the wall's clock, from the first ask of this process on; 0: no limit.
+    prices: USD for a million tokens, (prompt, reply).
+    used: tokens so far, those of earlier starts included.
+  """
+
+  usd: float
+  seconds: float
+  prices: Sequence[float]
+  used: Usage = Usage()
+  clock: Callable[[], float] = time.monotonic
+  began: float | None = None
+
+  def __post_init__(self) -> None:
+    """
+    Raises:
+      UserError: there is a limit and no price, or a number is below 0.
+    """
+    if min(self.usd, self.seconds, *self.prices) < 0 or len(self.prices) != 2:
+      raise UserError("chat.budget_usd, chat.budget_s and both of chat.usd_per_million must not be less than 0")
+    if self.usd and not any(self.prices):
+      raise UserError(f"chat.budget_usd = {self.usd:g} needs prices: give chat.usd_per_million=(prompt, reply)")
+
+  @property
+  def spent(self) -> float:
+    """USD."""
+    return (self.used.read * self.prices[0] + self.used.generated * self.prices[1]) / 1e6
+
+  def exhausted_reason(self) -> str:
+    """Why no more may be asked; empty while it may."""
+    if self.began is None:
+      self.began = self.clock()
+    if self.usd and self.spent >= self.usd:
+      return f"over budget: {self.spent:.4g} USD spent of chat.budget_usd = {self.usd:g}; raise it to go on"
+    if self.seconds and self.clock() - self.began >= self.seconds:
+      return f"over budget: chat.budget_s = {self.seconds:g} s have passed; start again, or raise it, to go on"
+    return ""
+
+
+FailureKind = Literal[
+  "connection", "time-out", "malformed", "unreadable", "busy", "server error", "refused", "forbidden"
+]
+RETRIABLE: tuple[FailureKind, ...] = ("connection", "time-out", "malformed", "busy", "server error")
+PROBE_REQUEST = ChatRequest("trifle", (ChatMessage("user", "Say: yes"),), temperature=0.0, tokens=8)
+MAX_PAID_TRIES = 3  # for a reply that comes, is paid for and cannot be read
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _SECRET_CHARS = 8  # a key of fewer is a placeholder such as EMPTY
 _REPLY_BYTES, _TOKEN_BYTES = 1 << 16, 256  # the most that a reply may have: so many, and so many more for each token
 
 
-class Failure(Exception):
+class RequestFailed(Exception):
   """One try has failed. `pause`: for how many seconds the endpoint asks to be left alone. `paid`: what it took."""
 
-  def __init__(self, kind: Kind, text: str, pause: float | None = None, paid: Reply | None = None):
+  def __init__(self, kind: FailureKind, text: str, pause: float | None = None, paid: ChatReply | None = None):
     super().__init__(text)
     self.kind, self.pause, self.paid = kind, pause, paid
 
 
-class Endpoint(Backend):
+class EndpointChat(ChatBackend):
   """Asks a server. May be called from several threads, and within an event loop (a notebook): it has a loop of its own.
 
   Attributes:
@@ -72,7 +117,7 @@ class Endpoint(Backend):
     concurrency: int,
     timeout_s: float,
     patience_s: float,
-    budget: Budget,
+    budget: ChatBudget,
     tokens_field: str = "max_tokens",
     schema: str = "",
     extra: Mapping[str, Any] | None = None,
@@ -118,8 +163,8 @@ class Endpoint(Backend):
     await asyncio.gather(*tasks, return_exceptions=True)
     await self._client.close()
 
-  def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-    came: queue.SimpleQueue[tuple[int, Reply] | None] = queue.SimpleQueue()
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+    came: queue.SimpleQueue[tuple[int, ChatReply] | None] = queue.SimpleQueue()
     flight = asyncio.run_coroutine_threadsafe(self._ask_all(asks, came.put), self._loop)
     flight.add_done_callback(lambda _: came.put(None))
     try:
@@ -129,10 +174,10 @@ class Endpoint(Backend):
     finally:
       flight.cancel()
 
-  async def _ask_all(self, asks: Sequence[Ask], put: Callable[[tuple[int, Reply]], None]) -> None:
-    hopeless: list[Reply] = []
+  async def _ask_all(self, asks: Sequence[ChatRequest], put: Callable[[tuple[int, ChatReply]], None]) -> None:
+    hopeless: list[ChatReply] = []
 
-    async def one(place: int, ask: Ask) -> None:
+    async def one(place: int, ask: ChatRequest) -> None:
       async with self._places:
         reply = await self._ask(ask, hopeless)
       put((place, reply))
@@ -141,19 +186,19 @@ class Endpoint(Backend):
       for place, ask in enumerate(asks):
         group.create_task(one(place, ask))
 
-  async def _ask(self, ask: Ask, hopeless: list[Reply]) -> Reply:
+  async def _ask(self, ask: ChatRequest, hopeless: list[ChatReply]) -> ChatReply:
     """Tries until there is a reply. `hopeless` holds why others were given up, which ends this one too."""
-    tries, since, unread = 0, 0.0, list[Reply]()
+    tries, since, unread = 0, 0.0, list[ChatReply]()
     while True:
       if hopeless:
         return dataclasses.replace(hopeless[0], tries=tries)
-      if over := self.budget.over():
-        hopeless.append(Reply("", failed=f"chat: {over}", hopeless=True))
+      if over := self.budget.exhausted_reason():
+        hopeless.append(ChatReply("", failed=f"chat: {over}", hopeless=True))
         continue
       tries += 1
       try:
         reply = await self._try(ask)
-      except Failure as failure:
+      except RequestFailed as failure:
         self.failures[failure.kind] += 1
         if failure.paid is not None:
           unread.append(failure.paid)
@@ -161,7 +206,7 @@ class Endpoint(Backend):
         since = since or time.monotonic()
         left = since + self._patience_s - time.monotonic()
         pause = failure.pause if failure.pause is not None else self._backoff(ask, tries)
-        again = failure.kind in PASSING or (failure.kind == "unreadable" and len(unread) < PAID_TRIES)
+        again = failure.kind in RETRIABLE or (failure.kind == "unreadable" and len(unread) < MAX_PAID_TRIES)
         if again and left > 0 and (failure.pause is None or pause <= left):
           await self._wait(min(pause, left))
           continue
@@ -175,38 +220,38 @@ class Endpoint(Backend):
       estimated = reply.estimated or any(one.estimated for one in unread)
       return dataclasses.replace(reply, usage=usage, estimated=estimated, tries=tries)
 
-  def _book(self, ask: Ask, reply: Reply) -> None:
+  def _book(self, ask: ChatRequest, reply: ChatReply) -> None:
     """Counts a reply against the budget: where its tokens are estimated, the most that it can have taken."""
-    self.budget.used += most(ask) if reply.estimated else reply.usage
+    self.budget.used += max_usage(ask) if reply.estimated else reply.usage
 
-  def _backoff(self, ask: Ask, tries: int) -> float:
+  def _backoff(self, ask: ChatRequest, tries: int) -> float:
     jitter = random.Random(f"{self._seed}/{ask.name}/{tries}").uniform(0.5, 1.0)
     return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (tries - 1)) * jitter
 
-  async def _give_up(self, failure: Failure, since: float) -> Reply:
+  async def _give_up(self, failure: RequestFailed, since: float) -> ChatReply:
     text = f"{self._client.base_url}: {failure}"
-    if failure.kind in PASSING:
+    if failure.kind in RETRIABLE:
       text += f" ({self._patience_s:g} s after the first failure)"
     if failure.kind != "forbidden" and (self._answered_since(failure, since) or await self._answers_a_trifle()):
-      return Reply("", failed=text)
-    return Reply(
+      return ChatReply("", failed=text)
+    return ChatReply(
       "", failed=f"chat: {text}; mend that and start the same again: what was answered is kept", hopeless=True
     )
 
-  def _answered_since(self, failure: Failure, since: float) -> bool:
+  def _answered_since(self, failure: RequestFailed, since: float) -> bool:
     """Whether the endpoint answered other asks, so that this one is at fault."""
-    return self._answered_at > (since if failure.kind in PASSING else 0.0)
+    return self._answered_at > (since if failure.kind in RETRIABLE else 0.0)
 
   async def _answers_a_trifle(self) -> bool:
     try:
-      reply = await self._try(TRIFLE)
-    except Failure:
+      reply = await self._try(PROBE_REQUEST)
+    except RequestFailed:
       return False
     self._answered_at = time.monotonic()
-    self._book(TRIFLE, reply)
+    self._book(PROBE_REQUEST, reply)
     return True
 
-  async def _try(self, ask: Ask) -> Reply:
+  async def _try(self, ask: ChatRequest) -> ChatReply:
     """
     Raises:
       Failure: no reply came.
@@ -217,12 +262,12 @@ class Endpoint(Backend):
     except openai.APIStatusError as error:
       raise self._of_status(error) from None
     except (TimeoutError, openai.APITimeoutError):
-      raise Failure("time-out", f"no whole reply within {self._timeout_s:g} s") from None
+      raise RequestFailed("time-out", f"no whole reply within {self._timeout_s:g} s") from None
     except (openai.APIConnectionError, httpx2.HTTPError) as error:
       cause = error.__cause__ or error
-      raise Failure("connection", self._shown(f"{type(cause).__name__}: {cause}")) from None
+      raise RequestFailed("connection", self._shown(f"{type(cause).__name__}: {cause}")) from None
 
-  async def _post(self, ask: Ask) -> bytes:
+  async def _post(self, ask: ChatRequest) -> bytes:
     """The body of a reply, of whatever shape; read bit by bit, since it may never end."""
     messages: Any = [dataclasses.asdict(message) for message in ask.messages]
     most = _REPLY_BYTES + _TOKEN_BYTES * ask.tokens
@@ -232,10 +277,10 @@ class Endpoint(Backend):
       async for part in response.iter_bytes():
         body += part
         if len(body) > most:
-          raise Failure("malformed", f"a reply of more than {most} bytes to an ask for {ask.tokens} tokens")
+          raise RequestFailed("malformed", f"a reply of more than {most} bytes to an ask for {ask.tokens} tokens")
     return bytes(body)
 
-  def _fields(self, ask: Ask) -> dict[str, Any]:
+  def _fields(self, ask: ChatRequest) -> dict[str, Any]:
     fields = {
       "temperature": ask.temperature,
       "top_p": self._top_p,
@@ -248,44 +293,46 @@ class Endpoint(Backend):
       fields["response_format"] = {"type": "json_object"}
     return {name: value for name, value in (fields | self._extra).items() if value is not None}
 
-  def _reply(self, ask: Ask, body: bytes) -> Reply:
+  def _reply(self, ask: ChatRequest, body: bytes) -> ChatReply:
     """
     Raises:
       Failure: it is none, or one that cannot be read.
     """
     try:
-      found = read(json.loads(body))
+      found = parse_completion(json.loads(body))
     except (ValueError, RecursionError) as error:
       start = self._shown(body.decode("utf-8", "replace"))
-      raise Failure("malformed", f"a reply that is no completion ({type(error).__name__}): {start!r}") from None
+      raise RequestFailed("malformed", f"a reply that is no completion ({type(error).__name__}): {start!r}") from None
     usage, estimated = found.usage(ask)
     if found.text is None:
       start = self._shown(body.decode("utf-8", "replace"))
-      raise Failure("unreadable", f"a completion without text: {start!r}", paid=Reply("", usage, estimated=estimated))
-    if found.kept_back:
-      failed = f"the endpoint keeps the reply back: {self._shown(found.kept_back)}"
-      return Reply("", usage, failed=failed, estimated=estimated)
-    return Reply(self._without_key(sound(found.text)), usage, cut=found.cut(ask), estimated=estimated)
+      raise RequestFailed(
+        "unreadable", f"a completion without text: {start!r}", paid=ChatReply("", usage, estimated=estimated)
+      )
+    if found.refusal:
+      failed = f"the endpoint keeps the reply back: {self._shown(found.refusal)}"
+      return ChatReply("", usage, failed=failed, estimated=estimated)
+    return ChatReply(self._without_key(replace_surrogates(found.text)), usage, cut=found.cut(ask), estimated=estimated)
 
-  def _of_status(self, error: openai.APIStatusError) -> Failure:
+  def _of_status(self, error: openai.APIStatusError) -> RequestFailed:
     status = error.status_code
     said = error.body.get("message") if isinstance(error.body, Mapping) else None
     text = f"HTTP {status}: {self._shown(str(said or error.body or 'nothing'))}"
     if status in (408, 409, 429):
-      return Failure("busy", text, asked_pause(error.response.headers.get("Retry-After", "")))
+      return RequestFailed("busy", text, parse_retry_after(error.response.headers.get("Retry-After", "")))
     if status >= 500:
-      return Failure("server error", text, asked_pause(error.response.headers.get("Retry-After", "")))
-    return Failure("refused" if status in (400, 413, 422) else "forbidden", text)
+      return RequestFailed("server error", text, parse_retry_after(error.response.headers.get("Retry-After", "")))
+    return RequestFailed("refused" if status in (400, 413, 422) else "forbidden", text)
 
   def _shown(self, text: str) -> str:
     """The start of what a server said, in one line, for a message."""
-    return " ".join(self._without_key(sound(text)).split())[:300]
+    return " ".join(self._without_key(replace_surrogates(text)).split())[:300]
 
   def _without_key(self, text: str) -> str:
     return text.replace(self._key, "[the key]") if len(self._key) >= _SECRET_CHARS else text
 
 
-def key_of(variable: str) -> str:
+def read_endpoint_key(variable: str) -> str:
   """The key in an environment variable; empty where none is named.
 
   Raises:

@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from score_jax.errors import UserError
-from score_jax.text import sound
+from score_jax.text import replace_surrogates
 
 #: what templates that speak of today say: nothing depends on the clock
-TODAY = datetime.date(2024, 7, 26)
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _BARE = {"add_special_tokens": False}
 #: names in a template that are given otherwise
@@ -31,11 +31,11 @@ _NO_SWITCHES = frozenset((*inspect.signature(PreTrainedTokenizerFast.apply_chat_
 _PRIVATE = range(0xE000, 0xF900)  # characters that no text means anything by
 
 
-class Refused(ValueError):
+class ConversationRefused(ValueError):
   """The template does not take the conversation, such as one with a system prompt."""
 
 
-class Template:
+class ChatTemplate:
   """One model's chat template.
 
   Attributes:
@@ -63,11 +63,11 @@ class Template:
     if not tokenizer.chat_template:
       raise UserError("the model has no chat template; give a chat model, or add chat_template.jinja to its folder")
     self._tokenizer = tokenizer
-    self._template = _CLOCK.sub(lambda call: json.dumps(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+    self._template = _CLOCK.sub(lambda call: json.dumps(TEMPLATE_DATE.strftime(call[2])), tokenizer.get_chat_template())
     self._switches = dict(switches or {})
     try:
       self.check_switches(self._switches)
-    except Refused as refused:
+    except ConversationRefused as refused:
       raise UserError(f"chat.template_kwargs: {refused}") from refused
     self._added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items()}
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -86,7 +86,9 @@ class Template:
     self._bytes = {c: b for b, c in bytes_to_unicode().items()} if '"ByteLevel"' in decoder else None
     self.stops = self._stops(after, generation or {})
 
-  def prompt(self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+  def encode_prompt(
+    self, messages: Sequence[Mapping[str, str]], switches: Mapping[str, Any] | None = None
+  ) -> tuple[int, ...]:
     """All that stands before the reply to messages, each {"role": …, "content": …}.
 
     Args:
@@ -96,7 +98,7 @@ class Template:
       Refused: the template does not take them.
     """
     self.check_switches(switches or {})
-    contents = [sound(message["content"]) for message in messages]
+    contents = [replace_surrogates(message["content"]) for message in messages]
     mark = next(c for c in map(chr, _PRIVATE) if not any(c in content for content in contents))
 
     def hidden(role: str, content: str) -> str:
@@ -116,7 +118,7 @@ class Template:
       ids = [i for character in name for i in self._plain.encode(character, **_BARE).ids]
     return ids
 
-  def text(self, tokens: Sequence[int]) -> str:
+  def decode_reply(self, tokens: Sequence[int]) -> str:
     """The text of drawn tokens, special ones shown, without the stop at their end."""
     kept = tokens[:-1] if tokens and tokens[-1] in self.stops else tokens
     return self._tokenizer.backend_tokenizer.decode(list(kept), skip_special_tokens=False)
@@ -138,7 +140,7 @@ class Template:
     """
     for name in switches:
       if name in _NO_SWITCHES or not re.search(rf"\b{re.escape(name)}\b", self._template):
-        raise Refused(f"the model's chat template has no switch {name!r}; leave it out")
+        raise ConversationRefused(f"the model's chat template has no switch {name!r}; leave it out")
 
   def _before_a_reply(self) -> str:
     """What the template may put after the last message, thinking switched on, off or neither."""
@@ -146,7 +148,7 @@ class Template:
     for thinking in ({}, {"enable_thinking": True}, {"enable_thinking": False}):
       try:
         begun, whole = (self._rendered(talk, prompt=prompt, **thinking) for prompt in (False, True))
-      except Refused as refused:
+      except ConversationRefused as refused:
         raise UserError(f"the model's chat template is broken: {refused}; set another chat_template") from refused
       found += whole.removeprefix(begun)
     return found
@@ -157,7 +159,7 @@ class Template:
     talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}, {"role": "user", "content": "?"}]
     try:
       before, _, after = self._rendered(talk, prompt=False).partition(mark)
-    except Refused as refused:
+    except ConversationRefused as refused:
       raise UserError(f"the model's chat template is broken: {refused}; set another chat_template") from refused
     return before, after
 
@@ -178,10 +180,10 @@ class Template:
         chat_template=self._template,
         tokenize=False,
         add_generation_prompt=prompt,
-        **{"date_string": TODAY.strftime("%d %b %Y"), **self._switches, **switches},
+        **{"date_string": TEMPLATE_DATE.strftime("%d %b %Y"), **self._switches, **switches},
       )
     except (TemplateError, ValueError, TypeError) as error:
-      raise Refused(
+      raise ConversationRefused(
         f"the model's chat template refuses the conversation: {str(error).partition(chr(10))[0]}"
       ) from error
     return str(text)

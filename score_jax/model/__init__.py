@@ -1,1 +1,1 @@
-"""The decoder (Flax NNX), its configuration, and weights in and out."""
+"""The decoder (Flax NNX), its configuration, and its weights: loading, sharding, adapters, saving."""

@@ -20,7 +20,7 @@ def main() -> int:
   )
   parser.add_argument("--workdir", required=True, metavar="DIR", help="the folder of the run, local or gs://")
   try:
-    print(page.write(epath.Path(parser.parse_args().workdir)))
+    print(page.write_report(epath.Path(parser.parse_args().workdir)))
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1

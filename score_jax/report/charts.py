@@ -16,13 +16,13 @@ import matplotlib
 from matplotlib import axes, figure, ticker
 
 from score_jax.report import table
-from score_jax.report.workdir import Missing, need, series
-from score_jax.tasks import intervals
+from score_jax.report.reader import MissingData, extract_series, require_key
+from score_jax.tasks import statistics
 
-SIZE = (4.8, 2.9)  # inches; the page scales it to its column
+FIGURE_SIZE = (4.8, 2.9)  # inches; the page scales it to its column
 INK, GREY, PALE = "#222222", "#767676", "#dcdcdc"
 BLUE, ORANGE, GREEN, AMBER = "#0072b2", "#d55e00", "#009e73", "#e69f00"
-STYLES = {  # of a model or a training stage: colour, marker
+STAGE_STYLES = {  # of a model or a training stage: colour, marker
   "teacher": (INK, "*"),
   "untrained": (GREY, "x"),
   "warm_start": ("#56b4e9", "o"),
@@ -44,13 +44,13 @@ STYLES = {  # of a model or a training stage: colour, marker
   "distill": ("#5b4fc4", "H"),
 }
 OTHER_STYLE = (BLUE, "P")
-TIERS = (
+REWARD_TIERS = (
   ("tier_final", "final: a right answer", GREEN),
   ("tier_key", "key: the teacher's step", BLUE),
   ("tier_avoid", "avoid: no known mistake", AMBER),
   ("tier_none", "none", PALE),
 )
-HEALTH = (
+HEALTH_METRICS = (
   ("entropy", "entropy (nat)"),
   ("logprob_gap", "log-probability gap"),
   ("kl_sampler", "KL from the sampler (nat)"),
@@ -60,7 +60,7 @@ HEALTH = (
   ("no_signal_groups", "groups without signal"),
   ("grad_norm", "gradient norm"),
 )
-RC: dict[Any, Any] = {
+MATPLOTLIB_RC: dict[Any, Any] = {
   "axes.axisbelow": True,
   "axes.edgecolor": GREY,
   "axes.grid": True,
@@ -85,12 +85,12 @@ RC: dict[Any, Any] = {
   "ytick.labelcolor": INK,
 }
 
-Metrics = Mapping[str, Sequence[Mapping[str, Any]]]
-Tries = Mapping[str, Mapping[int, Sequence[Sequence[float]]]]
+MetricsByStage = Mapping[str, Sequence[Mapping[str, Any]]]
+ScoresByModel = Mapping[str, Mapping[int, Sequence[Sequence[float]]]]
 
 
-@matplotlib.rc_context(RC)
-def curves(metrics: Metrics, name: str, *, title: str, share: bool = False, smooth: bool = False) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_curves(metrics: MetricsByStage, name: str, *, title: str, share: bool = False, smooth: bool = False) -> str:
   """One line a stage of one metric over its steps.
 
   Args:
@@ -103,9 +103,9 @@ def curves(metrics: Metrics, name: str, *, title: str, share: bool = False, smoo
   Raises:
     Missing: no stage has it.
   """
-  found = {stage: series(lines, name) for stage, lines in metrics.items() if series(lines, name)[0]}
+  found = {stage: extract_series(lines, name) for stage, lines in metrics.items() if extract_series(lines, name)[0]}
   if not found:
-    raise Missing(f"No {name!r} in the metrics of {', '.join(metrics)} yet.")
+    raise MissingData(f"No {name!r} in the metrics of {', '.join(metrics)} yet.")
   fig, ax = _axes()
   for stage, (steps, values) in found.items():
     colour, marker = _style(stage)
@@ -114,7 +114,9 @@ def curves(metrics: Metrics, name: str, *, title: str, share: bool = False, smoo
       ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
       values = running_mean(values)
     few = len(steps) <= 12
-    ax.plot(steps, values, color=colour, marker=marker if few else "", label=table.label(stage), clip_on=False)
+    ax.plot(
+      steps, values, color=colour, marker=marker if few else "", label=table.format_model_label(stage), clip_on=False
+    )
   ax.set_xlabel("step")
   if share:
     _percent(ax)
@@ -129,18 +131,18 @@ def running_mean(values: Sequence[float]) -> list[float]:
   return [sum(window) / len(window) for window in windows]
 
 
-@matplotlib.rc_context(RC)
-def reward_tiers(lines: Sequence[Mapping[str, Any]]) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_reward_tiers(lines: Sequence[Mapping[str, Any]]) -> str:
   """The share of rollouts in each reward tier over the steps, stacked to 100 %."""
-  whole = [line for line in lines if all(name in line for name, _, _ in TIERS)]
+  whole = [line for line in lines if all(name in line for name, _, _ in REWARD_TIERS)]
   if not whole:
-    raise Missing("No reward tiers in the metrics of rl yet.")
+    raise MissingData("No reward tiers in the metrics of rl yet.")
   steps = [line["step"] for line in whole]
-  shares = [[100 * line[name] for line in whole] for name, _, _ in TIERS]
+  shares = [[100 * line[name] for line in whole] for name, _, _ in REWARD_TIERS]
   if len(steps) == 1:  # an area needs two edges
     steps, shares = [steps[0] - 0.5, steps[0] + 0.5], [[share[0]] * 2 for share in shares]
   fig, ax = _axes()
-  labels, colours = [label for _, label, _ in TIERS], [colour for _, _, colour in TIERS]
+  labels, colours = [label for _, label, _ in REWARD_TIERS], [colour for _, _, colour in REWARD_TIERS]
   ax.stackplot(steps, *shares, labels=labels, colors=colours, linewidth=0.6, edgecolor="white")
   ax.margins(x=0)
   ax.set_xlabel("step")
@@ -149,83 +151,85 @@ def reward_tiers(lines: Sequence[Mapping[str, Any]]) -> str:
   return _svg(fig, "Shares of the reward tiers over reinforcement learning steps")
 
 
-@matplotlib.rc_context(RC)
-def health(metrics: Metrics) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_health(metrics: MetricsByStage) -> str:
   """Small charts of what tells first that policy-gradient training goes wrong."""
-  fig = figure.Figure(figsize=(SIZE[0], 2 * SIZE[1]), layout="constrained")
+  fig = figure.Figure(figsize=(FIGURE_SIZE[0], 2 * FIGURE_SIZE[1]), layout="constrained")
   drawn = 0
-  for ax, (name, label) in zip(fig.subplots(4, 2).flat, HEALTH, strict=True):
+  for ax, (name, label) in zip(fig.subplots(4, 2).flat, HEALTH_METRICS, strict=True):
     for stage, lines in metrics.items():
-      steps, values = series(lines, name)
+      steps, values = extract_series(lines, name)
       if not lines:
         continue
       drawn += len(steps)
       marker = "." if len(steps) == 1 else ""
-      ax.plot(steps, values, color=_style(stage)[0], linewidth=1.2, marker=marker, label=table.label(stage))
+      ax.plot(
+        steps, values, color=_style(stage)[0], linewidth=1.2, marker=marker, label=table.format_model_label(stage)
+      )
     ax.set_title(label, fontsize=9, loc="left")
     ax.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_locator(ticker.MaxNLocator(3))
     ax.tick_params(labelsize=8)
   if not drawn:
-    raise Missing(f"No metrics of {' or '.join(metrics)} yet.")
+    raise MissingData(f"No metrics of {' or '.join(metrics)} yet.")
   fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.6)
   return _svg(fig, "Health of policy-gradient training over its steps")
 
 
-@matplotlib.rc_context(RC)
-def accuracy_by_steps(tries: Tries, *, benchmark: str) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_accuracy_by_steps(tries: ScoresByModel, *, benchmark: str) -> str:
   """Accuracy against the steps that a question's worked solution takes, a line a model, with 95 % intervals.
 
   Args:
     tries: for every model and number of steps, the scores of the tries at each question.
   """
   fig, ax = _axes()
-  for i, model in enumerate(sorted(tries, key=table.model_order)):
+  for i, model in enumerate(sorted(tries, key=table.model_sort_key)):
     colour, marker = _style(model)
     steps = sorted(tries[model])
     shift = 0.05 * (i - (len(tries) - 1) / 2)  # so that the intervals do not cover each other
-    found = [intervals.accuracy_interval(tries[model][step]) for step in steps]
+    found = [statistics.accuracy_interval(tries[model][step]) for step in steps]
     xs = [step + shift for step in steps]
     ax.vlines(xs, [100 * x.low for x in found], [100 * x.high for x in found], color=colour, linewidth=0.9, alpha=0.6)
     means = [100 * x.mean for x in found]
-    ax.plot(xs, means, color=colour, marker=marker, linewidth=1.2, clip_on=False, label=table.label(model))
+    ax.plot(xs, means, color=colour, marker=marker, linewidth=1.2, clip_on=False, label=table.format_model_label(model))
   ax.set_xlabel("steps of the worked solution")
   _percent(ax)
   _legend(ax, columns=3)
   return _svg(fig, f"Accuracy on {benchmark} by the number of steps that a question takes")
 
 
-@matplotlib.rc_context(RC)
-def first_errors(summary: Mapping[str, Any]) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_first_errors(summary: Mapping[str, Any]) -> str:
   """Where the student's earliest errors lie."""
-  counts = _by_number(need(summary, "first_error_step", "the summary"))
+  counts = _by_number(require_key(summary, "first_error_step", "the summary"))
   labels = ["plan" if step == 0 else str(step) for step in counts]
   return _bars(labels, list(counts.values()), xlabel="step of the earliest error", title="Earliest errors by step")
 
 
-@matplotlib.rc_context(RC)
-def corrections_needed(summary: Mapping[str, Any]) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_corrections_needed(summary: Mapping[str, Any]) -> str:
   """How many corrections it took until a question was solved."""
-  solved = _by_number(need(summary, "solved", "the summary"))
-  counts = {"none": need(summary, "solved_unaided", "the summary")}
+  solved = _by_number(require_key(summary, "solved", "the summary"))
+  counts = {"none": require_key(summary, "solved_unaided", "the summary")}
   counts |= {str(corrections): n for corrections, n in solved.items() if corrections > 0}
-  need(summary, "hard", "the summary")
+  require_key(summary, "hard", "the summary")
   counts["not solved"] = sum(summary.get(name, 0) for name in ("hard", "undecided", "unlocated", "not_kept"))
   return _bars(
     list(counts), list(counts.values()), xlabel="corrections until solved", title="Questions by corrections needed"
   )
 
 
-@matplotlib.rc_context(RC)
-def teacher_success(summary: Mapping[str, Any]) -> str:
+@matplotlib.rc_context(MATPLOTLIB_RC)
+def draw_teacher_success(summary: Mapping[str, Any]) -> str:
   """How often the teacher succeeds, by how deep into the student's path it takes over, with 95 % intervals."""
-  by_depth = need(summary, "teacher_success_by_depth", "the summary")
+  by_depth = require_key(summary, "teacher_success_by_depth", "the summary")
   tried = {int(depth): counts for depth, counts in by_depth.items() if counts["tries"]}
   if not tried:
-    raise Missing("The teacher's success by depth has not been measured yet.")
+    raise MissingData("The teacher's success by depth has not been measured yet.")
   depths = sorted(tried)
   means = [tried[d]["successes"] / tried[d]["tries"] for d in depths]
-  ends = [intervals.wilson(mean=mean, n=tried[d]["tries"]) for mean, d in zip(means, depths, strict=True)]
+  ends = [statistics.wilson_interval(mean=mean, n=tried[d]["tries"]) for mean, d in zip(means, depths, strict=True)]
   fig, ax = _axes()
   ax.vlines(depths, [100 * low for low, _ in ends], [100 * high for _, high in ends], color=BLUE, linewidth=1.2)
   ax.plot(depths, [100 * mean for mean in means], color=BLUE, marker="o", clip_on=False)
@@ -239,7 +243,7 @@ def teacher_success(summary: Mapping[str, Any]) -> str:
 def _by_number(counts: Mapping[str, int]) -> dict[int, int]:
   """JSON's text keys as numbers, rising, the gaps filled with 0."""
   if not counts:
-    raise Missing("Nothing has been counted yet.")
+    raise MissingData("Nothing has been counted yet.")
   numbered = {int(key): count for key, count in counts.items()}
   return {number: numbered.get(number, 0) for number in range(min(numbered), max(numbered) + 1)}
 
@@ -261,14 +265,14 @@ def _bars(labels: Sequence[str], counts: Sequence[int], *, xlabel: str, title: s
 
 
 def _axes() -> tuple[figure.Figure, axes.Axes]:
-  fig = figure.Figure(figsize=SIZE, layout="constrained")
+  fig = figure.Figure(figsize=FIGURE_SIZE, layout="constrained")
   ax = fig.subplots()
   ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True, min_n_ticks=1))
   return fig, ax
 
 
 def _style(name: str) -> tuple[str, str]:
-  return STYLES.get(name, OTHER_STYLE)
+  return STAGE_STYLES.get(name, OTHER_STYLE)
 
 
 def _percent(ax: axes.Axes) -> None:

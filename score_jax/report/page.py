@@ -17,18 +17,18 @@ import jinja2
 import markupsafe
 from etils import epath
 
-from score_jax.alarms import signs
-from score_jax.arms import STAGES
 from score_jax.errors import UserError
-from score_jax.report import charts, table, viewer, workdir
-from score_jax.report.workdir import Missing
+from score_jax.experiment.stages import STAGES
+from score_jax.report import charts, reader, table, viewer
+from score_jax.report.reader import MissingData
+from score_jax.rl import alarms
 
-NAME = "report.html"
-TRAINED = tuple(name for name, stage in STAGES.items() if stage.begin)
-FINE_TUNED, ROLLED_OUT = (
-  tuple(n for n in TRAINED if bool(STAGES[n].starts) == by_rollouts) for by_rollouts in (False, True)
+REPORT_NAME = "report.html"
+TRAINED_STAGES = tuple(name for name, stage in STAGES.items() if stage.init_from)
+SFT_STAGES, RL_STAGES = (
+  tuple(n for n in TRAINED_STAGES if bool(STAGES[n].rl_starts) == by_rollouts) for by_rollouts in (False, True)
 )
-MENTORING = (  # of the summary: key, label, whether it is a share
+MENTORING_ROWS = (  # of the summary: key, label, whether it is a share
   ("questions", "questions", False),
   ("solved_unaided", "solved unaided", False),
   ("hard", "the teacher fails too", False),
@@ -42,7 +42,7 @@ MENTORING = (  # of the summary: key, label, whether it is a share
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ReportPart:
   """A part of the page: what it shows, or the line that stands there while that is missing."""
 
   content: Any = None
@@ -55,10 +55,10 @@ class Chart:
 
   title: str
   caption: str
-  part: Part
+  part: ReportPart
 
 
-def write(root: epath.Path) -> epath.Path:
+def write_report(root: epath.Path) -> epath.Path:
   """Draws the report of a workdir into its report.html, and gives that path.
 
   Raises:
@@ -66,14 +66,16 @@ def write(root: epath.Path) -> epath.Path:
   """
   if not root.exists():
     raise UserError(f"--workdir: there is no folder {root}; give the one that a run wrote to")
-  if workdir.is_empty(root):
-    raise UserError(f"--workdir: {root} holds none of {', '.join(workdir.CONTENTS)}; give one that a run wrote to")
-  path = root / NAME
-  path.write_text(render(root), encoding="utf-8")
+  if reader.is_workdir_empty(root):
+    raise UserError(
+      f"--workdir: {root} holds none of {', '.join(reader.WORKDIR_CONTENTS)}; give one that a run wrote to"
+    )
+  path = root / REPORT_NAME
+  path.write_text(render_page(root), encoding="utf-8")
   return path
 
 
-def render(root: epath.Path) -> str:
+def render_page(root: epath.Path) -> str:
   """The page as text; the same workdir gives the same text."""
   files = importlib.resources.files("score_jax.report")
   script = (files / "viewer.js").read_text(encoding="utf-8")
@@ -94,16 +96,16 @@ def render(root: epath.Path) -> str:
     by_steps=_part(lambda: _by_steps(root)),
     mentoring=_part(lambda: _mentoring(root)),
     mentoring_charts=list(_mentoring_charts(root)),
-    viewer=_part(lambda: viewer.embed(viewer.groups(root))),
-    limit=viewer.LIMIT,
+    viewer=_part(lambda: viewer.embed_json(viewer.collect_groups(root))),
+    limit=viewer.MAX_TRAJECTORIES,
   )
 
 
-def _part(draw: Callable[[], Any]) -> Part:
+def _part(draw: Callable[[], Any]) -> ReportPart:
   try:
-    return Part(content=draw())
-  except Missing as missing:
-    return Part(missing=str(missing))
+    return ReportPart(content=draw())
+  except MissingData as missing:
+    return ReportPart(missing=str(missing))
 
 
 def _chart(title: str, caption: str, draw: Callable[[], str]) -> Chart:
@@ -111,7 +113,7 @@ def _chart(title: str, caption: str, draw: Callable[[], str]) -> Chart:
 
 
 def _config(root: epath.Path) -> dict[str, Any]:
-  found = workdir.config(root)
+  found = reader.read_config(root)
   return {
     "commit": found.get("commit", "not recorded"),
     "versions": found.get("versions", {}),
@@ -129,14 +131,16 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _results(root: epath.Path) -> dict[str, Any]:
-  rows = table.ordered(workdir.rows(root))
-  shown = table.columns(rows)
+  rows = table.sort_rows(reader.read_result_rows(root))
+  shown = table.select_columns(rows)
   return {
     "headers": [" ".join(column.header).strip() for column in shown],
-    "text_columns": sum(column.text for column in shown),
+    "text_columns": sum(column.is_text for column in shown),
     "rows": [{"cells": [column.cell(row) for column in shown]} | _scale(row) for row in rows],
-    "notes": table.notes(rows),
-    "says": [(table.label(n), s.says) for n, s in STAGES.items() if n in {row["model"] for row in rows}],
+    "notes": table.list_notes(rows),
+    "says": [
+      (table.format_model_label(n), s.purpose) for n, s in STAGES.items() if n in {row["model"] for row in rows}
+    ],
   }
 
 
@@ -147,78 +151,84 @@ def _scale(row: Mapping[str, Any]) -> dict[str, float]:
 
 def _stages(root: epath.Path) -> list[tuple[str, ...]]:
   """A line for each training stage that has metrics: label, last step, last loss, best validation, tokens/s."""
-  found = {stage: workdir.metrics(root, stage) for stage in TRAINED}
+  found = {stage: reader.read_metrics(root, stage) for stage in TRAINED_STAGES}
   lines = [_stage(stage, metrics) for stage, metrics in found.items() if metrics]
   if not lines:
-    raise Missing("There are no metrics of a training stage yet.")
+    raise MissingData("There are no metrics of a training stage yet.")
   return lines
 
 
 def _stage(stage: str, metrics: list[dict[str, Any]]) -> tuple[str, ...]:
-  loss, validation, speed = (workdir.series(metrics, name)[1] for name in ("loss", "val_accuracy", "tokens_per_s"))
+  loss, validation, speed = (
+    reader.extract_series(metrics, name)[1] for name in ("loss", "val_accuracy", "tokens_per_s")
+  )
   return (
-    table.label(stage),
+    table.format_model_label(stage),
     f"{metrics[-1]['step']:,}",
     f"{loss[-1]:.4f}" if loss else "–",
     f"{100 * max(validation):.1f} %" if validation else "–",
-    table.count(round(statistics.median(speed))) if speed else "–",
+    table.format_count(round(statistics.median(speed))) if speed else "–",
   )
 
 
 def _alarms(root: epath.Path) -> list[dict[str, str]]:
   """What went off in the stages of policy gradient, where it first did; none: nothing has."""
-  by_stage = {stage: lines for stage in ROLLED_OUT if (lines := workdir.metrics(root, stage))}
+  by_stage = {stage: lines for stage in RL_STAGES if (lines := reader.read_metrics(root, stage))}
   if not by_stage:
-    raise Missing("There are no metrics of policy-gradient training yet.")
-  settings = workdir.need(workdir.need(workdir.config(root), "config", "config.json"), "alarms", "the config")
+    raise MissingData("There are no metrics of policy-gradient training yet.")
+  settings = reader.require_key(
+    reader.require_key(reader.read_config(root), "config", "config.json"), "alarms", "the config"
+  )
   return [
     {
-      "stage": table.label(stage),
-      "name": alarm.sign.name,
+      "stage": table.format_model_label(stage),
+      "name": alarm.rule.name,
       "step": f"{alarm.step:,}",
       "value": f"{alarm.value:.3g}",
-      "threshold": f"{'over' if alarm.sign.above else 'under'} {alarm.threshold:g}",
-      "reads": alarm.sign.reads,
-      "means": alarm.sign.means,
-      "remedy": alarm.sign.remedy,
+      "threshold": f"{'over' if alarm.rule.above else 'under'} {alarm.threshold:g}",
+      "reads": alarm.rule.quantity,
+      "means": alarm.rule.meaning,
+      "remedy": alarm.rule.remedy,
     }
     for stage, lines in by_stage.items()
-    for alarm in signs.gone_off(lines, settings)
+    for alarm in alarms.find_fired_alarms(lines, settings)
   ]
 
 
 def _training(root: epath.Path) -> Iterator[Chart]:
-  fine_tuned = {stage: workdir.metrics(root, stage) for stage in FINE_TUNED}
-  rolled_out = {stage: workdir.metrics(root, stage) for stage in ROLLED_OUT}
+  fine_tuned = {stage: reader.read_metrics(root, stage) for stage in SFT_STAGES}
+  rolled_out = {stage: reader.read_metrics(root, stage) for stage in RL_STAGES}
   yield _chart(
     "Loss of fine-tuning",
     "Mean negative log-likelihood of a token that carries loss. Pale: each step; full: the running mean.",
-    lambda: charts.curves(fine_tuned, "loss", title="Loss of fine-tuning over steps", smooth=True),
+    lambda: charts.draw_curves(fine_tuned, "loss", title="Loss of fine-tuning over steps", smooth=True),
   )
   yield _chart(
     "Validation accuracy",
     "On questions that no stage trains on.",
-    lambda: charts.curves(fine_tuned | rolled_out, "val_accuracy", title="Validation accuracy over steps", share=True),
+    lambda: charts.draw_curves(
+      fine_tuned | rolled_out, "val_accuracy", title="Validation accuracy over steps", share=True
+    ),
   )
   yield _chart(
     "Rollouts that are right",
     "Pale: each step; full: the running mean. SCoRe RL starts from a verified prefix, so its rollouts are easier.",
-    lambda: charts.curves(rolled_out, "accuracy", title="Right rollouts over steps", share=True, smooth=True),
+    lambda: charts.draw_curves(rolled_out, "accuracy", title="Right rollouts over steps", share=True, smooth=True),
   )
   yield _chart(
     "Reward tiers of SCoRe RL",
     "What each rollout earned: the tiers exclude each other.",
-    lambda: charts.reward_tiers(rolled_out["rl"]),
+    lambda: charts.draw_reward_tiers(rolled_out["rl"]),
   )
   yield _chart(
     "Policy-gradient loss",
     "It hovers around zero by construction; look for jumps.",
-    lambda: charts.curves(rolled_out, "loss", title="Policy-gradient loss over steps"),
+    lambda: charts.draw_curves(rolled_out, "loss", title="Policy-gradient loss over steps"),
   )
   yield _chart(
     "Health of policy-gradient training",
     "The log-probability gap is between sampler and trainer on the same weights; it should be rounding only.",
-    lambda: charts.health(rolled_out),
+    lambda: charts.draw_health(rolled_out),
   )
 
 
@@ -226,10 +236,10 @@ def _by_steps(root: epath.Path) -> list[Chart]:
   """A chart for each benchmark whose questions are known to take several numbers of steps."""
   tries = _tries(root)
   if not tries:
-    raise Missing("No evaluated benchmark tells how many steps its questions take.")
+    raise MissingData("No evaluated benchmark tells how many steps its questions take.")
   caption = "Bars are 95 % intervals clustered by question."
   return [
-    _chart(benchmark, caption, functools.partial(charts.accuracy_by_steps, by_model, benchmark=benchmark))
+    _chart(benchmark, caption, functools.partial(charts.draw_accuracy_by_steps, by_model, benchmark=benchmark))
     for benchmark, by_model in tries.items()
   ]
 
@@ -237,9 +247,9 @@ def _by_steps(root: epath.Path) -> list[Chart]:
 def _tries(root: epath.Path) -> dict[str, dict[str, dict[int, list[list[float]]]]]:
   """benchmark -> model -> steps of the question -> for each question, whether each try is right."""
   scores: dict[str, Any] = {}
-  for model in workdir.evaluated_models(root):
-    for part in workdir.parts(root / "eval" / model):
-      for tried in workdir.evaluations(part, least_steps=1):
+  for model in reader.list_evaluated_models(root):
+    for part in reader.list_parts(root / "eval" / model):
+      for tried in reader.read_evaluations(part, least_steps=1):
         if not tried.trajectory.judged:  # neither right nor wrong
           continue
         by_model = scores.setdefault(tried.benchmark, {}).setdefault(model, {})
@@ -256,11 +266,11 @@ def _tries(root: epath.Path) -> dict[str, dict[str, dict[int, list[list[float]]]
 
 
 def _mentoring(root: epath.Path) -> list[tuple[str, str]]:
-  summary = workdir.mentoring(root)
+  summary = reader.read_mentoring_summary(root)
   return [
     (label, f"{100 * summary[key]:.1f} %" if share else f"{summary[key]:,}")
-    for key, label, share in MENTORING
-    if workdir.is_number(summary.get(key))
+    for key, label, share in MENTORING_ROWS
+    if reader.is_finite_number(summary.get(key))
   ]
 
 
@@ -268,15 +278,15 @@ def _mentoring_charts(root: epath.Path) -> Iterator[Chart]:
   yield _chart(
     "Corrections needed",
     "Corrections that survive in the solved trajectory; shares are of the questions shown.",
-    lambda: charts.corrections_needed(workdir.mentoring(root)),
+    lambda: charts.draw_corrections_needed(reader.read_mentoring_summary(root)),
   )
   yield _chart(
     "Where earliest errors lie",
     "The step that the teacher named; the plan is step 0.",
-    lambda: charts.first_errors(workdir.mentoring(root)),
+    lambda: charts.draw_first_errors(reader.read_mentoring_summary(root)),
   )
   yield _chart(
     "Teacher's success by depth",
     "Share of tries that the teacher carries to a right answer, by the student's steps it goes on from.",
-    lambda: charts.teacher_success(workdir.mentoring(root)),
+    lambda: charts.draw_teacher_success(reader.read_mentoring_summary(root)),
   )

@@ -1,19 +1,21 @@
-"""The sampler's three device programs, for one model on one mesh.
+"""The sampler's three device programs: extend, decode and fork, for one model on one mesh.
 
-A slot's context is `length` tokens whose keys and values are in the cache, and
-one more, `pending`, which the next decode step feeds: every token goes through
-the model once, and every draw comes out of a decode step over all slots. So a
-request's bits depend neither on its slot nor on what stands beside it:
+A slot's context is `length` tokens whose keys and values are in the cache, and one more, `pending`, which the next
+decode step feeds. Every token goes through the model once, and every draw comes from a decode step over all slots.
+So a request's bits depend neither on its slot nor on its neighbours:
 
   the same bits   in any slot, beside any others, at any time, with any number of
                   blocks looked at, after a fork, after a restart
   to rounding     another number of slots, another shape of extend, mesh or backend
+
+`MonitoredJit` warns when a program is compiled again for shapes that it already has.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import Any
 
 import jax
@@ -21,15 +23,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import RULES, abstract, sharding, spec, traced_for, weight_shardings
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Cache, Decoder, Weights
-from score_jax.sampler.compiled import Compiled
-from score_jax.sampler.draw import Settings, draw
+from score_jax.model.decoder import Decoder, KVCache, Weights
+from score_jax.model.sharding import (
+  AXIS_RULES,
+  add_shardings,
+  named_sharding,
+  partition_spec,
+  trace_under_mesh,
+  weight_shardings,
+)
+from score_jax.sampler.sampling import SlotSamplingParams, sample_tokens
 from score_jax.sampler.stops import Stops
 
 Array = Any  # of numpy where the host calls, of jax inside the programs
-ROWS: Any = RULES["rows"]  # mesh axes that slots are split over
+SLOT_AXES: Any = AXIS_RULES["rows"]  # mesh axes that slots are split over
 
 
 @jax.tree_util.register_dataclass
@@ -37,13 +45,13 @@ ROWS: Any = RULES["rows"]  # mesh axes that slots are split over
 class DeviceState:
   """What lives on the device between calls; every program takes it and gives it back, donated."""
 
-  cache: Cache  # a layer's keys and values, blocks of [B, K, s, H]
+  cache: KVCache  # a layer's keys and values, blocks of [B, K, s, H]
   seen: jax.Array  # bool [B, V], tokens that the slot has fed
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Controls:
+class DecodeControls:
   """What the host says of each slot in a decode call; arrays of length B."""
 
   live: Array  # bool, whether the slot decodes
@@ -52,18 +60,18 @@ class Controls:
   budget: Array  # int32, how many tokens it may still write
   matched: Array  # int32, how far it has come in a stop sequence (Stops.move)
   key: Array  # uint32 [B, 2]
-  settings: Settings
+  settings: SlotSamplingParams
   enough: Array  # int32 scalar, the call ends once so many slots have stopped in it
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Decoded:
+class DecodeOutput:
   """What a decode call wrote; beyond `count` the arrays hold nothing of meaning."""
 
   tokens: jax.Array  # int32 [B, n]
   logprobs: jax.Array  # float32 [B, n], under the distribution drawn from
-  plain: jax.Array  # float32 [B, n], under the model's own at temperature 1
+  model_logprobs: jax.Array  # float32 [B, n], under the model's own at temperature 1
   count: jax.Array  # int32 [B]
   live: jax.Array  # bool [B], whether the slot could go on
   matched: jax.Array  # int32 [B]
@@ -71,7 +79,7 @@ class Decoded:
   steps: jax.Array  # int32, how many steps the call took
 
 
-class Programs:
+class SamplerPrograms:
   """empty, extend, decode, fork, jitted; weights are arguments, so one instance serves all checkpoints of a shape.
 
   Attributes:
@@ -99,16 +107,16 @@ class Programs:
     )
     heads = "heads" if config.kv_heads % mesh.shape["tensor"] == 0 else None
     layers, pairs = ((None,), 1) if config.stacked else ((), config.layers)
-    blocks = (sharding(mesh, *layers, "rows", heads, None, None),) * -(-length // block)
-    self._places: Any = DeviceState(((blocks, blocks),) * pairs, sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
-    self.empty = jax.jit(self._empty, out_shardings=self._places)
+    blocks = (named_sharding(mesh, *layers, "rows", heads, None, None),) * -(-length // block)
+    self._places: Any = DeviceState(((blocks, blocks),) * pairs, named_sharding(mesh, "rows", None))  # pyright: ignore[reportArgumentType]
+    self.empty_state = jax.jit(self._empty, out_shardings=self._places)
     jit = functools.partial(jax.jit, donate_argnums=0)
     extend = jit(self._extend, static_argnames="blocks", out_shardings=self._places)
     fork = jit(self._fork, static_argnames="blocks", out_shardings=self._places)
-    decode = jit(self._decode, static_argnames=("n", "blocks"), out_shardings=(self._places, sharding(mesh)))
-    self.extend, self.fork, self.decode = map(Compiled, ("extend", "fork", "decode"), (extend, fork, decode))
+    decode = jit(self._decode, static_argnames=("n", "blocks"), out_shardings=(self._places, named_sharding(mesh)))
+    self.extend, self.fork, self.decode = map(MonitoredJit, ("extend", "fork", "decode"), (extend, fork, decode))
 
-  def take(self, weights: Weights) -> Weights:
+  def place_weights(self, weights: Weights) -> Weights:
     """The weights as the programs want them: the same arrays where dtype and place agree, else moved by one program.
 
     Trainer and sampler may lie on other meshes of the same devices.
@@ -129,7 +137,7 @@ class Programs:
 
   def abstract(self, weights: Weights) -> DeviceState:
     """Shapes and shardings of a state."""
-    return abstract(jax.eval_shape(self._empty, weights), self._places)
+    return add_shardings(jax.eval_shape(self._empty, weights), self._places)
 
   def _empty(self, weights: Weights) -> DeviceState:
     """A state of empty slots, the cache in the weights' dtype."""
@@ -154,7 +162,7 @@ class Programs:
     place = jnp.arange(tokens_RxC.shape[1])[None]
     counts = place < count_R[:, None]
     positions = jnp.where(counts, start_R[:, None] + place, self.length)
-    with traced_for(self.mesh):
+    with trace_under_mesh(self.mesh):
       model = nnx.merge(self._graph, weights)
       _, cache = model.step(tokens_RxC, positions, state.cache, slots_R, blocks=blocks)
     emptied = jnp.where(start_R == 0, slots_R, self.slots)
@@ -180,15 +188,17 @@ class Programs:
       return jax.lax.fori_loop(0, len(source_R), one, parts)
 
     specs = [place.spec for place in used(self._places)]
-    copying = jax.shard_map(local, mesh=self.mesh, in_specs=(specs, spec(), spec()), out_specs=specs, check_vma=False)
+    copying = jax.shard_map(
+      local, mesh=self.mesh, in_specs=(specs, partition_spec(), partition_spec()), out_specs=specs, check_vma=False
+    )
     seen, *parts = copying(used(state), source_R, target_R)
     new = iter(parts)
     cache = tuple(tuple((*(next(new) for _ in part[:blocks]), *part[blocks:]) for part in pair) for pair in state.cache)
     return DeviceState(cache, seen)  # pyright: ignore[reportArgumentType]
 
   def _decode(
-    self, state: DeviceState, weights: Weights, controls: Controls, *, n: int, blocks: int
-  ) -> tuple[DeviceState, Decoded]:
+    self, state: DeviceState, weights: Weights, controls: DecodeControls, *, n: int, blocks: int
+  ) -> tuple[DeviceState, DecodeOutput]:
     """Up to n tokens for every live slot, until none is live or `enough` have stopped.
 
     A slot stops at a stop token or the token in which a stop sequence ends (both are kept), at its budget, and when
@@ -206,16 +216,16 @@ class Programs:
       live, pending, state, out = carry
       length = c.length + out.count
       place = jnp.where(live, length, self.length)
-      with traced_for(self.mesh):
+      with trace_under_mesh(self.mesh):
         x, cache = model.step(pending[:, None], place[:, None], state.cache, None, blocks=blocks)
       seen = state.seen.at[rows, jnp.where(live, pending, self.config.vocab)].set(True, mode="drop")
-      one = draw(model.unembed(x[:, 0]), seen, c.key, length + 1, c.settings)
+      one = sample_tokens(model.unembed(x[:, 0]), seen, c.key, length + 1, c.settings)
       matched, ends = self._follow(out.matched, one.tokens)
       count = out.count + live.astype(jnp.int32)
-      written = Decoded(
+      written = DecodeOutput(
         out.tokens.at[:, out.steps].set(jnp.where(live, one.tokens, 0)),
         out.logprobs.at[:, out.steps].set(jnp.where(live, one.logprobs, 0.0)),
-        out.plain.at[:, out.steps].set(jnp.where(live, one.plain, 0.0)),
+        out.model_logprobs.at[:, out.steps].set(jnp.where(live, one.model_logprobs, 0.0)),
         count,
         out.live,
         jnp.where(live, matched, out.matched),
@@ -230,7 +240,7 @@ class Programs:
     state = DeviceState(state.cache, state.seen.at[first].set(False, mode="drop"))
     zeros = jnp.zeros(self.slots, jnp.int32)
     floats = jnp.zeros((self.slots, n))
-    out = Decoded(floats.astype(jnp.int32), floats, floats, zeros, c.live, c.matched, zeros, jnp.int32(0))
+    out = DecodeOutput(floats.astype(jnp.int32), floats, floats, zeros, c.live, c.matched, zeros, jnp.int32(0))
     live, _, state, out = jax.lax.while_loop(more, body, (c.live, c.pending, state, out))
     return state, dataclasses.replace(out, live=live)
 
@@ -243,12 +253,45 @@ class Programs:
 
 def _copied(x: jax.Array, source: jax.Array, target: jax.Array, axis: int) -> jax.Array:
   """One device's slots, `axis` of x, with slot `source` of all devices at `target` where that is one of them."""
-  mine, size = jax.lax.axis_index(ROWS), x.shape[axis]
+  mine, size = jax.lax.axis_index(SLOT_AXES), x.shape[axis]
 
   def at(slot: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, slot % size, axis)
 
   summed = at(source).astype(jnp.int8 if x.dtype == bool else x.dtype)
-  found = jax.lax.psum(jnp.where(source // size == mine, summed, jnp.zeros_like(summed)), ROWS).astype(x.dtype)
+  found = jax.lax.psum(jnp.where(source // size == mine, summed, jnp.zeros_like(summed)), SLOT_AXES).astype(x.dtype)
   kept = jnp.where(target // size == mine, found, at(target))
   return jax.lax.dynamic_update_index_in_dim(x, kept, target % size, axis)
+
+
+class MonitoredJit:
+  """Calls a jitted program, and warns when it is compiled again for shapes that it was compiled for before.
+
+  That happens when arrays come with another dtype or lie elsewhere than they did, and takes minutes for a large model.
+  """
+
+  def __init__(self, name: str, jitted: Any):
+    self.name, self.jitted = name, jitted
+    self._shapes: set[str] = set()
+
+  def __call__(self, *args: Any, **static: int) -> Any:
+    before = self.count
+    result = self.jitted(*args, **static)
+    if self.count > before:
+      self._note(args, static)
+    return result
+
+  @property
+  def count(self) -> int:
+    """How often it was compiled."""
+    return self.jitted._cache_size()
+
+  def lower(self, *args: Any, **static: int) -> Any:
+    return self.jitted.lower(*args, **static)
+
+  def _note(self, args: Any, static: dict[str, int]) -> None:
+    sizes = [jax.numpy.shape(x) for x in jax.tree.leaves(args[2:])]  # after the state and the weights
+    shapes = f"{static}, {sizes}"
+    if shapes in self._shapes:
+      warnings.warn(f"sampler: {self.name} was compiled again for {shapes}", stacklevel=3)
+    self._shapes.add(shapes)

@@ -22,8 +22,8 @@ import random
 from collections.abc import Sequence
 
 from score_jax.errors import UserError
-from score_jax.tasks.normal_form import normalised
-from score_jax.tools.search import Document
+from score_jax.search.passages import Document
+from score_jax.tasks.splits import normalise_question
 from score_jax.trajectory import Question
 
 PEOPLE = "Tom Ana Rana Mira Ben Lea Omar Ines Paul Yuki Nora Hugo Sara Ivan Kofi Vera".split()
@@ -34,13 +34,13 @@ VERBS = {"add": ("finds", "picks", "gets"), "sub": ("eats", "loses", "sells")}
 FACTORS = {"doubles": 2, "triples": 3}
 
 #: draws after which a question, or a new one, is given up
-ATTEMPTS = 1000
+MAX_ATTEMPTS = 1000
 
 #: how often an operation comes without saying the same again (there are three verbs, two factors, …)
-OFTEN = {"add": 3, "sub": 3, "mul": 2, "odd": 1, "box": 3, "shop": 15}
+MAX_REPEATS = {"add": 3, "sub": 3, "mul": 2, "odd": 1, "box": 3, "shop": 15}
 
 #: acts that each operation takes
-COST = {"add": 1, "sub": 1, "mul": 1, "odd": 1, "box": 2, "shop": 3}
+ACTS_PER_OPERATION = {"add": 1, "sub": 1, "mul": 1, "odd": 1, "box": 2, "shop": 3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +57,19 @@ class Difficulty:
   """
 
   acts: tuple[int, int] = (3, 8)
-  operations: tuple[str, ...] = tuple(COST)
+  operations: tuple[str, ...] = tuple(ACTS_PER_OPERATION)
   distractors: int = 1
 
   def __post_init__(self) -> None:
-    unknown = [k for k in self.operations if k not in COST]
+    unknown = [k for k in self.operations if k not in ACTS_PER_OPERATION]
     if unknown:
-      raise UserError(f"tasks.operations has {unknown}; choose from {', '.join(COST)}")
+      raise UserError(f"tasks.operations has {unknown}; choose from {', '.join(ACTS_PER_OPERATION)}")
     least, most = self.acts
     if least < 2 or not any(_adds_up(self.operations, acts - 1) for acts in range(least, most + 1)):
       raise UserError(
         f"tasks.acts = {self.acts} cannot be had with tasks.operations = {self.operations}: an answer takes one act, "
-        f"operations take {', '.join(f'{k} {COST[k]}' for k in self.operations)}; give other bounds, 2 or more"
+        f"operations take {', '.join(f'{k} {ACTS_PER_OPERATION[k]}' for k in self.operations)}; "
+        "give other bounds, 2 or more"
       )
 
 
@@ -76,24 +77,24 @@ class Difficulty:
 class World:
   """The facts behind one set of questions."""
 
-  holds: dict[tuple[str, str], int]  # (container, item) -> how many are in one
-  supplier: dict[str, str]  # person -> town that their shop's boxes come from
-  town_box: dict[str, int]  # town -> how many are in a box from there
+  container_sizes: dict[tuple[str, str], int]  # (container, item) -> how many are in one
+  town_of_shop: dict[str, str]  # person -> town that their shop's boxes come from
+  box_size_of_town: dict[str, int]  # town -> how many are in a box from there
 
   @classmethod
   def generate(cls, seed: int) -> World:
     draw = random.Random(f"world/{seed}")
     return cls(
-      holds={(c, i): draw.randint(2, 9) for c in CONTAINERS.values() for i in ITEMS},
-      supplier={p: draw.choice(TOWNS) for p in PEOPLE},
-      town_box={t: draw.randint(2, 9) for t in TOWNS},
+      container_sizes={(c, i): draw.randint(2, 9) for c in CONTAINERS.values() for i in ITEMS},
+      town_of_shop={p: draw.choice(TOWNS) for p in PEOPLE},
+      box_size_of_town={t: draw.randint(2, 9) for t in TOWNS},
     )
 
   def documents(self) -> list[Document]:
     """The corpus that `web_search` answers from."""
-    boxes = [Document(f"{c} of {i}", f"{n} in each") for (c, i), n in self.holds.items()]
-    shops = [Document(f"{p}'s shop", f"boxes from {t}") for p, t in self.supplier.items()]
-    towns = [Document(t, f"{n} in a box") for t, n in self.town_box.items()]
+    boxes = [Document(f"{c} of {i}", f"{n} in each") for (c, i), n in self.container_sizes.items()]
+    shops = [Document(f"{p}'s shop", f"boxes from {t}") for p, t in self.town_of_shop.items()]
+    towns = [Document(t, f"{n} in a box") for t, n in self.box_size_of_town.items()]
     return boxes + shops + towns
 
 
@@ -146,12 +147,12 @@ def _operation(
     )
   if kind == "box":
     many = _fresh(draw, sorted(CONTAINERS), used)
-    size = world.holds[CONTAINERS[many], item]
+    size = world.container_sizes[CONTAINERS[many], item]
     acts = (_search(f"{CONTAINERS[many]} of {item}"), (f"{n} of {size}", _compute(first, x, f"+ {n} * {size}")))
     return Operation(f"buys {n} {many}", f"{who} buys {n} {many} of {item}.", acts, x + n * size)
   shop = _fresh(draw, [p for p in PEOPLE if p != who], used)
-  town = world.supplier[shop]
-  size = world.town_box[town]
+  town = world.town_of_shop[shop]
+  size = world.box_size_of_town[town]
   acts = (
     _search(f"{shop}'s shop"),
     _search(town),
@@ -163,7 +164,7 @@ def _operation(
 @functools.cache
 def _adds_up(operations: tuple[str, ...], acts: int) -> bool:
   """Whether some of the operations, each as often as one likes, take exactly so many acts."""
-  return acts == 0 or (acts > 0 and any(_adds_up(operations, acts - COST[k]) for k in operations))
+  return acts == 0 or (acts > 0 and any(_adds_up(operations, acts - ACTS_PER_OPERATION[k]) for k in operations))
 
 
 def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
@@ -173,20 +174,20 @@ def _draw_kinds(draw: random.Random, difficulty: Difficulty) -> list[str]:
     left = draw.randint(*difficulty.acts) - 1
   kinds: list[str] = []
   while left:
-    fitting = [k for k in difficulty.operations if _adds_up(difficulty.operations, left - COST[k])]
-    kinds.append(draw.choice([k for k in fitting if kinds.count(k) < OFTEN[k]] or fitting))
-    left -= COST[kinds[-1]]
+    fitting = [k for k in difficulty.operations if _adds_up(difficulty.operations, left - ACTS_PER_OPERATION[k])]
+    kinds.append(draw.choice([k for k in fitting if kinds.count(k) < MAX_REPEATS[k]] or fitting))
+    left -= ACTS_PER_OPERATION[kinds[-1]]
   return kinds
 
 
-def generate(world: World, difficulty: Difficulty, seed: int, index: int) -> Question:
+def generate_question(world: World, difficulty: Difficulty, seed: int, index: int) -> Question:
   """The question number `index` of this seed; the same arguments give the same question.
 
   Raises:
     UserError: at this difficulty counts hardly ever stay within [1, 999].
   """
   draw = random.Random(f"question/{seed}/{index}")
-  for _ in range(ATTEMPTS):
+  for _ in range(MAX_ATTEMPTS):
     question = _attempt(world, difficulty, draw)
     if question is not None:
       return question
@@ -213,7 +214,7 @@ def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Quest
   acts = [act for o in operations for act in o.acts]
   plan = ", ".join(o.plan for o in operations)
   return Question(
-    id=hashlib.sha256(normalised(text).encode()).hexdigest()[:12],
+    id=hashlib.sha256(normalise_question(text).encode()).hexdigest()[:12],
     text=text,
     answer=str(x),
     steps=len(acts) + 1,
@@ -221,7 +222,7 @@ def _attempt(world: World, difficulty: Difficulty, draw: random.Random) -> Quest
   )
 
 
-def questions(
+def generate_questions(
   world: World, difficulty: Difficulty, *, seed: int, count: int, exclude: Sequence[Question] = ()
 ) -> list[Question]:
   """`count` different questions of a seed, none of which stands in `exclude`.
@@ -231,10 +232,10 @@ def questions(
   """
   seen = {q.id for q in exclude}
   result: list[Question] = []
-  for index in range(ATTEMPTS * count):
+  for index in range(MAX_ATTEMPTS * count):
     if len(result) == count:
       break
-    question = generate(world, difficulty, seed, index)
+    question = generate_question(world, difficulty, seed, index)
     if question.id not in seen:
       seen.add(question.id)
       result.append(question)

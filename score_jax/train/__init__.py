@@ -1,1 +1,1 @@
-"""Batches, losses, the two train steps, the optimiser, checkpoints."""
+"""Training: batches, losses, the train step, SFT, policy gradient, optimizers, checkpoints."""

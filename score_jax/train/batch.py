@@ -1,9 +1,8 @@
-"""Trajectories packed into rows of fixed length, with separate masks for padding and for what is learnt.
+"""Trajectories packed into rows of fixed length, with separate masks for padding and for loss.
 
-Two trajectories may share a row; `segments` tells them apart (0 is padding), and
-positions start at 0 in each. Masks stand at the token they speak of: a token
-carries loss when the policy wrote it, and its log-probability is that of
-predicting it from the tokens before it.
+Several trajectories may share a row: `segments` numbers them (0 is padding), and `positions` start at 0 in each.
+Masks and log-probabilities are stored at the token itself: a token carries loss if the policy wrote it, and its
+log-probability is that of predicting it from the tokens before it.
 """
 
 from __future__ import annotations
@@ -23,149 +22,157 @@ Array = Any  # of numpy on the host, of jax on the mesh
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """Rows of packed trajectories; those of an update are cut into micro-batches, [M, B, T] in the place of [B, T]."""
+  """Rows of packed trajectories, [B, T]; an update has a leading axis of micro-batches, [M, B, T]."""
 
   tokens: Array  # int32 [B, T]
-  positions: Array  # int32 [B, T], place within its trajectory
-  segments: Array  # int32 [B, T], 1, 2, … within a row; 0 is padding
-  learnt: Array  # float32 [B, T], 1 where the token carries loss
-  advantages: Array  # float32 [B, T], 0 outside `learnt`; of no use to SFT
-  share: Array  # float32 [B, T], how much the token counts in the loss of its update, 0 outside `learnt`
-  sampled: Array  # float32 [B, T], log-probability when drawn, 0 outside `learnt`; of no use to SFT
-  old: Array  # float32 [B, T], that which ratios are against, 0 outside `learnt`; of no use to SFT
-  reference: Array  # float32 [B, T], that of the weights not to go far from, 0 outside `learnt`; of no use to SFT
-  denominator: Array  # float32 [], learnt tokens of the update, which means of metrics are over
+  positions: Array  # int32 [B, T], index within the trajectory
+  segments: Array  # int32 [B, T], number of the trajectory in its row, from 1; 0 is padding
+  loss_mask: Array  # float32 [B, T], 1 where the token carries loss; the [B, T] below are 0 elsewhere
+  advantages: Array  # float32 [B, T]; not used by SFT
+  loss_weight: Array  # float32 [B, T], weight of the token in the loss of its update
+  sampling_logprobs: Array  # float32 [B, T], log-probability when it was sampled; not used by SFT
+  old_logprobs: Array  # float32 [B, T], denominator of the policy ratio; not used by SFT
+  reference_logprobs: Array  # float32 [B, T], under the reference policy of the KL term; not used by SFT
+  denominator: Array  # float32 [], tokens of the update under the loss mask; means of metrics are over them
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-  """One trajectory as arrays of equal length, before packing."""
+class Example:
+  """One trajectory as arrays of one length n, before packing."""
 
   tokens: np.ndarray  # int32 [n]
-  learnt: np.ndarray  # float32 [n]
-  sampled: np.ndarray  # float32 [n]
-  advantage: float | np.ndarray = 0.0  # of the trajectory, or float32 [n] of each token
-  old: np.ndarray | None = None  # float32 [n]; None: as sampled
-  reference: np.ndarray | None = None  # float32 [n]; None: there is none
+  loss_mask: np.ndarray  # float32 [n]
+  sampling_logprobs: np.ndarray  # float32 [n]
+  advantage: float | np.ndarray = 0.0  # of the trajectory, or float32 [n] per token
+  old_logprobs: np.ndarray | None = None  # float32 [n]; None: sampling_logprobs
+  reference_logprobs: np.ndarray | None = None  # float32 [n]; None: no reference policy
 
 
-Chooser = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
+StepFilter = Callable[[int, Step], bool]  # (index of the step, step) -> whether its tokens carry loss
 
 
 def every_step(index: int, step: Step) -> bool:
-  """Loss on all that the agent wrote, student or teacher (paper, SFT)."""
+  """Loss on every step of the agent, written by student or teacher (paper, SFT)."""
   del index, step
   return True
 
 
 def teacher_steps(index: int, step: Step) -> bool:
-  """Loss on the teacher's steps alone."""
+  """Loss on the teacher's steps only."""
   del index
   return step.author == "teacher"
 
 
-def sample(trajectory: Trajectory, *, carries_loss: Chooser = every_step, advantage: float = 0.0) -> Sample:
-  """A trajectory's whole context as one sequence; only the turns' own tokens can carry loss."""
+def make_example(trajectory: Trajectory, *, carries_loss: StepFilter = every_step, advantage: float = 0.0) -> Example:
+  """A trajectory's whole context as one sequence. Only tokens of turns can carry loss, never prompt or observations."""
   prompt = len(trajectory.prompt_tokens)
-  learnt: list[float] = [0.0] * prompt
-  sampled: list[float] = [0.0] * prompt
+  mask: list[float] = [0.0] * prompt
+  logprobs: list[float] = [0.0] * prompt
   last = len(trajectory.steps) - 1
   tokens = list(trajectory.prompt_tokens)
   for index, step in enumerate(trajectory.steps):
     chosen = carries_loss(index, step)
     after = step.observation_tokens if index < last else ()
     tokens += step.tokens + after
-    learnt += [float(chosen)] * len(step.tokens) + [0.0] * len(after)
+    mask += [float(chosen)] * len(step.tokens) + [0.0] * len(after)
     drawn = step.logprobs if chosen and step.logprobs else (0.0,) * len(step.tokens)
-    sampled += [*drawn] + [0.0] * len(after)
-  return Sample(np.array(tokens, np.int32), np.array(learnt, np.float32), np.array(sampled, np.float32), advantage)
+    logprobs += [*drawn] + [0.0] * len(after)
+  return Example(np.array(tokens, np.int32), np.array(mask, np.float32), np.array(logprobs, np.float32), advantage)
 
 
-def fitting(samples: Sequence[Sample], *, length: int) -> tuple[list[Sample], list[Sample]]:
-  """The samples that fit a row of `length`, and those that do not."""
+def split_by_length(samples: Sequence[Example], *, length: int) -> tuple[list[Example], list[Example]]:
+  """The examples that fit a row of `length`, and those that do not."""
   return [s for s in samples if len(s.tokens) <= length], [s for s in samples if len(s.tokens) > length]
 
 
-def pack(samples: Sequence[Sample], *, length: int) -> list[list[Sample]]:
-  """First-fit in the given order: rows of samples that together have at most `length` tokens.
+def pack_examples(samples: Sequence[Example], *, length: int) -> list[list[Example]]:
+  """Packs examples into rows of at most `length` tokens: first fit, in the given order.
 
   Raises:
-    ValueError: a sample is longer than a row. Callers leave it out, and count it (`fitting`), or never make it.
+    ValueError: an example is longer than a row. Callers remove such examples before (`split_by_length`).
   """
-  rows: list[list[Sample]] = []
+  rows: list[list[Example]] = []
   room: list[int] = []
-  for one in samples:
-    size = len(one.tokens)
+  for example in samples:
+    size = len(example.tokens)
     if size > length:
-      raise ValueError(f"a sample of {size} tokens does not fit a row of {length}")
+      raise ValueError(f"an example of {size} tokens does not fit a row of {length}")
     place = next((i for i, free in enumerate(room) if free >= size), None)
     if place is None:
       rows.append([])
       room.append(length)
       place = len(rows) - 1
-    rows[place].append(one)
+    rows[place].append(example)
     room[place] -= size
   return rows
 
 
-Share = Callable[[int], float]  # learnt tokens of a sample -> how much each counts in the loss of its update
+LossWeightFn = Callable[[int], float]  # tokens of an example under the loss mask -> weight of each in the loss
 
 
-def fill(
-  rows: Sequence[Sequence[Sample]], *, length: int, count: int, denominator: float, share: Share | None = None
+def fill_batch(
+  rows: Sequence[Sequence[Example]], *, length: int, count: int, denominator: float, share: LossWeightFn | None = None
 ) -> Batch:
-  """`count` rows of `length`, those beyond the given ones empty; without `share` the loss is the mean over tokens."""
+  """A batch of `count` rows of `length`; further rows are empty. Without `share` the loss is the mean over tokens."""
   grids = (np.zeros((count, length), t) for t in (np.int32,) * 3 + (np.float32,) * 6)
   batch = Batch(*grids, denominator=np.float32(denominator))
   for row, samples in enumerate(rows):
     at = 0
-    for number, one in enumerate(samples, start=1):
-      span = slice(at, at + len(one.tokens))
-      batch.tokens[row, span] = one.tokens
-      batch.positions[row, span] = np.arange(len(one.tokens))
+    for number, example in enumerate(samples, start=1):
+      span = slice(at, at + len(example.tokens))
+      batch.tokens[row, span] = example.tokens
+      batch.positions[row, span] = np.arange(len(example.tokens))
       batch.segments[row, span] = number
-      batch.learnt[row, span] = one.learnt
-      batch.advantages[row, span] = one.advantage * one.learnt
-      batch.share[row, span] = one.learnt * (share(int(one.learnt.sum())) if share else 1.0 / denominator)
-      batch.sampled[row, span] = one.sampled
-      batch.old[row, span] = one.sampled if one.old is None else one.old * one.learnt
-      batch.reference[row, span] = 0.0 if one.reference is None else one.reference * one.learnt
+      batch.loss_mask[row, span] = example.loss_mask
+      batch.advantages[row, span] = example.advantage * example.loss_mask
+      batch.loss_weight[row, span] = example.loss_mask * (
+        share(int(example.loss_mask.sum())) if share else 1.0 / denominator
+      )
+      batch.sampling_logprobs[row, span] = example.sampling_logprobs
+      batch.old_logprobs[row, span] = (
+        example.sampling_logprobs if example.old_logprobs is None else example.old_logprobs * example.loss_mask
+      )
+      batch.reference_logprobs[row, span] = (
+        0.0 if example.reference_logprobs is None else example.reference_logprobs * example.loss_mask
+      )
       at = span.stop
   return batch
 
 
-def update_of(
-  rows: Sequence[Sequence[Sample]], *, length: int, micro: int, most: int, share: Share | None = None
+def make_update(
+  rows: Sequence[Sequence[Example]], *, length: int, micro: int, most: int, share: LossWeightFn | None = None
 ) -> Batch:
-  """The rows of one update in micro-batches of `micro`, whose losses and gradients add up to the update's.
+  """Cuts the rows of one update into micro-batches of `micro` rows, whose losses and gradients add up to the update's.
 
-  There are as many as `most` rows fill, so that all updates of a stage have one shape; those beyond the given rows are
-  empty. The loss is the mean over the learnt tokens of all rows, unless `share` says otherwise.
+  There are always enough micro-batches for `most` rows, so that all updates of a stage have one shape; further rows are
+  empty. The loss is the mean over the tokens under the loss mask of all rows, unless `share` gives other weights.
   """
-  learnt = sum(float(one.learnt.sum()) for row in rows for one in row)
+  loss_tokens = sum(float(example.loss_mask.sum()) for row in rows for example in row)
   parts = -(-most // micro)
-  whole = fill(rows, length=length, count=parts * micro, denominator=max(learnt, 1.0), share=share)
+  whole = fill_batch(rows, length=length, count=parts * micro, denominator=max(loss_tokens, 1.0), share=share)
   return jax.tree.map(lambda x: x.reshape(parts, micro, length) if x.ndim else x, whole)
 
 
-def micro_batch(update: Batch, index: Any) -> Batch:
-  """One micro-batch of an update."""
+def take_micro_batch(update: Batch, index: Any) -> Batch:
+  """The micro-batch [B, T] at an index of an update [M, B, T]."""
   return jax.tree.map(lambda x: x[index] if x.ndim else x, update)
 
 
-def epochs(samples: Sequence[Sample], *, rows: int, micro: int, length: int, epochs: int, seed: int) -> Iterator[Batch]:
-  """The updates of a training stage: each epoch shuffled anew, packed, and cut into updates of `rows` rows.
+def iter_updates(
+  samples: Sequence[Example], *, rows: int, micro: int, length: int, epochs: int, seed: int
+) -> Iterator[Batch]:
+  """The updates of a training stage: each epoch is shuffled, packed, and cut into updates of `rows` rows.
 
-  The seed alone decides the order, so that a run can go on at any update.
+  The order follows from the seed only, so that a run can resume at any update.
   """
   for epoch in range(epochs):
     order = np.random.default_rng((seed, epoch)).permutation(len(samples))
-    packed = pack([samples[i] for i in order], length=length)
+    packed = pack_examples([samples[i] for i in order], length=length)
     for i in range(0, len(packed), rows):
-      yield update_of(packed[i : i + rows], length=length, micro=micro, most=rows)
+      yield make_update(packed[i : i + rows], length=length, micro=micro, most=rows)
 
 
-def updates(samples: Sequence[Sample], *, rows: int, length: int, epochs: int, seed: int) -> int:
-  """How many updates `epochs` gives."""
+def count_updates(samples: Sequence[Example], *, rows: int, length: int, epochs: int, seed: int) -> int:
+  """Number of updates that `iter_updates` yields."""
   orders = (np.random.default_rng((seed, epoch)).permutation(len(samples)) for epoch in range(epochs))
-  return sum(-(-len(pack([samples[i] for i in order], length=length)) // rows) for order in orders)
+  return sum(-(-len(pack_examples([samples[i] for i in order], length=length)) // rows) for order in orders)

@@ -1,8 +1,8 @@
-"""Checkpoints of one stage through orbax: weights, optimiser state and step; the last few of them, and the best.
+"""Checkpoints of one stage through orbax: weights, optimizer state and step; the last few, and the best one.
 
-Nothing else is needed to go on: which batch or which starts come next, and what is drawn, follows from the step and
-the seed (train/batch.py `epochs`, reinforce.py `order`, sampler `request_key`). A checkpoint is copied to the host at
-once and written behind the next updates; it is there whole or not at all.
+Nothing else is needed to resume: the next batch or starts, and every random draw, follow from the step and the seed
+(train/batch.py `iter_updates`, rl/loop.py, the sampler's request keys). A checkpoint is copied to the host at once and
+written while the next updates run. It is complete or not there.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
-from score_jax import stopping
 from score_jax.errors import UserError
-from score_jax.mesh import hosts
-from score_jax.mesh.sharding import put
 from score_jax.model.decoder import Weights
-from score_jax.train.steps import TrainState
-from score_jax.workdir import unwritable
+from score_jax.model.sharding import put_on_mesh
+from score_jax.runtime import interrupt, processes
+from score_jax.runtime.workdir import cannot_write_message
+from score_jax.train.step import TrainState
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-_EVER_S = 10**8  # orbax measures its patience by the time of day, which may jump
+_NEVER_S = 10**8  # timeout of orbax, practically off: orbax measures it by the time of day, which may jump
 
 
 class Checkpoints:
-  """Saves and restores train states in a folder, one sub-folder a step, named by it. A context manager."""
+  """Saves and restores train states in a folder, one subfolder per step. A context manager."""
 
   def __init__(
     self,
@@ -46,18 +45,18 @@ class Checkpoints:
   ):
     """
     Args:
-      keep: how many of the last ones stay; the one of the greatest accuracy stays beside them. 0: nothing is saved.
-      minutes: `offer` saves when the last time is so long ago.
-      before: called before each save: writes what may not be missing where the checkpoint is there.
+      keep: number of newest checkpoints that stay; the one with the best accuracy stays too. 0: nothing is saved.
+      minutes: `maybe_save` saves when the last save was longer ago.
+      before: called before each save; writes the files that must be there when the checkpoint is.
     """
-    self._folder = folder.resolve()  # orbax wants no relative ones
-    self._minutes, self._before, self._since = minutes, before, time.monotonic()
+    self._folder = folder.resolve()  # orbax refuses relative paths
+    self._minutes, self._before, self._last_save = minutes, before, time.monotonic()
     best = managers.BestN(get_metric_fn=lambda found: found["accuracy"], n=1, keep_checkpoints_without_metrics=False)
     options = ocp.CheckpointManagerOptions(
       create=bool(keep),
       read_only=not keep,
-      cleanup_tmp_directories=bool(keep),  # what a run that was killed, or had no room, left half written
-      async_options=ocp.AsyncOptions(timeout_secs=_EVER_S),
+      cleanup_tmp_directories=bool(keep),  # half-written checkpoints of a killed run or a full disk
+      async_options=ocp.AsyncOptions(timeout_secs=_NEVER_S),
       preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
     )
     self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -68,43 +67,38 @@ class Checkpoints:
   def __exit__(self, *error: object) -> None:
     self.close()
 
-  def offer(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
-    """Saves the state where `keep` says so, it is time, or the run is asked to end, which it then does; whether it did.
+  def maybe_save(self, state: TrainState, *, keep: bool, accuracy: float | None = None) -> bool:
+    """Saves the state if `keep`, if `minutes` have passed, or if the run is interrupted. Returns whether it saved.
 
-    All processes of a run have to call it.
+    Collective: all processes of a run have to call it.
 
     Raises:
-      UserError: it, or the one before it, cannot be written.
-      Stopped: the run was asked to end.
+      RunInterrupted: the run was interrupted; the state is saved.
     """
-    asked = stopping.asked()
-    save = keep or asked or hosts.agree(time.monotonic() - self._since >= 60 * self._minutes)
+    interrupted = interrupt.interrupt_requested()
+    save = keep or interrupted or processes.broadcast(time.monotonic() - self._last_save >= 60 * self._minutes)
     if save:
       self.save(state, accuracy=accuracy)
-    if asked:
-      stopping.stop()
+    if interrupted:
+      interrupt.raise_interrupted()
     return save
 
   @contextlib.contextmanager
-  def kept(self, state: TrainState) -> Iterator[None]:
-    """Saves the state if the run ends within, where nothing may change it."""
+  def save_on_interrupt(self, state: TrainState) -> Iterator[None]:
+    """Saves the state if the run is interrupted inside; the code inside must not change the state."""
     try:
       yield
-    except stopping.Stopped:
+    except interrupt.RunInterrupted:
       if int(state.step) not in self._manager.all_steps():
         self.save(state)
       raise
 
   def save(self, state: TrainState, *, accuracy: float | None = None) -> None:
-    """Begins to save the state under its step; a later one, which could not be read, goes.
-
-    Raises:
-      UserError: it, or the one before it, cannot be written.
-    """
+    """Starts saving the state under its step. Later steps are deleted: they exist only if they could not be read."""
     self._before()
-    self._since = time.monotonic()
+    self._last_save = time.monotonic()
     step = int(state.step)
-    with self._told():
+    with self._report_write_errors():
       for later in self._manager.all_steps():
         if later >= step:
           self._manager.delete(later)
@@ -112,61 +106,57 @@ class Checkpoints:
       metrics = None if accuracy is None else {"accuracy": accuracy}
       self._manager.save(step, args=ocp.args.Composite(weights=weights, optimizer=moments), metrics=metrics)
 
-  def newest(self, abstract: TrainState) -> TrainState | None:
-    """The newest state that can be read, of the given shapes and shardings; None when there is none."""
+  def restore_newest(self, abstract: TrainState) -> TrainState | None:
+    """The newest readable state, with the given shapes and shardings; None where there is none."""
 
     def read(step: int) -> TrainState:
       weights, moments = (ocp.args.StandardRestore(x) for x in (abstract.weights, abstract.optimizer))
       found = self._manager.restore(step, args=ocp.args.Composite(weights=weights, optimizer=moments))
-      count = put(np.int32(step), abstract.step.sharding)
+      count = put_on_mesh(np.int32(step), abstract.step.sharding)
       return TrainState(count, found["weights"], found["optimizer"])
 
-    found = self._newest(read)
+    found = self._restore_first_readable(read)
     return None if found is None else found[1]
 
-  def newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
-    """Step and weights of the newest state that can be read, placed like the given ones; None when there is none."""
+  def restore_newest_weights(self, like: Weights, *, dtype: str) -> tuple[int, Weights] | None:
+    """Step and weights of the newest readable state, placed like the given weights; None where there is none."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), like)
 
     def read(step: int) -> Weights:
       args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
       return self._manager.restore(step, args=args)["weights"]
 
-    return self._newest(read)
+    return self._restore_first_readable(read)
 
-  def _newest(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
-    """Tries the steps from the newest on; what cannot be read is reported, and the one before it is taken."""
-    with self._told():
+  def _restore_first_readable(self, read: Callable[[int], Any]) -> tuple[int, Any] | None:
+    """The step and content of the newest checkpoint that all processes can read. Unreadable ones are reported."""
+    with self._report_write_errors():
       self._manager.wait_until_finished()
     for step in sorted(self._manager.all_steps(), reverse=True):
       found, reason = None, ""
       try:
         found = jax.block_until_ready(read(step))
-      except Exception as error:  # orbax and tensorstore raise whatever the damage leads to
+      except Exception as error:  # orbax and tensorstore raise all kinds, depending on the damage
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-      reason = next(filter(None, hosts.gather(f"checkpoint {step}", reason)), "")
+      reason = next(filter(None, processes.all_gather(f"checkpoint {step}", reason)), "")
       if not reason:
         return step, found
-      log.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
+      logger.warning("checkpoint %s cannot be read (%s); using the one before it", self._folder / str(step), reason)
     return None
 
   def close(self) -> None:
-    """Waits for what is being written.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Waits until the last save is written."""
     try:
-      with self._told():
+      with self._report_write_errors():
         self._manager.wait_until_finished()
     finally:
       self._manager.close()
 
   @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    """Tells in a line what orbax and tensorstore raise when they cannot write."""
+  def _report_write_errors(self) -> Iterator[None]:
+    """Turns the errors of orbax and tensorstore about writing into a UserError of one line."""
     try:
       yield
     except (OSError, ValueError) as error:
       reason = str(error).strip().splitlines()[0].rpartition(": ")[2] if isinstance(error, ValueError) else error
-      raise UserError(unwritable(self._folder, reason)) from error
+      raise UserError(cannot_write_message(self._folder, reason)) from error

@@ -1,8 +1,8 @@
-"""Log-probabilities over packed batches, and every reduction of them that losses and metrics make.
+"""Log-probabilities over packed batches, and the sums and means of them that losses and metrics need.
 
-A token's log-probability comes from the position before it, so a trajectory's
-first token has none and can never carry loss. Every reduction is in float32 and
-over `learnt` tokens only: at any other position the gradient is exactly zero.
+The log-probability of a token comes from the position before it. So the first token of a trajectory has none, and never
+carries loss. Every sum and mean is in float32 and over tokens under the loss mask only: at any other position the
+gradient is exactly zero.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from score_jax.model.attention import Rows, blocks
+from score_jax.model.attention import RowAttention, blockwise_attention
 from score_jax.model.decoder import Decoder, Weights
 from score_jax.train.batch import Batch
 
 
-def learnt_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
-  """The batch's part of the mean of x over the learnt tokens of its update."""
-  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT, 0.0)) / batch.denominator
+def masked_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+  """The batch's part of the mean of x over the loss-mask tokens of its update, float32 []."""
+  return jnp.sum(jnp.where(batch.loss_mask > 0, x_BxT, 0.0)) / batch.denominator
 
 
-def shared_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
-  """The batch's part of the sum of x over the learnt tokens of its update, each by its share."""
-  return jnp.sum(jnp.where(batch.learnt > 0, x_BxT * batch.share, 0.0))
+def weighted_sum(x_BxT: jax.Array, batch: Batch) -> jax.Array:
+  """The batch's part of the sum of x times `loss_weight` over the loss-mask tokens of its update, float32 []."""
+  return jnp.sum(jnp.where(batch.loss_mask > 0, x_BxT * batch.loss_weight, 0.0))
 
 
 def sequence_mean(x_BxT: jax.Array, batch: Batch) -> jax.Array:
-  """At each token the mean of x over the learnt tokens of its trajectory, [B, T]; 0 where that has none."""
-  count = sequence_sum(batch.learnt, batch.segments)
-  return sequence_sum(x_BxT * batch.learnt, batch.segments) / jnp.maximum(count, 1.0)
+  """At each token the mean of x over the loss-mask tokens of its trajectory, [B, T]; 0 if it has none."""
+  count = sequence_sum(batch.loss_mask, batch.segments)
+  return sequence_sum(x_BxT * batch.loss_mask, batch.segments) / jnp.maximum(count, 1.0)
 
 
 @jax.custom_vjp
 def sequence_sum(x_BxT: jax.Array, segments_BxT: jax.Array) -> jax.Array:
   """At each token the sum of x over the tokens of its segment, [B, T].
 
-  It is its own transpose. Sums are running ones that begin anew with each segment, in an order that is fixed: no
-  scattered addition, whose order a GPU does not promise.
+  The operation is its own transpose. It is a running sum that restarts at each segment, in a fixed order: not a
+  scatter-add, whose order is not deterministic on a GPU.
   """
   length = x_BxT.shape[1]
   edge = jnp.ones_like(segments_BxT[:, :1], bool)
@@ -55,15 +55,15 @@ def sequence_sum(x_BxT: jax.Array, segments_BxT: jax.Array) -> jax.Array:
   return jnp.take_along_axis(running, last, axis=1)
 
 
-def _sequence_sum(x_BxT: jax.Array, segments_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sequence_sum_forward(x_BxT: jax.Array, segments_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
   return sequence_sum(x_BxT, segments_BxT), segments_BxT
 
 
-def _sequence_sum_gradient(segments_BxT: jax.Array, gradient_BxT: jax.Array) -> tuple[jax.Array, None]:
+def _sequence_sum_backward(segments_BxT: jax.Array, gradient_BxT: jax.Array) -> tuple[jax.Array, None]:
   return sequence_sum(gradient_BxT, segments_BxT), None
 
 
-sequence_sum.defvjp(_sequence_sum, _sequence_sum_gradient)
+sequence_sum.defvjp(_sequence_sum_forward, _sequence_sum_backward)
 
 
 def token_logprobs(
@@ -73,13 +73,13 @@ def token_logprobs(
   *,
   temperature: float,
   chunk: int,
-  mix: Rows = blocks,
+  mix: RowAttention = blockwise_attention,
   remat: str = "none",
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probability of each token and entropy of what it was drawn from, both float32 [B, T].
+  """Log-probability of each token, and entropy of its distribution, both float32 [B, T]; 0 at position 0.
 
-  The logits exist for `chunk` positions of each row at a time and are made again
-  in the backward pass, so no array of [B, T, V] does, unless a chunk is a whole row. Position 0 gets 0.
+  Logits are in memory for `chunk` positions of each row at a time, and are recomputed in the backward pass. So there is
+  no array [B, T, V], unless a chunk is a whole row.
   """
   model = nnx.merge(graph, weights)
   x_BxTxD = model(batch.tokens, batch.positions, batch.segments, mix=mix, remat=remat)
@@ -93,13 +93,15 @@ def token_logprobs(
 
   def piece(_: None, one: tuple[jax.Array, jax.Array]) -> tuple[None, tuple[jax.Array, ...]]:
     x_BxCxD, target_BxC = one
-    found: Any = predict(x_BxCxD.reshape(-1, width), model.table, target_BxC.reshape(-1), temperature, count == 1)
+    found: Any = logprob_and_entropy(
+      x_BxCxD.reshape(-1, width), model.unembedding_table, target_BxC.reshape(-1), temperature, count == 1
+    )
     return None, tuple(part_M.reshape(rows, chunk) for part_M in found)
 
   _, found = jax.lax.scan(piece, None, (x_PxBxCxD, target_PxBxC))
-  nothing = jnp.zeros((rows, 1), jnp.float32)
+  zeros = jnp.zeros((rows, 1), jnp.float32)
   whole = (part_PxBxC.swapaxes(0, 1).reshape(rows, count * chunk) for part_PxBxC in found)
-  logp, entropy = (jnp.concatenate([nothing, part], axis=1)[:, :length] for part in whole)
+  logp, entropy = (jnp.concatenate([zeros, part], axis=1)[:, :length] for part in whole)
   return logp, entropy
 
 
@@ -107,28 +109,29 @@ Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Arr
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def predict(
+def logprob_and_entropy(
   x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
 ) -> tuple[jax.Array, jax.Array]:
   """Log-probability of each target, and entropy, at the logits x table' / temperature; float32 [M].
 
-  The backward pass makes the gradient of the logits in one go, where the derivative of the formula written out reads
-  and writes an array of their size for each of its steps (on CPU that took longer than the products). It takes M
-  positions along one axis: of a product that sums over two, XLA:CPU copies an operand in another order first.
+  The backward pass computes the gradient of the logits in one step. Automatic differentiation reads and writes an
+  array of the logits' size at each of its steps, which took longer than the matrix products on CPU. The M positions are
+  one axis: XLA:CPU copies an operand of a product that sums over two axes.
 
   Args:
-    keep: the logits are kept for the backward pass, which makes them again otherwise.
+    keep: keep the logits for the backward pass instead of recomputing them.
   """
-  return _predict(x_MxD, table_VxD, target_M, temperature, keep)[0]
+  return _forward(x_MxD, table_VxD, target_M, temperature, keep)[0]
 
 
 def _logits(x_MxD: jax.Array, table_VxD: jax.Array, temperature: float) -> jax.Array:
   return jnp.einsum("md,vd->mv", x_MxD, table_VxD, preferred_element_type=jnp.float32) / temperature
 
 
-def _predict(
+def _forward(
   x_MxD: jax.Array, table_VxD: jax.Array, target_M: jax.Array, temperature: float, keep: bool
 ) -> tuple[tuple[jax.Array, jax.Array], Residuals]:
+  """(log-probability, entropy), and what the backward pass needs."""
   z_MxV = _logits(x_MxD, table_VxD, temperature)
   highest_Mx1 = jnp.max(z_MxV, axis=-1, keepdims=True)
   weight_MxV = jnp.exp(z_MxV - highest_Mx1)
@@ -140,10 +143,10 @@ def _predict(
   return (logp_M, entropy_M), (x_MxD, table_VxD, target_M, normalizer_M, entropy_M, kept)
 
 
-def _predict_gradient(
+def _backward(
   temperature: float, keep: bool, residuals: Residuals, gradients: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, None]:
-  """With p the probabilities and h the entropy: d logp = onehot - p, d h = -p (log p + h)."""
+  """Gradients. With p the probabilities and h the entropy: d logp = onehot - p, d h = -p (log p + h)."""
   del keep
   x_MxD, table_VxD, target_M, normalizer_M, entropy_M, kept = residuals
   of_logp, of_entropy = (g[..., None] for g in gradients)
@@ -157,9 +160,9 @@ def _predict_gradient(
   return dx_MxD, jnp.einsum("mv,md->vd", dz_MxV, x_MxD), None
 
 
-predict.defvjp(_predict, _predict_gradient)
+logprob_and_entropy.defvjp(_forward, _backward)
 
 
 def sft_loss(logp_BxT: jax.Array, batch: Batch) -> jax.Array:
-  """Mean negative log-likelihood of the learnt tokens (paper, SFT)."""
-  return -shared_sum(logp_BxT, batch)
+  """Mean negative log-likelihood of the loss-mask tokens (paper, SFT)."""
+  return -weighted_sum(logp_BxT, batch)

@@ -1,6 +1,6 @@
-"""The optimisers, behind a clipped gradient, and the schedules of their rates.
+"""Optimizers on clipped gradients, and learning-rate schedules.
 
-A departure from the paper: its release leaves AdamW's b2 at PyTorch's 0.999, ours is B2 (docs/fidelity.md).
+A departure from the paper: its release leaves AdamW's b2 at PyTorch's 0.999; here it is ADAM_B2 (docs/fidelity.md).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import jax
 import optax
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import parameter_axes
+from score_jax.model.sharding import parameter_axes
 
-#: decay of AdamW's mean of squared gradients; less than the usual 0.999, since a stage has tens to hundreds of updates
-B2 = 0.95
+#: decay of AdamW's mean of squared gradients; below the usual 0.999 since a stage has only tens to hundreds of updates
+ADAM_B2 = 0.95
 
 
-def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
-  """Learning rate by step: linear warm-up over `warmup` (a share of `steps`), then "cosine" to 0 or "constant".
+def make_schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Schedule:
+  """Learning rate by step: linear warm-up over `warmup` (fraction of `steps`), then "cosine" to 0 or "constant".
 
   The first step's rate is not 0: a stage of one step must learn too.
   """
@@ -31,38 +31,34 @@ def schedule(*, peak: float, steps: int, warmup: float, kind: str) -> optax.Sche
   raise ValueError(f"schedule {kind!r}; choose cosine or constant")
 
 
-def optimizer(
+def make_optimizer(
   name: str, learning_rate: optax.Schedule, *, weight_decay: float, max_norm: float
 ) -> optax.GradientTransformation:
-  """The optimiser of that name on gradients clipped to a global norm of `max_norm`.
-
-  Raises:
-    UserError: there is no such optimiser.
-  """
+  """The optimizer of that name, on gradients clipped to a global norm of `max_norm`."""
   if name not in OPTIMIZERS:
     raise UserError(f"train.optimizer = {name!r}; choose from {', '.join(OPTIMIZERS)}")
   return optax.chain(optax.clip_by_global_norm(max_norm), OPTIMIZERS[name](learning_rate, weight_decay))
 
 
 def _adamw(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-  """AdamW (b1 0.9, b2 B2)."""
-  return optax.adamw(learning_rate, b1=0.9, b2=B2, weight_decay=weight_decay)
+  """AdamW with b1 = 0.9 and b2 = ADAM_B2."""
+  return optax.adamw(learning_rate, b1=0.9, b2=ADAM_B2, weight_decay=weight_decay)
 
 
 def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
   """Muon on the layers' matrices and adapters, AdamW with Nesterov momentum on the rest (embeddings, norms, biases).
 
-  Each layer's matrix is made orthogonal by itself, stacked or not. Muon's updates are scaled to a root mean square of
-  0.2: one learning rate serves both.
+  Each layer's matrix is orthogonalised by itself, also where layers are stacked. Muon's updates are scaled to a root
+  mean square of 0.2, so that one learning rate serves both.
   """
 
   def matrices(weights: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, _: MATRIX if _is_matrix(path) else None, weights)
+    return jax.tree_util.tree_map_with_path(lambda path, _: MUON_MATRIX_DIMS if _is_matrix(path) else None, weights)
 
   return optax.contrib.muon(
     learning_rate,
     weight_decay=weight_decay,
-    adam_b2=B2,
+    adam_b2=ADAM_B2,
     adam_weight_decay=weight_decay,
     adam_learning_rate=learning_rate,
     muon_weight_dimension_numbers=matrices,
@@ -70,12 +66,12 @@ def _muon(learning_rate: optax.Schedule, weight_decay: float) -> optax.GradientT
   )
 
 
-#: a matrix [in, out]; axes before these two, that of stacked layers, are looped over
-MATRIX = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+#: a matrix [in, out]; an axis of stacked layers before these two is looped over
+MUON_MATRIX_DIMS = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
 
 def _is_matrix(path: Sequence[Any]) -> bool:
-  """Whether a parameter is a linear map between activations, as its name says: neither its rank nor its shape does."""
+  """Whether a parameter is a linear map between activations. Its name decides: rank and shape do not tell."""
   axes = parameter_axes(path)
   return axes is not None and len(axes) == 2 and "vocab" not in axes
 

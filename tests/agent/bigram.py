@@ -14,7 +14,7 @@ from flax import nnx
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Decoder, Weights, structure
+from score_jax.model.decoder import Decoder, Weights, abstract_decoder
 
 #: token -> what may follow it, with the scores in proportion to which it is drawn; Ċ is the end of a line
 FOLLOWS: dict[str, dict[str, float]] = {
@@ -42,7 +42,7 @@ def bigram(tokenizer: PreTrainedTokenizerFast) -> tuple[DecoderConfig, nnx.Graph
   for token, following in FOLLOWS.items():
     for name, score in following.items():
       scores[ids[token], ids[name]] = score
-  graph, shapes = structure(config)
+  graph, shapes = abstract_decoder(config)
   draw = np.random.default_rng(0)
   weights = jax.tree.map(lambda leaf: draw.normal(0.0, 0.1, leaf.shape).astype(np.float32), shapes)
   weights["norm"]["scale"].set_value(np.ones(size, np.float32))

@@ -7,26 +7,28 @@ import pytest
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from score_jax.agent.protocol import Protocol
+from score_jax.agent.protocol import AgentProtocol
 from score_jax.agent.rollout import Agent
-from score_jax.mesh.sharding import weight_shardings
+from score_jax.grading.numbers import grade_number
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes
+from score_jax.model.sharding import weight_shardings
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.slots import ProgramShapes, SamplingParams
 from score_jax.sampler.stops import Stops
-from score_jax.tasks.grade import numeric
-from score_jax.tools.python import PythonTool
+from score_jax.sandbox.sandbox import Sandbox
 from tests.agent.bigram import bigram
 
 
 @pytest.fixture(scope="module")
 def real(
-  tokenizer: PreTrainedTokenizerFast, protocol: Protocol, tool: PythonTool, one_device: Mesh
+  tokenizer: PreTrainedTokenizerFast, protocol: AgentProtocol, tool: Sandbox, one_device: Mesh
 ) -> tuple[Agent, Weights]:
   """The agent and its weights."""
   config, graph, weights = bigram(tokenizer)
-  programs = Programs(graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop,)))
-  shapes = Shapes(piece=48, rows=(4,), decode=8)
-  decoding = Decoding(1.0, 0, 1.0, 1.0)
-  agent = Agent("student", "student", programs, shapes, protocol, tool, numeric, decoding, turn_tokens=12, seed=6)
+  programs = SamplerPrograms(
+    graph, config, one_device, slots=8, length=72, block=72, stops=Stops((protocol.stop_token,))
+  )
+  shapes = ProgramShapes(piece=48, rows=(4,), decode=8)
+  decoding = SamplingParams(1.0, 0, 1.0, 1.0)
+  agent = Agent("student", "student", programs, shapes, protocol, tool, grade_number, decoding, turn_tokens=12, seed=6)
   return agent, jax.device_put(weights, weight_shardings(one_device, weights))

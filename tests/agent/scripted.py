@@ -13,16 +13,14 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from score_jax.agent import rollout
-from score_jax.agent.protocol import Protocol, Turn
+from score_jax.agent.protocol import AgentProtocol, Turn, train_tokenizer
 from score_jax.agent.rollout import Agent
-from score_jax.agent.tokenizer import train
+from score_jax.grading.numbers import grade_number
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Weights
-from score_jax.sampler.meter import Meter
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes, Written
-from score_jax.tasks.grade import numeric
-from score_jax.tools.python import PythonTool
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.slots import ProgramShapes, SamplerMeter, SamplingParams, SlotOutput
+from score_jax.sandbox.sandbox import Sandbox
 from score_jax.trajectory import Author, Question
 
 TEXT = (
@@ -53,12 +51,12 @@ def question(answer: str = "12", name: str = "q") -> Question:
 class Scripted:
   """Stands for a model's weights: which turn, or which tokens, follow in the request of that name after that text."""
 
-  protocol: Protocol
+  protocol: AgentProtocol
   says: Callable[[str, str], Turn | Sequence[int]]
 
   def tokens(self, name: str, context: Sequence[int]) -> Sequence[int]:
     turn = self.says(name, self.protocol.decode(context))
-    return self.protocol.turn(turn) if isinstance(turn, Turn) else turn
+    return self.protocol.encode_turn(turn) if isinstance(turn, Turn) else turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +71,9 @@ class ScriptedPrograms:
 class ScriptedSlots:
   """Has the methods of `score_jax.sampler.slots.Slots` and keeps to their contract; contexts are lists of tokens."""
 
-  def __init__(self, programs: ScriptedPrograms, weights: Scripted, shapes: Shapes, meter: Meter):
+  def __init__(self, programs: ScriptedPrograms, weights: Scripted, shapes: ProgramShapes, meter: SamplerMeter):
     self.count, self.capacity, self.meter = programs.slots, programs.length, meter
-    self._flying: dict[int, Written] | None = None
+    self._flying: dict[int, SlotOutput] | None = None
     self._scripted, self._shapes = weights, shapes
     self._contexts: list[list[int]] = [[] for _ in range(self.count)]
     self._names = [""] * self.count
@@ -84,7 +82,7 @@ class ScriptedSlots:
   def context(self, slot: int) -> int:
     return len(self._contexts[slot])
 
-  def assign(self, slot: int, key: str, decoding: Decoding) -> None:
+  def assign(self, slot: int, key: str, decoding: SamplingParams) -> None:
     self._names[slot] = key
 
   def clear(self, slot: int) -> None:
@@ -101,13 +99,13 @@ class ScriptedSlots:
       self._contexts[target] = [*self._contexts[source]]
 
   @property
-  def flying(self) -> bool:
+  def in_flight(self) -> bool:
     return self._flying is not None
 
   def launch(self, budgets: Mapping[int, int], *, enough: int | None, held: int | None) -> None:
     """Some tokens of each slot's turn: up to the stop token, its budget, a full context, or what one call draws."""
     assert self._flying is None and (enough is None) == (held is None)
-    result: dict[int, Written] = {}
+    result: dict[int, SlotOutput] = {}
     for slot, budget in budgets.items():
       context, left = self._contexts[slot], self._left[slot]
       most = min(budget, self.capacity - len(context), self._shapes.decode)
@@ -119,11 +117,11 @@ class ScriptedSlots:
       del left[:most]
       context += tokens
       full = len(context) == self.capacity
-      stopped = tokens[-1] == self._scripted.protocol.stop or len(tokens) == budget or full
-      result[slot] = Written(tokens, [LOGPROB] * len(tokens), [LOGPROB] * len(tokens), stopped, 0)
+      stopped = tokens[-1] == self._scripted.protocol.stop_token or len(tokens) == budget or full
+      result[slot] = SlotOutput(tokens, [LOGPROB] * len(tokens), [LOGPROB] * len(tokens), stopped, 0)
     self._flying = result
 
-  def collect(self) -> dict[int, Written]:
+  def collect(self) -> dict[int, SlotOutput]:
     assert self._flying is not None
     result, self._flying = self._flying, None
     return result
@@ -133,8 +131,8 @@ class ScriptedSlots:
 class Stage:
   """Builds agents whose turns are scripted."""
 
-  protocol: Protocol
-  tool: PythonTool
+  protocol: AgentProtocol
+  tool: Sandbox
 
   def agent(
     self, author: Author = "student", *, slots: int = 8, length: int = 512, turn_tokens: int = 64, decode: int = 16
@@ -142,12 +140,12 @@ class Stage:
     return Agent(
       model=author,
       author=author,
-      programs=cast(Programs, ScriptedPrograms(slots, length)),
-      shapes=Shapes(piece=64, rows=(4,), decode=decode),
+      programs=cast(SamplerPrograms, ScriptedPrograms(slots, length)),
+      shapes=ProgramShapes(piece=64, rows=(4,), decode=decode),
       protocol=self.protocol,
       tool=self.tool,
-      grader=numeric,
-      decoding=Decoding(1.0, 0, 1.0, 1.0),
+      grader=grade_number,
+      decoding=SamplingParams(1.0, 0, 1.0, 1.0),
       turn_tokens=turn_tokens,
       seed=0,
     )
@@ -174,17 +172,17 @@ def search(query: str) -> str:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-  return train(TEXT * 3, vocab=SHAPE.vocab)
+  return train_tokenizer(TEXT * 3, vocab=SHAPE.vocab)
 
 
 @pytest.fixture(scope="session")
-def protocol(tokenizer: PreTrainedTokenizerFast) -> Protocol:
-  return Protocol(tokenizer)
+def protocol(tokenizer: PreTrainedTokenizerFast) -> AgentProtocol:
+  return AgentProtocol(tokenizer)
 
 
-def python_tool(search: Callable[[str], str]) -> PythonTool:
+def python_tool(search: Callable[[str], str]) -> Sandbox:
   """The real tool, with room for what the tests' agents do."""
-  return PythonTool(
+  return Sandbox(
     isolation="process",
     workers=2,
     sessions=64,
@@ -197,13 +195,13 @@ def python_tool(search: Callable[[str], str]) -> PythonTool:
 
 
 @pytest.fixture(scope="session")
-def tool() -> Iterator[PythonTool]:
+def tool() -> Iterator[Sandbox]:
   with python_tool(search) as tool:
     yield tool
 
 
 @pytest.fixture
-def stage(protocol: Protocol, tool: PythonTool, monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(protocol: AgentProtocol, tool: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Stage:
   """Rollouts are scripted as long as the test runs."""
 
   def name_of(seed: int, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.mesh.processes import by_hand, ended, start
+from tests.runtime.processes import by_hand, ended, start
 
 
 def rolled_out(count: int) -> list[dict[str, Any]]:

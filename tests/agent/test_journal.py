@@ -14,18 +14,18 @@ from collections.abc import Callable
 import jax
 import pytest
 
-from score_jax import stopping
 from score_jax.agent.journal import Journal
-from score_jax.agent.rollout import Agent, Request, at_question
-from score_jax.model.checksum import checksum
+from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.model.decoder import Weights
+from score_jax.model.fingerprint import checksum_weights
+from score_jax.runtime import interrupt
+from score_jax.runtime.workdir import Workdir
 from score_jax.trajectory import Question, Trajectory
-from score_jax.workdir import Workdir
 from tests.agent.scripted import Stage, act, plan, python_tool, search
 
 Real = tuple[Agent, Weights]
 REQUESTS = [
-  Request(f"j/q{i}", q, at_question(q), 3, 1 + 2 * (i % 2))
+  RolloutRequest(f"j/q{i}", q, empty_trajectory(q), 3, 1 + 2 * (i % 2))
   for i, q in enumerate(Question(f"q{i}", f"add {i}", "12") for i in range(12))
 ]
 COUNT = sum(r.copies for r in REQUESTS)
@@ -66,7 +66,7 @@ def broken_off(real: Real, root: pathlib.Path, *, after: int, act: Callable[[], 
     if ended == after:
       act()
 
-  with stopping.heeded(1e6), journal.stage("mps"):
+  with interrupt.handle_signals(1e6), journal.stage("mps"):
     agent.rollout(real[1], REQUESTS, progress=progress)
 
 
@@ -74,7 +74,7 @@ def broken_off(real: Real, root: pathlib.Path, *, after: int, act: Callable[[], 
 def test_asked_to_end_it_keeps_what_is_finished_to_the_last(
   real: Real, undisturbed: Groups, tmp_path: pathlib.Path, after: int
 ) -> None:
-  with pytest.raises(stopping.Stopped):
+  with pytest.raises(interrupt.RunInterrupted):
     broken_off(real, tmp_path, after=after, act=lambda: signal.raise_signal(signal.SIGTERM), every_s=1e9)
   groups, found = go_on(real, tmp_path)
   assert groups == undisturbed
@@ -94,7 +94,7 @@ def test_killed_it_loses_what_was_not_written(real: Real, undisturbed: Groups, t
 def test_damaged_parts_are_told_and_drawn_again(
   real: Real, undisturbed: Groups, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-  with pytest.raises(stopping.Stopped):
+  with pytest.raises(interrupt.RunInterrupted):
     broken_off(real, tmp_path, after=COUNT - 1, act=lambda: signal.raise_signal(signal.SIGTERM), every_s=0.0)
   parts = sorted((tmp_path / "journal/mps").iterdir())
   assert len(parts) > 3
@@ -117,7 +117,7 @@ def test_of_a_group_only_what_is_missing_is_drawn(real: Real, tmp_path: pathlib.
   [group] = agent.rollout(weights, [request])
   for known in ((0,), (1, 3), (0, 1, 2), (3,)):
     agent, journal = kept(real, tmp_path)
-    keys = agent.keys(journal, checksum(weights), request)
+    keys = agent.journal_keys(journal, checksum_weights(weights), request)
     with pytest.raises(KeyboardInterrupt), journal.stage("mps"):
       for copy in known:
         journal.add(keys[copy], group[copy])
@@ -149,7 +149,7 @@ def test_what_was_drawn_for_something_else_is_not_found(real: Real, tmp_path: pa
   elif other == "start":
     request = dataclasses.replace(request, start=dataclasses.replace(request.start, prompt_tokens=(1, 2, 3)))
   elif other == "acts":
-    request = dataclasses.replace(request, acts=2)
+    request = dataclasses.replace(request, max_acts=2)
   else:
     journal = Journal(Workdir(str(tmp_path)), config="another", every_s=0.0)
     agent = dataclasses.replace(agent, journal=journal)
@@ -182,14 +182,14 @@ def test_what_is_in_two_checkpoints_goes(real: Real, tmp_path: pathlib.Path) -> 
 
   with journal.stage("rl"):
     agent.rollout(real[1], REQUESTS[:2])
-    journal.settle()
+    journal.prune_checkpointed()
     first = parts()
     assert first >= 1
     agent.rollout(real[1], REQUESTS[2:3])
-    journal.settle()
+    journal.prune_checkpointed()
     second = parts()
     assert second >= 1
-    journal.settle()
+    journal.prune_checkpointed()
     assert parts() == 0
 
 
@@ -243,13 +243,13 @@ def test_what_the_host_failed_is_not_kept(
   stage: Stage, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
   """The next run may have better luck."""
-  monkeypatch.setattr("score_jax.agent.rollout.checksum", lambda weights: "scripted")
+  monkeypatch.setattr("score_jax.agent.rollout.checksum_weights", lambda weights: "scripted")
   for luck, status in ((False, "tool_failure"), (True, "step_limit")):
     journal = Journal(Workdir(str(tmp_path)), config="c", every_s=0.0)
     agent = dataclasses.replace(stage.agent(), journal=journal)
     code = "print(1)" if luck else 'print(web_search("broken"))'
     weights = stage.weights(lambda _, text, code=code: act(code) if "user" in text and "plan" in text else plan())
     with pytest.raises(KeyboardInterrupt), journal.stage("mps"):
-      [[trajectory]] = agent.rollout(weights, [dataclasses.replace(REQUESTS[0], acts=1)])
+      [[trajectory]] = agent.rollout(weights, [dataclasses.replace(REQUESTS[0], max_acts=1)])
       raise KeyboardInterrupt
     assert trajectory.status == status

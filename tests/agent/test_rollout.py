@@ -8,20 +8,28 @@ from collections.abc import Sequence
 import pytest
 
 from score_jax.agent.protocol import Turn
-from score_jax.agent.rollout import Agent, Request, at_question
+from score_jax.agent.rollout import Agent, RolloutRequest, empty_trajectory
 from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
-from score_jax.trajectory import Correction, Ledger, Question, Trajectory, Usage, from_json, to_json
+from score_jax.trajectory import (
+  Correction,
+  Ledger,
+  Question,
+  Trajectory,
+  Usage,
+  trajectory_from_json,
+  trajectory_to_json,
+)
 from tests.agent.scripted import LOGPROB, SHAPE, Stage, act, plan, question, said, submit
 
 COUNT = act("x = 5 + 7\nprint(x)")
 
 
-def asked(*names: str, acts: int = 8, copies: int = 1) -> list[Request]:
-  return [Request(f"test/{n}", q, at_question(q), acts, copies) for n in names for q in [question(name=n)]]
+def asked(*names: str, acts: int = 8, copies: int = 1) -> list[RolloutRequest]:
+  return [RolloutRequest(f"test/{n}", q, empty_trajectory(q), acts, copies) for n in names for q in [question(name=n)]]
 
 
-def one(agent: Agent, weights: Weights, request: Request) -> Trajectory:
+def one(agent: Agent, weights: Weights, request: RolloutRequest) -> Trajectory:
   [[trajectory]] = agent.rollout(weights, [request])
   return trajectory
 
@@ -39,20 +47,20 @@ def test_a_right_answer(stage: Stage) -> None:
     ("act", "add", "x = 5 + 7\nprint(x)", "12", "ok", "student"),
     ("act", "answer", "final_answer_print(x)", "", "ok", "student"),
   ]
-  assert from_json(to_json(trajectory)) == trajectory
+  assert trajectory_from_json(trajectory_to_json(trajectory)) == trajectory
 
 
 def test_the_context_is_what_the_protocol_spells(stage: Stage) -> None:
   p = stage.protocol
   trajectory = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), *asked("q"))
   assert trajectory.context() == (
-    *p.prompt(question().text),
-    *p.turn(plan()),
-    *p.observation(None),
-    *p.turn(COUNT),
-    *p.observation("12"),
-    *p.turn(submit()),
-    *p.observation(""),
+    *p.encode_prompt(question().text),
+    *p.encode_turn(plan()),
+    *p.encode_observation(None),
+    *p.encode_turn(COUNT),
+    *p.encode_observation("12"),
+    *p.encode_turn(submit()),
+    *p.encode_observation(""),
   )
   for step in trajectory.steps:
     assert step.logprobs == (LOGPROB,) * len(step.tokens)
@@ -97,7 +105,7 @@ def test_a_wrong_answer_is_graded_with_a_reason(stage: Stage) -> None:
 
 
 def test_a_failed_grader_gives_no_grade(stage: Stage) -> None:
-  request = Request("test/q", question("twelve"), at_question(question("twelve")), 8)
+  request = RolloutRequest("test/q", question("twelve"), empty_trajectory(question("twelve")), 8)
   trajectory = one(stage.agent(), stage.in_turn(plan(), submit("12")), request)
   assert (trajectory.status, trajectory.grade, trajectory.right) == ("answered", None, False)
 
@@ -128,10 +136,10 @@ def test_an_answer_in_the_last_act_counts(stage: Stage) -> None:
 def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
   p = stage.protocol
   malformed = [
-    p.turn(COUNT)[1:],  # no opening tag
-    (*p.turn(COUNT)[:-2], p.stop),  # no closing tag
-    p.turn(plan()),  # a plan where an act belongs
-    (p.stop,),
+    p.encode_turn(COUNT)[1:],  # no opening tag
+    (*p.encode_turn(COUNT)[:-2], p.stop_token),  # no closing tag
+    p.encode_turn(plan()),  # a plan where an act belongs
+    (p.stop_token,),
   ]
   for tokens in malformed:
     trajectory = one(stage.agent(), stage.in_turn(plan(), tokens), *asked("q"))
@@ -140,18 +148,18 @@ def test_a_malformed_turn_ends_the_trajectory(stage: Stage) -> None:
     assert (broken.kind, broken.tokens, broken.author) == ("malformed", tuple(tokens), "student")
     assert len(broken.logprobs) == len(tokens)
     assert (broken.thought, broken.code, broken.observation_tokens) == (p.decode(tokens), "", ())
-    assert trajectory.ledger.of("student").generated == len(p.turn(plan())) + len(tokens)
+    assert trajectory.ledger.of("student").generated == len(p.encode_turn(plan())) + len(tokens)
     assert trajectory.ledger.tool_calls == 0
   assert [s.kind for s in one(stage.agent(), stage.in_turn(COUNT), *asked("q")).steps] == ["malformed"]
 
 
 def test_a_turn_may_take_so_many_tokens(stage: Stage) -> None:
-  size = len(stage.protocol.turn(COUNT))
+  size = len(stage.protocol.encode_turn(COUNT))
   weights = stage.in_turn(plan(), COUNT, submit())
   assert one(stage.agent(turn_tokens=size), weights, *asked("q")).status == "answered"
   short = one(stage.agent(turn_tokens=size - 1), weights, *asked("q"))
   assert (short.status, [s.kind for s in short.steps]) == ("bad_format", ["first_thought", "malformed"])
-  assert short.steps[1].tokens == stage.protocol.turn(COUNT)[:-1]
+  assert short.steps[1].tokens == stage.protocol.encode_turn(COUNT)[:-1]
 
 
 @pytest.mark.parametrize("decode", [1, 3, 64])
@@ -196,7 +204,7 @@ def test_going_on_from_a_prefix_the_dropped_steps_have_left_nothing(stage: Stage
   whole = given_prefix(stage)
   look = act("print(x, 'leaked' in globals())")
   weights = stage.weights(lambda name, text: submit() if "12 False" in text else look)
-  trajectory = one(stage.agent(), weights, Request("on", question(), whole.prefix(2), 8))
+  trajectory = one(stage.agent(), weights, RolloutRequest("on", question(), whole.prefix(2), 8))
   assert trajectory.steps[:2] == whole.steps[:2]
   assert trajectory.steps[2].observation == "12 False"
   assert (trajectory.answer, trajectory.right) == ("12", True)
@@ -207,17 +215,19 @@ def test_going_on_from_a_prefix_the_dropped_steps_have_left_nothing(stage: Stage
 def test_a_prefix_costs_what_is_read_of_it_and_its_acts_are_free(stage: Stage) -> None:
   whole = given_prefix(stage)
   weights = stage.weights(lambda name, text: COUNT)
-  trajectory = one(stage.agent(), weights, Request("on", question(), whole.prefix(3), 2))
+  trajectory = one(stage.agent(), weights, RolloutRequest("on", question(), whole.prefix(3), 2))
   assert (trajectory.status, trajectory.acts, len(trajectory.steps)) == ("step_limit", 2, 5)
   usage = trajectory.ledger.of("student")
-  assert usage.generated == 2 * len(stage.protocol.turn(COUNT))
+  assert usage.generated == 2 * len(stage.protocol.encode_turn(COUNT))
   assert usage.read == len(whole.context(3)) + len(trajectory.steps[3].observation_tokens)
   assert trajectory.ledger.tool_calls == 2
 
 
 def test_going_on_right_after_the_question(stage: Stage) -> None:
   whole = given_prefix(stage)
-  again = one(stage.agent(), stage.in_turn(plan(), COUNT, submit()), Request("on", question(), whole.prefix(0), 8))
+  again = one(
+    stage.agent(), stage.in_turn(plan(), COUNT, submit()), RolloutRequest("on", question(), whole.prefix(0), 8)
+  )
   assert (again.steps[0].kind, again.right, again.prefix_steps) == ("first_thought", True, 0)
   assert again.prompt_tokens == whole.prompt_tokens
 
@@ -226,14 +236,16 @@ def test_a_prefix_keeps_its_corrections(stage: Stage) -> None:
   whole = given_prefix(stage)
   correction = Correction(1, (), whole.steps[1], verified="")
   start = dataclasses.replace(whole.prefix(2), corrections=(correction,))
-  trajectory = one(stage.agent(), stage.weights(lambda name, text: submit()), Request("on", question(), start, 8))
+  trajectory = one(
+    stage.agent(), stage.weights(lambda name, text: submit()), RolloutRequest("on", question(), start, 8)
+  )
   assert trajectory.corrections == (correction,)
 
 
 @pytest.mark.parametrize("answer", ["12", "13"])
 def test_a_start_whose_last_step_submits_has_ended(stage: Stage, answer: str) -> None:
   start = one(stage.agent(), stage.in_turn(plan(), submit(answer)), *asked("q")).prefix(2)
-  [group] = stage.agent().rollout(stage.in_turn(), [Request("on", question(), start, 8, 2)])
+  [group] = stage.agent().rollout(stage.in_turn(), [RolloutRequest("on", question(), start, 8, 2)])
   for trajectory in group:
     assert (trajectory.status, trajectory.answer, trajectory.right) == ("answered", answer, answer == "12")
     assert (trajectory.steps, trajectory.acts, trajectory.prefix_steps) == (start.steps, 0, 2)
@@ -244,7 +256,9 @@ def test_a_state_that_cannot_be_rebuilt_is_quarantined(stage: Stage) -> None:
   whole = given_prefix(stage)
   steps = (whole.steps[0], dataclasses.replace(whole.steps[1], observation="13"))
   start = dataclasses.replace(whole.prefix(2), steps=steps)
-  trajectory = one(stage.agent(), stage.weights(lambda name, text: submit()), Request("on", question(), start, 8))
+  trajectory = one(
+    stage.agent(), stage.weights(lambda name, text: submit()), RolloutRequest("on", question(), start, 8)
+  )
   assert (trajectory.status, trajectory.grade, trajectory.answer) == ("replay_mismatch", None, None)
   assert trajectory.steps == steps
 
@@ -265,7 +279,7 @@ def test_a_group_goes_on_from_a_prefix_with_a_session_for_each(stage: Stage) -> 
   whole = given_prefix(stage)
 
   weights = stage.weights(lambda name, text: act(f"x += {name[-1]}\nprint(x)"))
-  [group] = stage.agent().rollout(weights, [Request("on", question(), whole.prefix(2), 2, 4)])
+  [group] = stage.agent().rollout(weights, [RolloutRequest("on", question(), whole.prefix(2), 2, 4)])
   assert [[s.observation for s in t.steps[2:]] for t in group] == [
     ["12", "12"],
     ["13", "14"],
@@ -337,7 +351,7 @@ def test_what_is_drawn_depends_on_the_request_alone(real: tuple[Agent, Weights])
   """Not on its mates, slot and order, nor on what was done before it: tokens, log-probabilities, costs, bit for bit."""
   agent, weights = real
   questions = [Question(f"q{i}", f"add {i}", "12") for i in range(40)]
-  requests = [Request(f"r{q.id}", q, at_question(q), 2 + i % 3, 1 + i % 2) for i, q in enumerate(questions)]
+  requests = [RolloutRequest(f"r{q.id}", q, empty_trajectory(q), 2 + i % 3, 1 + i % 2) for i, q in enumerate(questions)]
   together = drawn(agent.rollout(weights, requests))
   assert {t.status for t in together.values()} == {"bad_format", "context_full", "step_limit"}
   assert len({t.context() for t in together.values()}) > len(questions)
@@ -351,9 +365,9 @@ def test_what_is_drawn_depends_on_the_request_alone(real: tuple[Agent, Weights])
 def test_another_seed_name_or_copy_draws_something_else(real: tuple[Agent, Weights]) -> None:
   agent, weights = real
   asked = Question("q", "add 7", "12")
-  request = Request("r", asked, at_question(asked), 2, 8)
+  request = RolloutRequest("r", asked, empty_trajectory(asked), 2, 8)
 
-  def contexts(agent: Agent, request: Request) -> list[tuple[int, ...]]:
+  def contexts(agent: Agent, request: RolloutRequest) -> list[tuple[int, ...]]:
     return [t.context() for t in agent.rollout(weights, [request])[0]]
 
   usual = contexts(agent, request)
@@ -365,10 +379,10 @@ def test_another_seed_name_or_copy_draws_something_else(real: tuple[Agent, Weigh
 def test_going_on_depends_on_the_prefix_alone(real: tuple[Agent, Weights]) -> None:
   agent, weights = real
   questions = [Question(f"p{i}", f"add {i}", "12") for i in range(30)]
-  whole = agent.rollout(weights, [Request(q.id, q, at_question(q), 2) for q in questions])
+  whole = agent.rollout(weights, [RolloutRequest(q.id, q, empty_trajectory(q), 2) for q in questions])
   starts = [(q, t.prefix(2)) for q, (t,) in zip(questions, whole, strict=True) if len(t.steps) >= 2]
   assert len(starts) >= 3
-  requests = [Request(f"on/{q.id}", q, start, 2, 2) for q, start in starts]
+  requests = [RolloutRequest(f"on/{q.id}", q, start, 2, 2) for q, start in starts]
   groups = agent.rollout(weights, requests)
   assert drawn(groups) == drawn(agent.rollout(weights, requests[::-1]))
   assert all(t.context(2) == start.context() for group, (_, start) in zip(groups, starts, strict=True) for t in group)

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from score_jax.chat.budget import Budget
-from score_jax.chat.endpoint import Endpoint, key_of
-from score_jax.chat.exchange import Ask, Message
-from score_jax.chat.record import Recorded
+from score_jax.chat.endpoint import ChatBudget, EndpointChat, read_endpoint_key
+from score_jax.chat.interface import ChatMessage, ChatRequest
+from score_jax.chat.record import RecordedChat
 from score_jax.errors import UserError
 from score_jax.trajectory import Usage
 from tests.chat import servers
@@ -30,12 +29,14 @@ def upper(messages: list[dict[str, str]]) -> str:
   return messages[-1]["content"].upper()
 
 
-def ask(text: str, **more: Any) -> Ask:
-  return Ask(text, (Message("system", "shout"), Message("user", text)), **{"temperature": 0.5, "tokens": 9} | more)
+def ask(text: str, **more: Any) -> ChatRequest:
+  return ChatRequest(
+    text, (ChatMessage("system", "shout"), ChatMessage("user", text)), **{"temperature": 0.5, "tokens": 9} | more
+  )
 
 
 @contextlib.contextmanager
-def endpoint(server: Scripted, **more: Any) -> Iterator[Endpoint]:
+def endpoint(server: Scripted, **more: Any) -> Iterator[EndpointChat]:
   settings: dict[str, Any] = {
     "model": "scripted",
     "key": "",
@@ -44,9 +45,9 @@ def endpoint(server: Scripted, **more: Any) -> Iterator[Endpoint]:
     "concurrency": 4,
     "timeout_s": 5.0,
     "patience_s": 20.0,
-    "budget": Budget(0.0, 0.0, (0.0, 0.0)),
+    "budget": ChatBudget(0.0, 0.0, (0.0, 0.0)),
   }
-  with contextlib.closing(Endpoint(server.url, **settings | more)) as made:
+  with contextlib.closing(EndpointChat(server.url, **settings | more)) as made:
     yield made
 
 
@@ -197,7 +198,7 @@ def test_a_server_that_is_killed_and_comes_back_is_survived() -> None:
 
   with scripted(says) as server, endpoint(server, concurrency=2) as chat:
     replies: list[Any] = []
-    for place, reply in chat.replies([ask(f"figs {i}") for i in range(12)]):
+    for place, reply in chat.iter_replies([ask(f"figs {i}") for i in range(12)]):
       replies.append((place, reply.text))
       if len(replies) == 3:
         server.stop()
@@ -219,9 +220,9 @@ def test_nobody_listening_is_told_with_the_reason() -> None:
 
 def test_no_more_is_asked_when_the_money_is_spent() -> None:
   """A reply costs 7 times 2 + 3 times 10 = 44 millionths: after three of them, 132, a budget of 100 is spent."""
-  budget = Budget(100e-6, 0.0, (2.0, 10.0))
+  budget = ChatBudget(100e-6, 0.0, (2.0, 10.0))
   with scripted(upper) as server, endpoint(server, budget=budget, concurrency=1) as chat:
-    replies = dict(chat.replies([ask(f"{i}") for i in range(6)]))
+    replies = dict(chat.iter_replies([ask(f"{i}") for i in range(6)]))
     assert [replies[i].text for i in range(3)] == ["0", "1", "2"] and len(server.asked) == 3
     assert all(replies[i].hopeless and "over budget: 0.000132 USD spent" in replies[i].failed for i in range(3, 6))
     with pytest.raises(UserError, match=r"chat: over budget: .* of chat\.budget_usd = 0\.0001; raise it to go on"):
@@ -231,7 +232,7 @@ def test_no_more_is_asked_when_the_money_is_spent() -> None:
 
 def test_no_more_is_asked_when_the_time_is_over() -> None:
   now = [100.0]
-  budget = Budget(0.0, 30.0, (0.0, 0.0), clock=lambda: now[0])
+  budget = ChatBudget(0.0, 30.0, (0.0, 0.0), clock=lambda: now[0])
   with scripted(upper) as server, endpoint(server, budget=budget) as chat:
     assert chat.ask([ask("a")])[0].text == "A"
     now[0] += 30.0
@@ -243,20 +244,20 @@ def test_no_more_is_asked_when_the_time_is_over() -> None:
 def test_a_budget_that_cannot_be_held_is_refused() -> None:
   for bad in ((1.0, 0.0, (0.0, 0.0)), (-1.0, 0.0, (1.0, 1.0)), (0.0, 0.0, (1.0,))):
     with pytest.raises(UserError, match=r"chat\.(budget_usd|usd_per_million)"):
-      Budget(*bad)
+      ChatBudget(*bad)
 
 
 def test_a_budget_counts_the_most_that_a_reply_of_unknown_tokens_can_have_taken(tmp_path: pathlib.Path) -> None:
   """An ask allows 9 tokens, and its 6 bytes with 16 tokens around each message are read: 9 x 10 + 38 x 2 millionths."""
   reply = odd(usage=None)
   with scripted(upper, lambda number: reply) as server:
-    budget = Budget(300e-6, 0.0, (2.0, 10.0))
+    budget = ChatBudget(300e-6, 0.0, (2.0, 10.0))
     with endpoint(server, budget=budget, concurrency=1) as chat:
-      recorded = Recorded(tmp_path / "chat.sqlite", "m", {}, lambda: chat)
+      recorded = RecordedChat(tmp_path / "chat.sqlite", "m", {}, lambda: chat)
       with contextlib.closing(recorded):
         with pytest.raises(UserError, match=r"over budget: 0\.000332 USD spent"):
           recorded.ask([ask(name) for name in "abc"])
-        assert len(server.asked) == 2 and recorded.used() == budget.used == Usage(generated=18, read=76)
+        assert len(server.asked) == 2 and recorded.total_usage() == budget.used == Usage(generated=18, read=76)
 
 
 # Replies
@@ -333,7 +334,7 @@ def test_what_is_paid_for_and_cannot_be_read_fails_alone_and_is_booked() -> None
   def faults(number: int) -> Fault | None:
     return odd(message={"content": 7}) if server.asked[number]["messages"][-1]["content"] == "bad" else None
 
-  budget = Budget(0.0, 0.0, (0.0, 0.0))
+  budget = ChatBudget(0.0, 0.0, (0.0, 0.0))
   with scripted(upper, faults) as server, endpoint(server, budget=budget, patience_s=60.0) as chat:
     good, bad, after = chat.ask([ask("a"), ask("bad"), ask("b")])
   assert (good.text, after.text, bad.text, bad.hopeless) == ("A", "B", "", False)
@@ -395,7 +396,7 @@ def test_the_key_is_told_nowhere(caplog: pytest.LogCaptureFixture, capfd: pytest
       scripted(upper, lambda number, status=status: told(status)) as server,
       endpoint(server, key=KEY, patience_s=0.0) as chat,
     ):
-      said += [repr(reply) for _, reply in chat.replies([ask("a")])]
+      said += [repr(reply) for _, reply in chat.iter_replies([ask("a")])]
   assert len(said) == 4 and all("Bearer [the key]" in text for text in said)
   out, err = capfd.readouterr()
   for text in (*said, out, err):
@@ -406,10 +407,10 @@ def test_the_key_is_told_nowhere(caplog: pytest.LogCaptureFixture, capfd: pytest
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setenv("MY_KEY", KEY)
-  assert (key_of("MY_KEY"), key_of("")) == (KEY, "")
+  assert (read_endpoint_key("MY_KEY"), read_endpoint_key("")) == (KEY, "")
   monkeypatch.delenv("MY_KEY")
   with pytest.raises(UserError, match=r"chat\.key_env=MY_KEY: the environment has no such variable"):
-    key_of("MY_KEY")
+    read_endpoint_key("MY_KEY")
 
 
 # Threads
@@ -433,7 +434,7 @@ def test_who_stops_listening_ends_what_is_on_its_way() -> None:
   with scripted(upper, lambda number: servers.silence if number else None) as server:
     began = time.monotonic()
     with endpoint(server, timeout_s=60.0, concurrency=1) as chat:
-      replies = chat.replies([ask("a"), ask("b")])
+      replies = chat.iter_replies([ask("a"), ask("b")])
       assert next(replies)[1].text == "A"
       replies.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 5.0

@@ -9,13 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from score_jax import main
-from score_jax.arms import STAGES
-from score_jax.chat.exchange import Ask, Message
-from score_jax.chat.open_chat import BEAR, KINDS, MEANS, check
+from score_jax.chat.interface import ChatMessage, ChatRequest
+from score_jax.chat.record import REPLY_SETTINGS, REQUIRED_SETTINGS, check_chat_config
+from score_jax.config import CHAT_TRANSPORT
 from score_jax.errors import UserError
-from score_jax.run import Run
-from score_jax.stages import identity
-from score_jax.workdir import Workdir
+from score_jax.experiment.experiment import Experiment
+from score_jax.experiment.results import compute_stage_identity
+from score_jax.experiment.stages import STAGES
+from score_jax.runtime.workdir import Workdir
 from tests.chat.servers import scripted
 from tests.chat.test_endpoint import KEY, upper
 from tests.configs import module
@@ -27,8 +28,8 @@ def config(**chat: Any) -> ConfigDict:
   return c
 
 
-def ask(name: str) -> Ask:
-  return Ask(name, (Message("user", f"figs {name}"),), 0.0, 8)
+def ask(name: str) -> ChatRequest:
+  return ChatRequest(name, (ChatMessage("user", f"figs {name}"),), 0.0, 8)
 
 
 def test_a_run_asks_an_endpoint_and_replays_offline(
@@ -38,9 +39,9 @@ def test_a_run_asks_an_endpoint_and_replays_offline(
   with scripted(upper) as server:
     online = config(kind="endpoint", url=server.url, model="m", key_env="THEIR_KEY")
     workdir = Workdir(str(tmp_path / "first"))
-    main.claim(workdir, online)
+    main.write_or_check_config(workdir, online)
     for count in (2, 3):
-      with Run(online, workdir) as run:
+      with Experiment(online, workdir) as run:
         replies = run.chat.ask([ask(str(i)) for i in range(count)])
     assert len(server.asked) == 3
   assert "2 answered from" in capsys.readouterr().out
@@ -48,7 +49,7 @@ def test_a_run_asks_an_endpoint_and_replays_offline(
   monkeypatch.delenv("THEIR_KEY")
   offline = config(kind="endpoint", url="http://127.0.0.1:9/v1", model="m", key_env="THEIR_KEY", offline=True)
   offline.chat.record = record
-  with Run(offline, Workdir(str(tmp_path / "second"))) as run:
+  with Experiment(offline, Workdir(str(tmp_path / "second"))) as run:
     assert run.chat.ask([ask(str(i)) for i in range(3)]) == replies
     with pytest.raises(UserError, match=r"chat\.offline=True, and .* has no reply of m to 'new'"):
       run.chat.ask([ask("new")])
@@ -61,7 +62,7 @@ def test_the_switches_of_the_template_reach_an_endpoint(tmp_path: pathlib.Path) 
     plain = config(kind="endpoint", url=server.url, model="m", extra='{"top_k": 4}')
     switched = config(**plain.chat.to_dict() | {"template_kwargs": '{"enable_thinking": false}'})
     for c in (plain, switched, switched):
-      with Run(c, Workdir(str(tmp_path))) as run:
+      with Experiment(c, Workdir(str(tmp_path))) as run:
         run.chat.ask([ask("a")])
   assert [body.get("chat_template_kwargs") for body in server.asked] == [None, {"enable_thinking": False}]
   assert [body["top_k"] for body in server.asked] == [4, 4]
@@ -72,16 +73,16 @@ def test_money_that_earlier_starts_spent_counts(tmp_path: pathlib.Path) -> None:
   with scripted(upper) as server:
     c = config(kind="endpoint", url=server.url, model="m", budget_usd=80e-6, usd_per_million=(2.0, 10.0))
     workdir = Workdir(str(tmp_path))
-    main.claim(workdir, c)
-    with Run(c, workdir) as run:
+    main.write_or_check_config(workdir, c)
+    with Experiment(c, workdir) as run:
       run.chat.ask([ask("a"), ask("b")])
-    with Run(c, workdir) as run:
+    with Experiment(c, workdir) as run:
       assert len(run.chat.ask([ask("a"), ask("b")])) == 2, "what is known costs nothing"
       with pytest.raises(UserError, match=r"over budget: 8\.8e-05 USD spent of chat\.budget_usd = 8e-05; raise it"):
         run.chat.ask([ask("c")])
     c.chat.budget_usd = 1.0
-    main.claim(workdir, c)
-    with Run(c, workdir) as run:
+    main.write_or_check_config(workdir, c)
+    with Experiment(c, workdir) as run:
       assert run.chat.ask([ask("c")])[0].text == "FIGS C"
 
 
@@ -89,19 +90,19 @@ def test_a_run_asks_a_model_on_the_mesh(folder: pathlib.Path, tmp_path: pathlib.
   c = config(kind="mesh", path=str(folder), slots=8, length=128, block=128)
   c.sampler.piece, c.sampler.rows, c.sampler.decode = 16, (8,), 8
   c.chat.layer_scan = True
-  with Run(c, Workdir(str(tmp_path))) as run:
+  with Experiment(c, Workdir(str(tmp_path))) as run:
     replies = run.chat.ask([ask("a"), ask("b")])
     run.free_teacher()
     assert run.chat.ask([ask("a"), ask("b")]) == replies and run.chat.known == 2
   assert run.chat.model == str(folder)
   assert all(reply.usage.generated and reply.usage.flops > 0 for reply in replies)
   c.chat.offline, c.chat.path = True, str(folder)
-  with Run(c, Workdir(str(tmp_path))) as run:
+  with Experiment(c, Workdir(str(tmp_path))) as run:
     assert run.chat.ask([ask("b")]) == replies[1:]
 
 
 def test_nobody_is_asked_by_default(tmp_path: pathlib.Path) -> None:
-  with Run(config(), Workdir(str(tmp_path))) as run, pytest.raises(UserError, match=r"chat\.kind is empty"):
+  with Experiment(config(), Workdir(str(tmp_path))) as run, pytest.raises(UserError, match=r"chat\.kind is empty"):
     _ = run.chat
   assert not (tmp_path / "chat.sqlite").exists()
 
@@ -128,19 +129,19 @@ def test_settings_that_make_no_sense_are_told_and_no_key_with_them(
   wrong: dict[str, Any], said: str, tmp_path: pathlib.Path
 ) -> None:
   with pytest.raises(UserError, match=said) as refused:
-    main.run(config(**wrong), str(tmp_path / "run"))
+    main.run_job(config(**wrong), str(tmp_path / "run"))
   assert KEY not in str(refused.value)
   assert not (tmp_path / "run").exists(), "nothing is written that could hold a key"
-  check(config().chat)
+  check_chat_config(config().chat)
 
 
 def test_a_record_needs_a_local_disk() -> None:
-  from score_jax.chat.open_chat import open_chat
+  from score_jax.chat.record import open_chat
 
   c = config(kind="mesh", path="x").chat
   with (
     pytest.raises(UserError, match=r"no record of exchanges can lie in gs://b/run: give chat\.record=FILE"),
-    open_chat(c, "gs://b/run", seed=0, on_mesh=lambda: pytest.fail("loaded"), say=print),
+    open_chat(c, "gs://b/run", seed=0, on_mesh=lambda: pytest.fail("loaded"), log=print),
   ):
     pass
 
@@ -148,15 +149,21 @@ def test_a_record_needs_a_local_disk() -> None:
 def test_means_are_no_part_of_a_stages_identity() -> None:
   def identities(**chat: Any) -> list[str]:
     c = config(**chat)
-    return [identity(c, stage) for stage in STAGES]
+    return [compute_stage_identity(c, stage) for stage in STAGES]
 
   groups = set(config().chat)
-  bear = {name for names in BEAR.values() for name in names} | {"kind", "path", "model", "layer_scan", "block"}
-  assert set(MEANS) | bear == groups and not set(MEANS) & bear
-  assert {name for names in KINDS.values() for name in names} <= groups
+  bear = {name for names in REPLY_SETTINGS.values() for name in names} | {
+    "kind",
+    "path",
+    "model",
+    "layer_scan",
+    "block",
+  }
+  assert set(CHAT_TRANSPORT) | bear == groups and not set(CHAT_TRANSPORT) & bear
+  assert {name for names in REQUIRED_SETTINGS.values() for name in names} <= groups
   plain = identities()
   other = {"usd_per_million": (1.0, 2.0), "offline": True, "concurrency": 9, "timeout_s": 9.0, "patience_s": 9.0}
-  for name in MEANS:
+  for name in CHAT_TRANSPORT:
     value = other.get(name, 9.0 if name.startswith("budget") else "other")
     assert identities(**{name: value}) == plain, name
   for name, value in {"kind": "mesh", "path": "x", "model": "m", "top_p": 0.5, "extra": "{}"}.items():
@@ -165,7 +172,7 @@ def test_means_are_no_part_of_a_stages_identity() -> None:
 
 def test_a_workdir_of_another_model_is_refused_and_of_other_means_is_not(tmp_path: pathlib.Path) -> None:
   workdir = Workdir(str(tmp_path))
-  main.claim(workdir, config(kind="endpoint", url="http://a/v1", model="m"))
-  main.claim(workdir, config(kind="endpoint", url="http://b/v1", model="m", patience_s=9.0))
+  main.write_or_check_config(workdir, config(kind="endpoint", url="http://a/v1", model="m"))
+  main.write_or_check_config(workdir, config(kind="endpoint", url="http://b/v1", model="m", patience_s=9.0))
   with pytest.raises(UserError, match=r"chat\.model is 'm' there and 'n' here"):
-    main.claim(workdir, config(kind="endpoint", url="http://a/v1", model="n"))
+    main.write_or_check_config(workdir, config(kind="endpoint", url="http://a/v1", model="n"))

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from score_jax.chat.exchange import Ask, Backend, Message, Reply
-from score_jax.chat.record import Recorded
+from score_jax.chat.interface import ChatBackend, ChatMessage, ChatReply, ChatRequest
+from score_jax.chat.record import RecordedChat
 from score_jax.errors import UserError
 from score_jax.trajectory import Usage
 
 
-class Counting(Backend):
+class Counting(ChatBackend):
   """Never says the same twice, the last asked first."""
 
   model = "m"
@@ -27,21 +27,21 @@ class Counting(Backend):
   def __init__(self) -> None:
     self.asked: list[str] = []
 
-  def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+  def iter_replies(self, asks: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
     for place, ask in reversed([*enumerate(asks)]):
       self.asked.append(ask.name)
       if ask.name == "killed":
         raise KeyboardInterrupt
       if ask.name == "hopeless":
-        yield place, Reply("", failed="chat: over budget", hopeless=True)
+        yield place, ChatReply("", failed="chat: over budget", hopeless=True)
       elif ask.name == "refused":
-        yield place, Reply("", failed="too long")
+        yield place, ChatReply("", failed="too long")
       else:
-        yield place, Reply(f"{ask.name} #{len(self.asked)} \x00é\u202e", Usage(3, 0, 7, 0.1), cut=True, tries=2)
+        yield place, ChatReply(f"{ask.name} #{len(self.asked)} \x00é\u202e", Usage(3, 0, 7, 0.1), cut=True, tries=2)
 
 
-def ask(name: str, **more: Any) -> Ask:
-  return Ask(name, (Message("user", f"say {name}"),), **{"temperature": 0.7, "tokens": 9} | more)
+def ask(name: str, **more: Any) -> ChatRequest:
+  return ChatRequest(name, (ChatMessage("user", f"say {name}"),), **{"temperature": 0.7, "tokens": 9} | more)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def chat(
-  path: pathlib.Path, backend: Backend | None, *, model: str = "m", settings: dict[str, Any] | None = None
-) -> Iterator[Recorded]:
-  made = Recorded(path, model, {"seed": 0} if settings is None else settings, backend and (lambda: backend))
+  path: pathlib.Path, backend: ChatBackend | None, *, model: str = "m", settings: dict[str, Any] | None = None
+) -> Iterator[RecordedChat]:
+  made = RecordedChat(path, model, {"seed": 0} if settings is None else settings, backend and (lambda: backend))
   with contextlib.closing(made):
     yield made
 
@@ -64,7 +64,7 @@ def test_what_was_answered_is_not_asked_again(path: pathlib.Path) -> None:
     before = asked.ask([ask("a"), ask("b")])
     assert asked.ask([ask("b"), ask("a")]) == before[::-1]
     assert (asked.asked, asked.known) == (2, 2)
-    assert asked.used() == Usage(6, 0, 14, 0.2)
+    assert asked.total_usage() == Usage(6, 0, 14, 0.2)
   with chat(path, second) as asked:
     assert [*asked.ask([ask("a"), ask("c"), ask("b")])[::2]] == before
   assert (first.asked, second.asked) == (["b", "a"], ["c"])
@@ -93,7 +93,7 @@ def test_an_exchange_is_known_by_all_that_bears_on_the_reply(path: pathlib.Path)
     ask("a", temperature=0.8),
     ask("a", tokens=10),
     ask("a", schema={}),
-    dataclasses.replace(one, messages=(Message("system", "say a"),)),
+    dataclasses.replace(one, messages=(ChatMessage("system", "say a"),)),
     dataclasses.replace(one, messages=(*one.messages, *one.messages)),
   ]
   with chat(path, None) as asked:
@@ -122,11 +122,11 @@ def test_who_answers_is_not_called_for_what_is_known(path: pathlib.Path) -> None
   """A model of gigabytes is not loaded for a replay, and loaded again after it was let go."""
   calls: list[int] = []
 
-  def answers() -> Backend:
+  def answers() -> ChatBackend:
     calls.append(1)
     return Counting()
 
-  with contextlib.closing(Recorded(path, "m", {}, answers)) as asked:
+  with contextlib.closing(RecordedChat(path, "m", {}, answers)) as asked:
     asked.ask([ask("a")])
     asked.ask([ask("a"), ask("b")])
     assert len(calls) == 1
@@ -139,18 +139,18 @@ def test_who_answers_is_not_called_for_what_is_known(path: pathlib.Path) -> None
 
 WRITER = """
 import contextlib, pathlib, sys
-from score_jax.chat.exchange import Ask, Backend, Message, Reply
-from score_jax.chat.record import Recorded
+from score_jax.chat.interface import ChatBackend, ChatMessage, ChatReply, ChatRequest
+from score_jax.chat.record import RecordedChat
 who, path = sys.argv[1:]
-class Named(Backend):
+class Named(ChatBackend):
   model = "m"
-  def replies(self, asks):
+  def iter_replies(self, asks):
     for place, ask in enumerate(asks):
-      yield place, Reply(f"{ask.name} by {who}")
-with contextlib.closing(Recorded(pathlib.Path(path), "m", {}, Named)) as chat:
+      yield place, ChatReply(f"{ask.name} by {who}")
+with contextlib.closing(RecordedChat(pathlib.Path(path), "m", {}, Named)) as chat:
   print("ready", flush=True)
   sys.stdin.readline()
-  asks = [Ask(f"q{i}", (Message("user", "?"),), 0.0, 9) for i in range(200)]
+  asks = [ChatRequest(f"q{i}", (ChatMessage("user", "?"),), 0.0, 9) for i in range(200)]
   print([reply.text for reply in chat.ask(asks)], flush=True)
 """
 

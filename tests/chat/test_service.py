@@ -22,30 +22,31 @@ import openai
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
-from score_jax import serve
-from score_jax.chat.engine import Engine, Part
-from score_jax.chat.exchange import Ask, Message
-from score_jax.chat.on_mesh import OnMesh
-from score_jax.chat.service import Service, server
-from score_jax.chat.template import Template
-from score_jax.chat.written import Written
+from score_jax.chat.interface import ChatMessage, ChatRequest
+from score_jax.chat.local import LocalChat
+from score_jax.chat.template import ChatTemplate
 from score_jax.errors import UserError
-from score_jax.model import source
-from score_jax.sampler.sampler import Sampler
-from score_jax.sampler.slots import Decoding, Slots
+from score_jax.model import pretrained
+from score_jax.sampler.scheduler import Sampler
+from score_jax.sampler.slots import SamplingParams, Slots
+from score_jax.serve import __main__ as serve
+from score_jax.serve.engine import Engine, StreamedReply, TokenChunk
+from score_jax.serve.server import ChatService, make_server
 from tests.chat.conftest import LENGTH
 from tests.chat.test_endpoint import endpoint
-from tests.chat.test_on_mesh import logits
-from tests.tools.retrievers import serving
+from tests.chat.test_local import logits
+from tests.search.retrievers import serving
 
 TALK: Any = [{"role": "system", "content": "You like figs."}, {"role": "user", "content": "How many?"}]
 
 
 @pytest.fixture(scope="module")
-def served(on_mesh: OnMesh) -> Iterator[tuple[str, int]]:
+def served(on_mesh: LocalChat) -> Iterator[tuple[str, int]]:
   """Host and port."""
   engine = Engine(Sampler(Slots(on_mesh.programs, on_mesh._weights, on_mesh._shapes)))
-  listening = server(Service("tiny", on_mesh.template, engine, Decoding(1.0, 0, 1.0, 1.0)), "127.0.0.1", 0)
+  listening = make_server(
+    ChatService("tiny", on_mesh.template, engine, SamplingParams(1.0, 0, 1.0, 1.0)), "127.0.0.1", 0
+  )
   with contextlib.closing(engine), serving(listening):
     yield "127.0.0.1", listening.server_port
 
@@ -62,13 +63,13 @@ def complete(client: openai.OpenAI, **more: Any) -> Any:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_logprobs_are_those_of_the_full_forward_pass(
-  client: openai.OpenAI, model: source.Model, temperature: float
+  client: openai.OpenAI, model: pretrained.Model, temperature: float
 ) -> None:
   """Under the model's own distribution, whatever the temperature; each token by its own bytes."""
   found = complete(client, logprobs=True, temperature=temperature)
   prompt = list(model.tokenizer.apply_chat_template(TALK, add_generation_prompt=True)["input_ids"])
   entries = found.choices[0].logprobs.content
-  vocabulary = {bytes(Template(model.tokenizer).bytes_of(i)): i for i in range(len(model.tokenizer))}
+  vocabulary = {bytes(ChatTemplate(model.tokenizer).bytes_of(i)): i for i in range(len(model.tokenizer))}
   drawn = [vocabulary[bytes(entry.bytes)] for entry in entries]
   of_all = jax.nn.log_softmax(logits(model, prompt + drawn), axis=-1)
   expected = [of_all[len(prompt) - 1 + i, token] for i, token in enumerate(drawn)]
@@ -116,20 +117,20 @@ def test_a_reply_ends_before_its_stop_sequence(client: openai.OpenAI) -> None:
   assert "".join(p.choices[0].delta.content or "" for p in streamed) == text[: text.index(stop)]
 
 
-def test_whole_characters_alone_are_shown(model: source.Model) -> None:
-  template = Template(model.tokenizer)
+def test_whole_characters_alone_are_shown(model: pretrained.Model) -> None:
+  template = ChatTemplate(model.tokenizer)
   ids = [
     model.tokenizer.convert_tokens_to_ids(c)
     for c in ByteLevel(False, use_regex=False).pre_tokenize_str("é😀 figs")[0][0]
   ]
   assert len(ids) == len("é😀 figs".encode()), "a token a byte"
-  written = Written(template, ())
-  shown = [written.add(Part([i], [0.0], last=n == len(ids) - 1)).text for n, i in enumerate(ids)]
+  written = StreamedReply(template, ())
+  shown = [written.add(TokenChunk([i], [0.0], last=n == len(ids) - 1)).text for n, i in enumerate(ids)]
   assert "".join(shown) == "é😀 figs" and "\N{REPLACEMENT CHARACTER}" not in "".join(shown)
-  held = Written(template, ("figs!",))
-  parts = [held.add(Part([i], [0.0], last=False)).text for i in ids]
+  held = StreamedReply(template, ("figs!",))
+  parts = [held.add(TokenChunk([i], [0.0], last=False)).text for i in ids]
   assert "".join(parts) == "é😀 ", "what may begin a stop sequence is held back"
-  held.add(Part([], [], last=True))
+  held.add(TokenChunk([], [], last=True))
   assert held.text == "é😀 figs"
 
 
@@ -231,10 +232,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(client: openai.OpenAI, chang
   assert refused.value.param == field
 
 
-def test_who_has_no_key_is_sent_away(on_mesh: OnMesh) -> None:
+def test_who_has_no_key_is_sent_away(on_mesh: LocalChat) -> None:
   engine = Engine(Sampler(Slots(on_mesh.programs, on_mesh._weights, on_mesh._shapes)))
-  service = Service("tiny", on_mesh.template, engine, Decoding(1.0, 0, 1.0, 1.0))
-  listening = server(service, "127.0.0.1", 0, key="a key")
+  service = ChatService("tiny", on_mesh.template, engine, SamplingParams(1.0, 0, 1.0, 1.0))
+  listening = make_server(service, "127.0.0.1", 0, key="a key")
   url = f"http://127.0.0.1:{listening.server_port}/v1"
   with contextlib.closing(engine), serving(listening):
     for key in ("none", "a ke", "a key ", "a key2", "é"):
@@ -256,13 +257,13 @@ def test_who_has_no_key_is_sent_away(on_mesh: OnMesh) -> None:
 
 def test_the_servers_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setenv("MY_KEY", "abc\n")
-  assert (serve.key_of("MY_KEY"), serve.key_of("")) == ("abc", "")
+  assert (serve.read_server_key("MY_KEY"), serve.read_server_key("")) == ("abc", "")
   for value in ("", " "):
     monkeypatch.setenv("MY_KEY", value)
     with pytest.raises(UserError, match="--key_env=MY_KEY: the environment has no such variable, or an empty one"):
-      serve.key_of("MY_KEY")
+      serve.read_server_key("MY_KEY")
   with pytest.raises(UserError, match=r"^--key_env is no name of an environment variable; give the name"):
-    serve.key_of("sk-secret")
+    serve.read_server_key("sk-secret")
   assert [serve._loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", "example.org")] == [
     *[True] * 3,
     *[False] * 3,
@@ -300,17 +301,17 @@ def test_a_client_that_hangs_up_frees_its_slot(served: tuple[str, int], client: 
   assert complete(client, max_tokens=2).usage.completion_tokens == 2
 
 
-def test_an_engine_that_fails_tells_all_who_wait(on_mesh: OnMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_fails_tells_all_who_wait(on_mesh: LocalChat, monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(threading, "excepthook", lambda args: None)
   sampler = Sampler(Slots(on_mesh.programs, on_mesh._weights, on_mesh._shapes))
   engine = Engine(sampler)
-  service = Service("tiny", on_mesh.template, engine, Decoding(1.0, 0, 1.0, 1.0))
+  service = ChatService("tiny", on_mesh.template, engine, SamplingParams(1.0, 0, 1.0, 1.0))
 
   def broken() -> None:
     raise RuntimeError("out of memory")
 
   monkeypatch.setattr(sampler, "launch", broken)
-  listening = server(service, "127.0.0.1", 0)
+  listening = make_server(service, "127.0.0.1", 0)
   address = ("127.0.0.1", listening.server_port)
   body = json.dumps({"model": "tiny", "messages": TALK}).encode()
   with serving(listening):
@@ -352,8 +353,8 @@ class Command:
     return self.process.returncode, err
 
 
-def asks(count: int) -> list[Ask]:
-  return [Ask(f"q{i}", (Message("user", f"How many? {i}"),), 0.8, 24) for i in range(count)]
+def asks(count: int) -> list[ChatRequest]:
+  return [ChatRequest(f"q{i}", (ChatMessage("user", f"How many? {i}"),), 0.8, 24) for i in range(count)]
 
 
 def killed_in_the_middle(folder: pathlib.Path, seconds: float, **more: Any) -> None:
@@ -366,7 +367,7 @@ def killed_in_the_middle(folder: pathlib.Path, seconds: float, **more: Any) -> N
     port, found = command.port, {}
     comeback = threading.Timer(seconds, lambda: made.append(Command(folder, port)))
     with endpoint(command, model="tiny", seed=9, **more) as chat:  # type: ignore[arg-type]
-      for place, reply in chat.replies(asks(12)):
+      for place, reply in chat.iter_replies(asks(12)):
         found[place] = reply.text
         if len(found) == 2:
           assert command.end(signal.SIGKILL)[0] == -signal.SIGKILL
@@ -413,7 +414,9 @@ def test_what_cannot_be_served_is_one_line(
 
 
 def test_a_model_says_how_it_is_drawn_from() -> None:
-  assert serve.decoding({}) == Decoding(1.0, 0, 1.0, 1.0)
+  assert serve.default_sampling_params({}) == SamplingParams(1.0, 0, 1.0, 1.0)
   said = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.1, "do_sample": True}
-  assert serve.decoding(said) == Decoding(0.6, 20, 0.95, 1.1)
-  assert serve.decoding({"do_sample": False, "repetition_penalty": 1.1}) == Decoding(0.0, 0, 1.0, 1.1)
+  assert serve.default_sampling_params(said) == SamplingParams(0.6, 20, 0.95, 1.1)
+  assert serve.default_sampling_params({"do_sample": False, "repetition_penalty": 1.1}) == SamplingParams(
+    0.0, 0, 1.0, 1.1
+  )

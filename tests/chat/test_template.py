@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from score_jax.agent.protocol import TAGS, Protocol
-from score_jax.agent.tokenizer import CHATML, train
-from score_jax.chat.template import Refused, Template
+from score_jax.agent.protocol import CHATML_TEMPLATE, TAGS, AgentProtocol, train_tokenizer
+from score_jax.chat.template import ChatTemplate, ConversationRefused
 from score_jax.errors import UserError
-from score_jax.model import source
+from score_jax.model import pretrained
 from tests.chat.conftest import TEXT, VOCAB
 
 TALK = [
@@ -34,7 +33,7 @@ TRIMMING = (
 
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
-  return train(TEXT, vocab=VOCAB)
+  return train_tokenizer(TEXT, vocab=VOCAB)
 
 
 @pytest.mark.parametrize("name", ["tiny", "trimming", "smollm2"])
@@ -44,24 +43,24 @@ def test_a_conversation_has_the_tokens_that_transformers_gives_it(
   if name == "smollm2":
     pytest.importorskip("gguf", reason="the package gguf is not installed")
     try:
-      tokenizer = source.open("smollm2").tokenizer
+      tokenizer = pretrained.open_pretrained("smollm2").tokenizer
     except UserError as error:
       pytest.skip(str(error))
   if name == "trimming":
     tokenizer.bos_token, tokenizer.chat_template = "<|endoftext|>", TRIMMING.replace("{{ strftime_now('%Y') }} ", "")
-  template = Template(tokenizer)
+  template = ChatTemplate(tokenizer)
   for talk in (TALK, TALK[1:], TALK[1:2]):
     expected = tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
-    assert list(template.prompt(talk)) == expected
+    assert list(template.encode_prompt(talk)) == expected
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 def test_no_text_becomes_a_special_token(text: str, role: str, tokenizer: PreTrainedTokenizerFast) -> None:
-  template, special = Template(tokenizer), set(tokenizer.all_special_ids)
+  template, special = ChatTemplate(tokenizer), set(tokenizer.all_special_ids)
   talk = [{"role": role, "content": f"a {text} b"}, {"role": "user", "content": "c"}]
-  harmless = template.prompt([{**talk[0], "content": "a"}, talk[1]])
-  ids = template.prompt(talk)
+  harmless = template.encode_prompt([{**talk[0], "content": "a"}, talk[1]])
+  ids = template.encode_prompt(talk)
   assert [i for i in ids if i in special] == [i for i in harmless if i in special]
   whole = tokenizer.decode(ids, skip_special_tokens=False)
   assert f"a {text} b".replace("\ud800", "\N{REPLACEMENT CHARACTER}") in whole, "not a character of it is lost"
@@ -71,53 +70,57 @@ def test_a_token_that_ends_turns_is_special_whatever_it_is_called(tokenizer: Pre
   """Some models add theirs without the mark."""
   tokenizer.add_tokens(["<turn_over>", "<think>"])
   over, think = tokenizer.convert_tokens_to_ids(["<turn_over>", "<think>"])
-  tokenizer.chat_template = CHATML.replace("<|im_end|>", "<turn_over>")
-  template = Template(tokenizer)
-  ids = template.prompt([{"role": "user", "content": "figs<turn_over><think>"}])
+  tokenizer.chat_template = CHATML_TEMPLATE.replace("<|im_end|>", "<turn_over>")
+  template = ChatTemplate(tokenizer)
+  ids = template.encode_prompt([{"role": "user", "content": "figs<turn_over><think>"}])
   assert (ids.count(over), ids.count(think)) == (1, 1)
   assert "figs<turn_over><think><turn_over>" in tokenizer.decode(ids)
   assert template.stops == (over, tokenizer.eos_token_id)
 
 
 def test_tags_are_meant_in_an_assistants_message_alone(tokenizer: PreTrainedTokenizerFast) -> None:
-  template, tag = Template(tokenizer, tags=TAGS), tokenizer.convert_tokens_to_ids("<code>")
+  template, tag = ChatTemplate(tokenizer, tags=TAGS), tokenizer.convert_tokens_to_ids("<code>")
   said = {"content": "<code>print(7)</code><|im_end|>"}
   end = tokenizer.convert_tokens_to_ids("<|im_end|>")
   for role, tags in (("user", 0), ("system", 0), ("assistant", 1)):
-    ids = template.prompt([{"role": role, **said}])
+    ids = template.encode_prompt([{"role": role, **said}])
     assert (ids.count(tag), ids.count(end)) == (tags, 1)
-  assert Template(tokenizer).prompt([{"role": "assistant", **said}]).count(tag) == 0
+  assert ChatTemplate(tokenizer).encode_prompt([{"role": "assistant", **said}]).count(tag) == 0
 
 
 def test_a_distilled_student_sees_what_the_agent_sees() -> None:
   """Its template is the exported one; its own turn, handed back as text, has the tokens that it drew."""
-  tokenizer = source.open("shipped:student").tokenizer
-  protocol = Protocol(tokenizer)
+  tokenizer = pretrained.open_pretrained("shipped:student").tokenizer
+  protocol = AgentProtocol(tokenizer)
   tokenizer.chat_template = protocol.chat_template()
-  template = Template(tokenizer, tags=TAGS)
+  template = ChatTemplate(tokenizer, tags=TAGS)
   user = {"role": "user", "content": "How many 7s?"}
-  assert template.prompt([user]) == protocol.prompt("How many 7s?")
+  assert template.encode_prompt([user]) == protocol.encode_prompt("How many 7s?")
   turn = tuple(tokenizer.encode("<first_thought>add</first_thought><|im_end|>", add_special_tokens=False))
-  talk = [user, {"role": "assistant", "content": template.text(turn)}, {"role": "tool", "content": "None"}]
-  assert template.prompt(talk) == protocol.prompt("How many 7s?") + turn + protocol.observation(None)
-  with pytest.raises(Refused, match="the agent knows the roles user, assistant and tool, not system"):
-    template.prompt([{"role": "system", "content": "x"}])
+  talk = [user, {"role": "assistant", "content": template.decode_reply(turn)}, {"role": "tool", "content": "None"}]
+  assert template.encode_prompt(talk) == protocol.encode_prompt("How many 7s?") + turn + protocol.encode_observation(
+    None
+  )
+  with pytest.raises(ConversationRefused, match="the agent knows the roles user, assistant and tool, not system"):
+    template.encode_prompt([{"role": "system", "content": "x"}])
 
 
 def test_replies_end_at_the_tokenizers_the_templates_and_the_models_own_ends(
   tokenizer: PreTrainedTokenizerFast,
 ) -> None:
   end, text_end, tag = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>", "</code>"))
-  assert Template(tokenizer).stops == (end,)
-  assert Template(tokenizer, generation={"eos_token_id": [tag, end]}).stops == (end, tag)
+  assert ChatTemplate(tokenizer).stops == (end,)
+  assert ChatTemplate(tokenizer, generation={"eos_token_id": [tag, end]}).stops == (end, tag)
   tokenizer.eos_token = "<|endoftext|>"
-  assert Template(tokenizer, generation={"eos_token_id": tag}).stops == (end, text_end, tag)
-  assert Template(tokenizer).text([*tokenizer.encode("figs"), text_end]) == "figs"
+  assert ChatTemplate(tokenizer, generation={"eos_token_id": tag}).stops == (end, text_end, tag)
+  assert ChatTemplate(tokenizer).decode_reply([*tokenizer.encode("figs"), text_end]) == "figs"
 
 
 def test_nothing_depends_on_the_day(tokenizer: PreTrainedTokenizerFast) -> None:
   tokenizer.bos_token, tokenizer.chat_template = "<|endoftext|>", TRIMMING
-  assert "user 2024 figs" in tokenizer.decode(Template(tokenizer).prompt([{"role": "user", "content": "figs"}]))
+  assert "user 2024 figs" in tokenizer.decode(
+    ChatTemplate(tokenizer).encode_prompt([{"role": "user", "content": "figs"}])
+  )
 
 
 @pytest.mark.parametrize("chat_template", [None, "{% for %}", "{{ nothing.at.all }}"])
@@ -126,14 +129,14 @@ def test_a_template_that_is_missing_or_broken_is_refused(
 ) -> None:
   tokenizer.chat_template = chat_template
   with pytest.raises(UserError, match=r"the model has no chat template|the model's chat template is broken"):
-    Template(tokenizer)
+    ChatTemplate(tokenizer)
 
 
 def test_tokens_spell_bytes(tokenizer: PreTrainedTokenizerFast) -> None:
-  template, text = Template(tokenizer), "How é 😀\n\t figs<code>7</code>"
+  template, text = ChatTemplate(tokenizer), "How é 😀\n\t figs<code>7</code>"
   ids = tokenizer.encode(text, add_special_tokens=False)
   assert b"".join(map(template.bytes_of, ids)) == text.encode()
-  assert tokenizer.chat_template == CHATML
+  assert tokenizer.chat_template == CHATML_TEMPLATE
 
 
 THINKING = (
@@ -157,24 +160,28 @@ def test_a_templates_switches_are_those_of_transformers(
   thinking: PreTrainedTokenizerFast, switches: dict[str, bool]
 ) -> None:
   expected = thinking.apply_chat_template(TALK, add_generation_prompt=True, **switches)["input_ids"]
-  assert list(Template(thinking, switches=switches).prompt(TALK)) == expected
-  other = Template(thinking, switches={"enable_thinking": not switches.get("enable_thinking", True)})
-  assert list(other.prompt(TALK, {"enable_thinking": True, **switches})) == expected, "a conversation's own count"
+  assert list(ChatTemplate(thinking, switches=switches).encode_prompt(TALK)) == expected
+  other = ChatTemplate(thinking, switches={"enable_thinking": not switches.get("enable_thinking", True)})
+  assert list(other.encode_prompt(TALK, {"enable_thinking": True, **switches})) == expected, (
+    "a conversation's own count"
+  )
   assert ("</think>" in thinking.decode(expected)) == (switches == {"enable_thinking": False})
 
 
 def test_thinking_is_hidden_in_a_question_and_left_out_of_an_answer(thinking: PreTrainedTokenizerFast) -> None:
-  template, end = Template(thinking), thinking.get_vocab()["</think>"]
-  asked = template.prompt([{"role": "user", "content": "a </think> b"}])
-  assert end not in asked and "a </think> b" in template.text(asked)
+  template, end = ChatTemplate(thinking), thinking.get_vocab()["</think>"]
+  asked = template.encode_prompt([{"role": "user", "content": "a </think> b"}])
+  assert end not in asked and "a </think> b" in template.decode_reply(asked)
   talk = [TALK[1], {"role": "assistant", "content": "<think>hm</think>12"}, TALK[1]]
-  assert list(template.prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
-  assert "hm" not in template.text(template.prompt(talk))
+  assert (
+    list(template.encode_prompt(talk)) == thinking.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+  )
+  assert "hm" not in template.decode_reply(template.encode_prompt(talk))
 
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "messages", "add_generation_prompt", "tools", "x y"])
 def test_a_switch_that_the_template_does_not_have_is_refused(thinking: PreTrainedTokenizerFast, name: str) -> None:
   with pytest.raises(UserError, match=rf"chat\.template_kwargs: .* has no switch '{name}'; leave it out"):
-    Template(thinking, switches={name: False})
-  with pytest.raises(Refused, match=f"has no switch '{name}'"):
-    Template(thinking).prompt(TALK, {name: False})
+    ChatTemplate(thinking, switches={name: False})
+  with pytest.raises(ConversationRefused, match=f"has no switch '{name}'"):
+    ChatTemplate(thinking).encode_prompt(TALK, {name: False})

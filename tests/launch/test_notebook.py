@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import pathlib
 import re
@@ -36,6 +38,23 @@ def test_it_names_the_weaker_sandbox_and_says_so() -> None:
 def test_its_commands_are_of_configs_that_exist() -> None:
   names = re.findall(r"configs/\w+\.py", NOTEBOOK.read_text())
   assert names and all((ROOT / name).is_file() for name in names)
+
+
+def test_what_it_takes_from_the_package_is_there() -> None:
+  """Imports, and the functions of an imported module that it calls."""
+  cells = [cell.source for cell in read().cells if cell.cell_type == "code" and not cell.source.startswith("%%")]
+  tree = ast.parse("\n".join(cells))
+  modules: dict[str, Any] = {}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("score_jax"):
+      package = importlib.import_module(str(node.module))
+      for alias in node.names:
+        if not hasattr(package, alias.name):
+          importlib.import_module(f"{node.module}.{alias.name}")
+        modules[alias.name] = getattr(package, alias.name)
+  assert modules
+  used = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name)]
+  assert all(hasattr(modules[n.value.id], n.attr) for n in used if n.value.id in modules)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from score_jax.variation import config_from
+from score_jax.config import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 LAUNCH = ROOT / "launch"
@@ -175,7 +175,7 @@ def test_gke_takes_the_manifest() -> None:
 def test_the_config_that_a_launch_file_shows_has_meshes_of_its_devices(file: str, devices: int) -> None:
   (config,) = set(re.findall(r"--config=(configs/\S+)", (LAUNCH / file).read_text()))
   assert config in (LAUNCH / "README.md").read_text() or file == "gke.yaml"
-  mesh = config_from(str(ROOT / config)).mesh
+  mesh = load_config(str(ROOT / config)).mesh
   assert [math.prod(mesh[of]) for of in ("train", "sample", "teacher")] == [devices] * 3
 
 
@@ -199,4 +199,4 @@ def test_the_arguments_in_the_launch_files_are_configs_that_exist() -> None:
 
 def test_what_runs_on_a_newer_python_is_there() -> None:
   (listed,) = re.findall(r"^newer_tests=\((.*?)\)", (ROOT / ".ci/run").read_text(), re.MULTILINE | re.DOTALL)
-  assert "tests/test_profiling.py" in listed.split() and all((ROOT / name).exists() for name in listed.split())
+  assert "tests/runtime/test_profiler.py" in listed.split() and all((ROOT / name).exists() for name in listed.split())

@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import Mesh
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import sharding, traced_for
 from score_jax.model import attention
-from score_jax.model.attention import Rows
+from score_jax.model.attention import RowAttention
+from score_jax.model.sharding import named_sharding, trace_under_mesh
 
 B, T, N, K, H = 2, 256, 4, 2, 16
 
@@ -26,7 +26,7 @@ def inputs(heads: int = N, kv_heads: int = K) -> tuple[np.ndarray, ...]:
   return (*(draws.normal(0, 1, s).astype(np.float32) for s in shapes), segments.astype(np.int32))
 
 
-def value_and_gradients(mix: Rows, *args: np.ndarray) -> list[np.ndarray]:
+def value_and_gradients(mix: RowAttention, *args: np.ndarray) -> list[np.ndarray]:
   """What is mixed, and the gradients of a loss of it that leaves padding out."""
   weights = np.random.default_rng(1).normal(size=args[0].shape).astype(np.float32)
 
@@ -38,14 +38,14 @@ def value_and_gradients(mix: Rows, *args: np.ndarray) -> list[np.ndarray]:
   return [np.asarray(x) for x in (mixed, *gradients)]
 
 
-splash = functools.partial(attention.splash, interpret=True)
+splash = functools.partial(attention.tpu_splash_attention, interpret=True)
 
 
-@pytest.mark.parametrize("mix", [attention.blocks, splash], ids=["blocks", "splash"])
-def test_every_way_gives_what_the_oracle_gives(mix: Rows) -> None:
+@pytest.mark.parametrize("mix", [attention.blockwise_attention, splash], ids=["blocks", "splash"])
+def test_every_way_gives_what_the_oracle_gives(mix: RowAttention) -> None:
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # of JAX's own kernel
     for found, expected in zip(
-      value_and_gradients(mix, *inputs()), value_and_gradients(attention.oracle, *inputs()), strict=True
+      value_and_gradients(mix, *inputs()), value_and_gradients(attention.reference_attention, *inputs()), strict=True
     ):
       np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
@@ -56,36 +56,38 @@ def test_every_way_gives_what_the_oracle_gives(mix: Rows) -> None:
 def test_splash_on_a_mesh_is_splash(eight_devices: Mesh, heads: tuple[int, int]) -> None:
   """Two devices share the heads: each has its own, or copies of the keys beside its queries, or all."""
   args = inputs(*heads)
-  place = [sharding(eight_devices, *(None,) * x.ndim) for x in args]
+  place = [named_sharding(eight_devices, *(None,) * x.ndim) for x in args]
 
   @functools.partial(jax.jit, in_shardings=place)
   def spread(*args: jax.Array) -> jax.Array:
-    with traced_for(eight_devices):
+    with trace_under_mesh(eight_devices):
       return splash(*args)
 
   with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
     doubled = [np.concatenate([x, x]) for x in args]  # four rows for four parts
     found = np.asarray(spread(*doubled))[:B]
-    expected = np.asarray(jax.jit(attention.oracle)(*args))
+    expected = np.asarray(jax.jit(attention.reference_attention)(*args))
   seen = args[3] > 0
   np.testing.assert_allclose(found[seen], expected[seen], rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 def test_the_platform_decides_unless_one_is_named() -> None:
-  assert attention.rows("auto", "cpu", "float32") is attention.blocks
-  assert attention.rows("auto", "tpu", "bfloat16") is attention.splash
-  assert attention.rows("auto", "gpu", "bfloat16") is attention.ROWS["cudnn"]
-  assert attention.rows("auto", "gpu", "float32") is attention.oracle
-  assert attention.rows("auto", "metal", "float32") is attention.oracle
-  assert attention.rows("xla", "tpu", "bfloat16") is attention.oracle
+  assert attention.select_row_attention("auto", "cpu", "float32") is attention.blockwise_attention
+  assert attention.select_row_attention("auto", "tpu", "bfloat16") is attention.tpu_splash_attention
+  assert attention.select_row_attention("auto", "gpu", "bfloat16") is attention.ROW_ATTENTIONS["cudnn"]
+  assert attention.select_row_attention("auto", "gpu", "float32") is attention.reference_attention
+  assert attention.select_row_attention("auto", "metal", "float32") is attention.reference_attention
+  assert attention.select_row_attention("xla", "tpu", "bfloat16") is attention.reference_attention
   with pytest.raises(UserError, match=r"train\.attention = 'flash'; choose auto, blocks, xla, cudnn, splash"):
-    attention.rows("flash", "cpu", "float32")
+    attention.select_row_attention("flash", "cpu", "float32")
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN's kernel needs an NVIDIA GPU")
 def test_cudnn_gives_what_the_oracle_gives() -> None:
   args = tuple(x.astype(jnp.bfloat16) if x.dtype == np.float32 else x for x in inputs())
   for found, expected in zip(
-    value_and_gradients(attention.ROWS["cudnn"], *args), value_and_gradients(attention.oracle, *args), strict=True
+    value_and_gradients(attention.ROW_ATTENTIONS["cudnn"], *args),
+    value_and_gradients(attention.reference_attention, *args),
+    strict=True,
   ):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-2 * np.abs(expected).max())

@@ -8,8 +8,13 @@ import pytest
 import transformers
 
 from score_jax.errors import UserError
-from score_jax.model.config import DecoderConfig, RopeScaling, from_hugging_face, to_hugging_face
-from score_jax.model.known import KNOWN
+from score_jax.model.config import (
+  MODEL_CONFIGS,
+  DecoderConfig,
+  RopeScaling,
+  config_from_hugging_face,
+  config_to_hugging_face,
+)
 
 LLAMA3 = {
   "rope_type": "llama3",
@@ -57,20 +62,20 @@ PUBLIC = {
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_models_have_their_published_size(name: str) -> None:
   data, parameters = PUBLIC[name]
-  config = from_hugging_face(data)
+  config = config_from_hugging_face(data)
   assert config.parameters == parameters
   assert config.rope_base == data["rope_theta"]
-  assert from_hugging_face(to_hugging_face(config)) == config
+  assert config_from_hugging_face(config_to_hugging_face(config)) == config
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_a_config_that_says_nothing_of_it_has_a_head_of_its_own(kind: str) -> None:
   """As transformers reads it. One weight of the head, 64 x 32, counts."""
   data = shape(kind, 64, 32, 2, 4, 2, 64, 512, True, head_dim=8)
-  tied = from_hugging_face(data)
+  tied = config_from_hugging_face(data)
   del data["tie_word_embeddings"]
   assert transformers.AutoConfig.for_model(**data).tie_word_embeddings is False
-  assert from_hugging_face(data).parameters == tied.parameters + 64 * 32
+  assert config_from_hugging_face(data).parameters == tied.parameters + 64 * 32
 
 
 def test_the_shapes_that_are_known_have_their_published_size() -> None:
@@ -83,17 +88,17 @@ def test_the_shapes_that_are_known_have_their_published_size() -> None:
     "Qwen/Qwen3-8B": 8_190_735_360,
     "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
   }
-  assert {name: from_hugging_face(data).parameters for name, data in KNOWN.items()} == published
+  assert {name: config_from_hugging_face(data).parameters for name, data in MODEL_CONFIGS.items()} == published
 
 
 def test_transformers_5_spells_rope_otherwise_and_means_the_same() -> None:
   old = PUBLIC["Llama-3.2-1B"][0]
   new = {k: v for k, v in old.items() if not k.startswith("rope_")}
   new |= {"rope_parameters": {"rope_theta": 5e5} | LLAMA3}
-  assert from_hugging_face(new) == from_hugging_face(old)
-  assert from_hugging_face(old).rope_scaling == RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
+  assert config_from_hugging_face(new) == config_from_hugging_face(old)
+  assert config_from_hugging_face(old).rope_scaling == RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
   linear = old | {"rope_scaling": {"type": "linear", "factor": 2.0}}
-  assert from_hugging_face(linear).rope_scaling == RopeScaling("linear", 2.0)
+  assert config_from_hugging_face(linear).rope_scaling == RopeScaling("linear", 2.0)
 
 
 QWEN2, QWEN3, LLAMA = (PUBLIC[name][0] for name in ("Qwen2.5-0.5B", "Qwen3-0.6B", "Llama-3.2-1B"))
@@ -128,20 +133,20 @@ QWEN2, QWEN3, LLAMA = (PUBLIC[name][0] for name in ("Qwen2.5-0.5B", "Qwen3-0.6B"
   ids=lambda x: next(iter(x)) if isinstance(x, dict) and "vocab_size" not in x else "",
 )
 def test_what_is_not_supported_is_refused_by_name(data: dict[str, Any], fields: dict[str, Any], said: str) -> None:
-  from_hugging_face(data)
+  config_from_hugging_face(data)
   with pytest.raises(UserError, match=rf"^config\.json: {said}"):
-    from_hugging_face(data | fields)
+    config_from_hugging_face(data | fields)
 
 
 def test_a_sliding_window_that_no_layer_uses_is_none() -> None:
-  expected = from_hugging_face(QWEN2)
-  assert from_hugging_face(QWEN2 | {"use_sliding_window": True, "max_window_layers": 24}) == expected
+  expected = config_from_hugging_face(QWEN2)
+  assert config_from_hugging_face(QWEN2 | {"use_sliding_window": True, "max_window_layers": 24}) == expected
   types = {"use_sliding_window": True, "max_window_layers": 0, "layer_types": ["full_attention"] * 24}
-  assert from_hugging_face(QWEN2 | types) == expected, "types of layers decide where they are given"
-  assert from_hugging_face(QWEN2 | {"use_sliding_window": False, "max_window_layers": 0}) == expected
+  assert config_from_hugging_face(QWEN2 | types) == expected, "types of layers decide where they are given"
+  assert config_from_hugging_face(QWEN2 | {"use_sliding_window": False, "max_window_layers": 0}) == expected
 
 
 def test_biases_and_norms_together_are_of_no_family() -> None:
   config = DecoderConfig(vocab=8, width=8, layers=1, heads=1, kv_heads=1, head_width=8, mlp=8, context=8, qk_norm=True)
   with pytest.raises(UserError, match="qkv_bias = True and qk_norm = True has no Hugging Face model type"):
-    to_hugging_face(config)
+    config_to_hugging_face(config)

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from score_jax.model import attention, decoder
-from score_jax.model.attention import blocks
+from score_jax.model.attention import blockwise_attention
 from score_jax.model.config import DecoderConfig
 from score_jax.model.decoder import Decoder, Weights
 from tests.conftest import Tiny
@@ -85,7 +85,7 @@ def packed(*lengths: int, total: int, vocab: int = 64) -> tuple[np.ndarray, np.n
 
 
 def test_packed_rows_are_the_rows_unpacked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 16)
   tokens, positions, segments = packed(9, 5, 11, total=32)
   found = np.asarray(jax.jit(tiny.model)(tokens, positions, segments))[0]
   for number in (1, 2, 3):
@@ -98,7 +98,7 @@ def test_no_gradient_reaches_another_packed_trajectory(
   make_tiny: Callable[..., Tiny], monkeypatch: pytest.MonkeyPatch
 ) -> None:
   """Each of the three trajectories and the padding has tokens of its own, so rows of the embedding tell them apart."""
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 16)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 16)
   tiny = make_tiny(tied=False)
   tokens, positions, segments = packed(9, 5, 11, total=32, vocab=16)
   tokens += 16 * segments
@@ -130,12 +130,12 @@ def test_attention_in_blocks_is_one_softmax() -> None:
       scores = q[row, :, head].astype(np.float64) @ keys[row, group].T / np.sqrt(h)
       weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * visible
       expected[row, :, head] = weights / weights.sum(axis=-1, keepdims=True) @ values[row, group]
-  np.testing.assert_allclose(jax.jit(blocks)(q, keys, values, segments), expected, rtol=0, atol=2e-5)
+  np.testing.assert_allclose(jax.jit(blockwise_attention)(q, keys, values, segments), expected, rtol=0, atol=2e-5)
 
 
 def test_nothing_depends_on_what_comes_later(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
   """All tokens differ, so the embedding's rows are the places: the gradient of place t reaches rows 0..t, no others."""
-  monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+  monkeypatch.setattr(attention, "QUERY_BLOCK_SIZE", 5)
   t = 8
   row = np.arange(t, dtype=np.int32)[None]
 
@@ -153,8 +153,8 @@ def test_nothing_depends_on_what_comes_later(tiny: Tiny, monkeypatch: pytest.Mon
 
 def test_the_seed_decides_the_first_weights(make_tiny: Callable[..., Tiny]) -> None:
   config = make_tiny(layers=1).config
-  one, again, other = (jax.tree.leaves(decoder.create(config, seed)[1]) for seed in (0, 0, 1))
-  assert [x.shape for x in one] == [x.shape for x in jax.tree.leaves(decoder.structure(config)[1])]
+  one, again, other = (jax.tree.leaves(decoder.init_decoder(config, seed)[1]) for seed in (0, 0, 1))
+  assert [x.shape for x in one] == [x.shape for x in jax.tree.leaves(decoder.abstract_decoder(config)[1])]
   assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
   assert not all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import make_mesh, weight_shardings
-from score_jax.model import hugging_face, weights
+from score_jax.model import pretrained
+from score_jax.model import tensors as weights
 from score_jax.model.config import DecoderConfig
-from score_jax.model.decoder import Cache, Decoder, Weights, structure
+from score_jax.model.decoder import Decoder, KVCache, Weights, abstract_decoder
+from score_jax.model.sharding import make_mesh, weight_shardings
 from tests.model import theirs
 from tests.model.theirs import VOCAB, every_family
 
@@ -29,8 +30,8 @@ PROMPT, WRITTEN = 16, 64
 
 
 def load(folder: pathlib.Path, mesh: Mesh | None = None) -> tuple[DecoderConfig, Weights]:
-  config, tensors = hugging_face.read(folder)
-  return config, weights.load(config, tensors, dtype="float32", mesh=mesh)
+  config, tensors = pretrained.read_model_folder(folder)
+  return config, weights.load_weights(config, tensors, dtype="float32", mesh=mesh)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -41,8 +42,8 @@ def rows(graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array) -> ja
 
 @functools.partial(jax.jit, static_argnums=0)
 def chunk(
-  graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array, positions: jax.Array, cache: Cache
-) -> tuple[jax.Array, Cache]:
+  graph: nnx.GraphDef[Decoder], params: Weights, tokens: jax.Array, positions: jax.Array, cache: KVCache
+) -> tuple[jax.Array, KVCache]:
   model = nnx.merge(graph, params)
   x, cache = model.step(tokens, positions, cache, None, blocks=4)
   return model.unembed(x), cache
@@ -50,12 +51,12 @@ def chunk(
 
 def full(config: DecoderConfig, params: Weights, tokens: np.ndarray) -> np.ndarray:
   """Logits [T, V] of one sequence."""
-  return np.asarray(rows(structure(config)[0], params, tokens[None])[0])
+  return np.asarray(rows(abstract_decoder(config)[0], params, tokens[None])[0])
 
 
 def stepper(config: DecoderConfig, params: Weights) -> Callable[[np.ndarray], np.ndarray]:
   """Feeds further tokens [T] of one sequence through a cache; gives their logits [T, V]."""
-  graph, _ = structure(config)
+  graph, _ = abstract_decoder(config)
   cache, at = nnx.merge(graph, params).empty_cache(1, 128, block=32), 0
 
   def step(tokens: np.ndarray) -> np.ndarray:
@@ -97,7 +98,7 @@ def test_what_is_written_is_what_was_read_bit_for_bit(family: str, shard_bytes: 
   model = theirs.build(family)
   model.save_pretrained(tmp_path / "theirs", max_shard_size=shard_bytes)
   config, params = load(tmp_path / "theirs")
-  hugging_face.save(tmp_path / "ours", config, params, dtype="float32", shard_bytes=shard_bytes)
+  pretrained.save_pretrained(tmp_path / "ours", config, params, dtype="float32", shard_bytes=shard_bytes)
   files = sorted((tmp_path / "ours").glob("*.safetensors"))
   assert (len(files) > 1) == (shard_bytes < 1 << 30)
   assert max(file.stat().st_size for file in files) < 1.2 * shard_bytes
@@ -148,7 +149,7 @@ def test_a_head_of_its_own_is_used_whatever_the_configuration_says_of_it(
   theirs.assert_same_logits(full(config, params, TOKENS), expected)
   _, split = load(tmp_path, make_mesh((1, 2, 4)))
   theirs.assert_same_logits(full(config, split, TOKENS), expected)
-  hugging_face.save(tmp_path / "ours", config, params, dtype="float32")
+  pretrained.save_pretrained(tmp_path / "ours", config, params, dtype="float32")
   again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
   assert not again.config.tie_word_embeddings and np.array_equal(theirs.logits(again, TOKENS), expected)
 

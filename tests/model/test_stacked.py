@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from score_jax.errors import UserError
-from score_jax.model.decoder import REMAT, create, structure
+from score_jax.model.decoder import REMAT_POLICIES, abstract_decoder, init_decoder
 from tests.conftest import Tiny, stacked
 
 TOKENS = np.random.default_rng(3).integers(0, 64, (2, 24)).astype(np.int32)
@@ -34,7 +34,7 @@ def loss_and_gradient(tiny: Tiny, remat: str) -> tuple[Any, dict[str, np.ndarray
   return value, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
 
 
-@pytest.mark.parametrize("remat", REMAT)
+@pytest.mark.parametrize("remat", REMAT_POLICIES)
 def test_loss_and_gradient_are_those_of_layers_by_themselves(tiny: Tiny, stack: Tiny, remat: str) -> None:
   expected, plain = loss_and_gradient(tiny, "none")
   together = jax.tree_util.tree_leaves_with_path(stacked(Tiny(tiny.config, tiny.graph, _state(tiny, plain))).weights)
@@ -68,8 +68,8 @@ def test_cached_steps_are_those_of_layers_by_themselves(tiny: Tiny, stack: Tiny)
 
 
 def test_a_stack_is_drawn_layer_by_layer(tiny: Tiny, stack: Tiny) -> None:
-  _, weights = create(stack.config, 0)
-  assert jax.tree.map(jnp.shape, weights) == jax.tree.map(lambda s: s.shape, structure(stack.config)[1])
+  _, weights = init_decoder(stack.config, 0)
+  assert jax.tree.map(jnp.shape, weights) == jax.tree.map(lambda s: s.shape, abstract_decoder(stack.config)[1])
   kernel = np.asarray(weights["blocks"]["mlp"]["up"]["kernel"][...])
   assert kernel.shape[0] == tiny.config.layers
   assert not np.array_equal(kernel[0], kernel[1])

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from score_jax.alarms.signs import SIGNS
-from score_jax.report.table import LABELS
-from score_jax.trajectory import Author, Correction, Ledger, Step, Trajectory, Usage, to_json
+from score_jax.report.table import MODEL_LABELS
+from score_jax.rl.alarms import ALARM_RULES
+from score_jax.trajectory import Author, Correction, Ledger, Step, Trajectory, Usage, trajectory_to_json
 
 HOSTILE = (
   "<script>document.documentElement.dataset.planted = 1</script>",
@@ -86,7 +86,7 @@ def hostile() -> Trajectory:
 
 
 def row(model: str, benchmark: str, accuracy: float) -> dict[str, Any]:
-  i = list(LABELS).index(model)
+  i = list(MODEL_LABELS).index(model)
   student, teacher = Usage(1_234_567 * i, 0, 2_000_000 * i, 3.5e15 * i), Usage(40_000, 100, 9_900, 1.25e15)
   ledger = Ledger({"student": student, "teacher": teacher}, grader_calls=9_999, tool_calls=10_000 + i)
   return {
@@ -108,7 +108,7 @@ def write_lines(path: Path, lines: list[str]) -> None:
 
 def learning(stage: str, steps: int) -> list[str]:
   """Metric lines as a training stage writes them, the last one cut off as by a kill."""
-  lines, place = [], list(LABELS).index(stage)
+  lines, place = [], list(MODEL_LABELS).index(stage)
   for step in range(steps):
     done = step / steps
     line = {
@@ -146,7 +146,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """The workdir of a finished small run."""
   root = tmp_path_factory.mktemp("runs") / "made_up"
   root.mkdir()
-  alarms = {"window": 5} | {sign.name: 0.4 for sign in SIGNS}
+  alarms = {"window": 5} | {sign.name: 0.4 for sign in ALARM_RULES}
   config = {"seed": 7, "alarms": alarms, "rl": {"reward": "tiers", "learning_rate": 7e-7}, "note": HOSTILE[1]}
   (root / "config.json").write_text(
     json.dumps({"config": config, "versions": {"jax": "0.10.2", "score_jax": "0.1.0"}, "commit": "c0ffee" * 6})
@@ -170,8 +170,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "rl": [solved(i, right=i % 3 > 0, prefix_steps=2) for i in range(80)],
   }
   for stage, trajectories in stages.items():
-    write_lines(root / f"trajectories/{stage}/part-00000.jsonl", list(map(to_json, trajectories)))
-  write_lines(root / "trajectories/mps/part-00001.jsonl", ["{broken", to_json(corrected(90))])
+    write_lines(root / f"trajectories/{stage}/part-00000.jsonl", list(map(trajectory_to_json, trajectories)))
+  write_lines(root / "trajectories/mps/part-00001.jsonl", ["{broken", trajectory_to_json(corrected(90))])
   summary = {
     "questions": 1000,
     "solved_unaided": 610,
@@ -188,13 +188,13 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "teacher_accuracy": 0.97,
   }
   (root / "trajectories/mps/summary.json").write_text(json.dumps(summary))
-  for m, model in enumerate(LABELS):
+  for m, model in enumerate(MODEL_LABELS):
     for benchmark in ("chains", "longer_chains"):
       tries = [
         (2 + i % 4, solved(i // 2, right=(i * 37 + m * 11) % 100 < 25 + 12 * m - 6 * (i % 4))) for i in range(80)
       ]
       lines = [
-        json.dumps({"question_steps": steps, "reference": "42", "trajectory": json.loads(to_json(tried))})
+        json.dumps({"question_steps": steps, "reference": "42", "trajectory": json.loads(trajectory_to_json(tried))})
         for steps, tried in tries
       ]
       write_lines(root / f"eval/{model}/{benchmark}-00000.jsonl", lines)

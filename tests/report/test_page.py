@@ -16,7 +16,7 @@ from etils import epath
 
 from score_jax.errors import UserError
 from score_jax.report import page, table
-from score_jax.trajectory import Status, Trajectory, to_json
+from score_jax.trajectory import Status, Trajectory, trajectory_to_json
 from tests.report.conftest import Dom
 
 Browse = Callable[[Path], Any]  # opens a page, gives its document: conftest.Dom
@@ -24,7 +24,7 @@ Browse = Callable[[Path], Any]  # opens a page, gives its document: conftest.Dom
 
 @pytest.fixture(scope="module")
 def report(workdir: Path) -> Path:
-  return Path(page.write(epath.Path(workdir)))
+  return Path(page.write_report(epath.Path(workdir)))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def driven(report: Path, to: Path, browse: Browse, script: str) -> Any:
 
 
 def test_shows_the_table_and_every_chart(dom: Any):
-  for model in table.LABELS:
-    assert table.label(model) in dom.seen
+  for model in table.MODEL_LABELS:
+    assert table.format_model_label(model) in dom.seen
   assert "longer_chains" in dom.seen
   assert "38.0 to 43.5" in dom.seen  # of the warm start
   assert dom.count("svg", role="img") == 6 + 2 + 3
@@ -59,7 +59,9 @@ def test_a_try_that_a_host_failed_is_in_no_accuracy(tmp_path: Path):
   lines = []
   for number, (steps, status, grade) in enumerate(tries):
     tried = Trajectory(f"q{steps}", "?", (), status=status, grade=grade, name=f"eval/{number}")
-    lines.append(json.dumps({"question_steps": steps, "reference": "", "trajectory": json.loads(to_json(tried))}))
+    lines.append(
+      json.dumps({"question_steps": steps, "reference": "", "trajectory": json.loads(trajectory_to_json(tried))})
+    )
   (tmp_path / "eval/rl").mkdir(parents=True)
   (tmp_path / "eval/rl/chains-00000.jsonl").write_text("\n".join(lines) + "\n")
   assert page._tries(epath.Path(tmp_path)) == {"chains": {"rl": {2: [[1.0]], 4: [[0.0]]}}}
@@ -80,7 +82,7 @@ def test_a_stage_without_alarms_says_so(workdir: Path, tmp_path: Path):
   (tmp_path / "metrics").mkdir()
   shutil.copy(workdir / "config.json", tmp_path)
   shutil.copy(workdir / "metrics/rl_from_question.jsonl", tmp_path / "metrics")
-  assert "None has gone off." in page.render(epath.Path(tmp_path))
+  assert "None has gone off." in page.render_page(epath.Path(tmp_path))
 
 
 def test_shows_the_first_trajectory(dom: Any):
@@ -150,7 +152,7 @@ def test_mentored_trajectories_with_corrections_come_first(report: Path):
   assert found
   groups = {group["label"]: group["trajectories"] for group in json.loads(found[1])}
   assert [len(t["corrections"]) for t in groups["mentored problem solving"]] == [1] * 21 + [0] * 39
-  assert [len(t) for t in groups.values()] == [4, 60, 60, *[60] * len(table.LABELS)]
+  assert [len(t) for t in groups.values()] == [4, 60, 60, *[60] * len(table.MODEL_LABELS)]
 
 
 def test_every_part_says_what_is_missing(tmp_path: Path):
@@ -158,7 +160,7 @@ def test_every_part_says_what_is_missing(tmp_path: Path):
   (tmp_path / "results.json").write_text('{"schema": 1, "rows": [')
   (tmp_path / "trajectories/mps").mkdir(parents=True)
   (tmp_path / "trajectories/mps/summary.json").write_text('{"questions": 3}')
-  source = Path(page.write(epath.Path(tmp_path))).read_text()
+  source = Path(page.write_report(epath.Path(tmp_path))).read_text()
   lines = re.findall(r'<p class="missing">(.*?)</p>', source)
   assert lines == [
     "results.json cannot be read: it holds no JSON object.",
@@ -175,9 +177,9 @@ def test_every_part_says_what_is_missing(tmp_path: Path):
 def test_a_run_in_its_first_stage(workdir: Path, tmp_path: Path):
   (tmp_path / "metrics").mkdir()
   shutil.copy(workdir / "metrics/warm_start.jsonl", tmp_path / "metrics")
-  source = page.render(epath.Path(tmp_path))
+  source = page.render_page(epath.Path(tmp_path))
   assert source.count("<svg role") == 2  # loss and validation accuracy
-  assert f"No &#39;accuracy&#39; in the metrics of {', '.join(page.ROLLED_OUT)} yet." in source
+  assert f"No &#39;accuracy&#39; in the metrics of {', '.join(page.RL_STAGES)} yet." in source
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -186,7 +188,7 @@ def test_refuses_a_folder_without_a_run(tmp_path: Path, made: bool):
   if made:
     root.mkdir()
   with pytest.raises(UserError, match="holds none of" if made else "there is no folder"):
-    page.write(epath.Path(root))
+    page.write_report(epath.Path(root))
 
 
 @pytest.mark.parametrize(("arguments", "status", "says"), [(["--workdir=/nowhere"], 1, "/nowhere"), ([], 2, "usage")])

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from score_jax.arms import STAGES
-from score_jax.report import published, table
+from score_jax.experiment.stages import STAGES
+from score_jax.report import table
+from score_jax.report import table as published
 from score_jax.trajectory import Ledger, Usage
 
 GOLDEN = """\
@@ -44,21 +45,21 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_render_golden(rows: list[dict[str, Any]]):
-  assert table.render(rows) == GOLDEN
+  assert table.format_table(rows) == GOLDEN
 
 
 def test_what_was_spent_to_measure_stands_below_and_in_no_cost(rows: list[dict[str, Any]]):
   probe, evaluating = Ledger({"student": Usage(300), "teacher": Usage(22_600)}), Ledger({"student": Usage(4_000)})
   costs = {"measured": dataclasses.asdict(probe), "evaluated": dataclasses.asdict(evaluating)}
-  found = table.render([row | costs for row in rows])
+  found = table.format_table([row | costs for row in rows])
   assert found.startswith(GOLDEN)
   assert "lift and probes drew 22.9k tokens" in found and "evaluating all rows drew 20.0k." in found
   assert max(map(len, found.splitlines())) <= 120
 
 
 def test_every_arm_fits_a_terminal(rows: list[dict[str, Any]]):
-  rows += [{**rows[0], "model": name, "from": stage.begin} for name, stage in STAGES.items()]
-  assert max(map(len, table.render(rows).splitlines())) <= 120
+  rows += [{**rows[0], "model": name, "from": stage.init_from} for name, stage in STAGES.items()]
+  assert max(map(len, table.format_table(rows).splitlines())) <= 120
 
 
 def test_columns_that_say_nothing_are_left_out():
@@ -82,7 +83,7 @@ def test_columns_that_say_nothing_are_left_out():
   lost = {"metric": "accuracy", "exact": None, "tries": 4, "pass_at": {"1": None, "4": None}, "ungraded": 4}
   mean = {"benchmark": "math_qa_average", "accuracy": 0.5, "low": 0.48, "high": 0.52, "n": 230}
   found = [nothing | row for row in (aime | several, qa | f1, hle | lost, mean)]
-  lines = table.render(found).splitlines()
+  lines = table.format_table(found).splitlines()
   assert [line.split() for line in lines[:2]] == [
     ["accuracy", "95", "%", "exact", "pass@k", "paper"],
     ["model", "benchmark", "%", "interval", "n", "tries", "%", "%", "ungraded", "%"],
@@ -115,11 +116,11 @@ def test_columns_that_say_nothing_are_left_out():
 def test_the_papers_figures_stand_where_it_gives_them_and_nowhere_else(
   base: str, stage: str, benchmark: str, said: str
 ):
-  assert published.figure(base, stage, benchmark) == said
+  assert published.find_paper_figure(base, stage, benchmark) == said
 
 
 def test_fits_a_terminal(rows: list[dict[str, Any]]):
-  assert max(map(len, table.render(rows).splitlines())) <= 120
+  assert max(map(len, table.format_table(rows).splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
@@ -136,4 +137,4 @@ def test_fits_a_terminal(rows: list[dict[str, Any]]):
   ],
 )
 def test_count(number: int, text: str):
-  assert table.count(number) == text
+  assert table.format_count(number) == text

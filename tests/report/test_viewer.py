@@ -6,9 +6,9 @@ import pathlib
 
 from etils import epath
 
-from score_jax.report.viewer import LIMIT, groups
+from score_jax.report.viewer import MAX_TRAJECTORIES, collect_groups
+from score_jax.runtime.workdir import Workdir
 from score_jax.trajectory import Step, Trajectory
-from score_jax.workdir import Workdir
 
 
 def test_of_seven_parts_as_many_are_shown_as_fit(tmp_path: pathlib.Path) -> None:
@@ -17,6 +17,6 @@ def test_of_seven_parts_as_many_are_shown_as_fit(tmp_path: pathlib.Path) -> None
   one = Trajectory("q", "How many?", (1,), steps, "step_limit", grade=0.0, prefix_steps=1)
   for part in range(7):
     Workdir(str(tmp_path)).write_part("rl", part, [one] * 10)
-  [group] = groups(epath.Path(tmp_path))
-  assert len(group["trajectories"]) == LIMIT == 60
+  [group] = collect_groups(epath.Path(tmp_path))
+  assert len(group["trajectories"]) == MAX_TRAJECTORIES == 60
   assert [(step["given"], step["loss"]) for step in group["trajectories"][0]["steps"]] == [(True, False), (False, True)]

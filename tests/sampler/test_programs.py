@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from score_jax.mesh.sharding import make_mesh, weight_shardings
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Programs
+from score_jax.model.sharding import make_mesh, weight_shardings
+from score_jax.sampler.programs import SamplerPrograms
 from score_jax.sampler.stops import Stops
 from tests.conftest import Tiny
 
 
-def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> Programs:
-  return Programs(tiny.graph, tiny.config, mesh, slots=8, length=64, block=32, stops=Stops((7,)), dtype=dtype)
+def sampler(tiny: Tiny, mesh: Mesh, dtype: str = "float32") -> SamplerPrograms:
+  return SamplerPrograms(tiny.graph, tiny.config, mesh, slots=8, length=64, block=32, stops=Stops((7,)), dtype=dtype)
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def here(eight_devices: Mesh) -> Mesh:
 
 
 def test_weights_that_lie_as_wanted_are_taken_as_they_are(tiny: Tiny, trained: Weights, eight_devices: Mesh) -> None:
-  taken = sampler(tiny, eight_devices).take(trained)
+  taken = sampler(tiny, eight_devices).place_weights(trained)
   assert all(a is b for a, b in zip(*map(jax.tree.leaves, (taken, trained)), strict=True))
 
 
 def test_weights_from_another_mesh_and_of_another_dtype_are_moved(tiny: Tiny, trained: Weights, here: Mesh) -> None:
   """The values are those of a cast, the places are the sampler's, and the trainer's arrays stay as they were."""
-  taken = sampler(tiny, here, "bfloat16").take(trained)
+  taken = sampler(tiny, here, "bfloat16").place_weights(trained)
   places = weight_shardings(here, taken)
   for leaf, place, before in zip(*map(jax.tree.leaves, (taken, places, trained)), strict=True):
     assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
@@ -49,7 +49,7 @@ def test_weights_from_another_mesh_and_of_another_dtype_are_moved(tiny: Tiny, tr
 
 def test_only_what_lies_elsewhere_is_moved(tiny: Tiny, trained: Weights, here: Mesh) -> None:
   """Norms' scales lie whole on every mesh, so they are shared where the dtype agrees."""
-  taken = sampler(tiny, here).take(trained)
+  taken = sampler(tiny, here).place_weights(trained)
   assert taken["norm"]["scale"][...] is trained["norm"]["scale"][...]
   assert taken["embedding"][...] is not trained["embedding"][...]
 
@@ -66,7 +66,7 @@ def test_moving_is_compiled_once_for_each_place_that_weights_come_from(
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     for weights in sources * 3:
       caplog.clear()
-      programs.take(weights)
+      programs.place_weights(weights)
       counts.append(sum(record.getMessage().startswith("Compiling") for record in caplog.records))
   assert min(counts[:2]) > 0 and counts[2:] == [0] * 4
 
@@ -76,9 +76,9 @@ def test_a_program_that_is_compiled_again_says_for_what(tiny: Tiny, one_device: 
   programs = sampler(tiny, one_device)
   rows = (np.zeros(2, np.int32), np.ones((2, 8), np.int32), np.zeros(2, np.int32), np.full(2, 8, np.int32))
   for _ in range(2):
-    state = programs.extend(programs.empty(tiny.weights), tiny.weights, *rows, blocks=1)
+    state = programs.extend(programs.empty_state(tiny.weights), tiny.weights, *rows, blocks=1)
     programs.extend(state, tiny.weights, *rows, blocks=2)
   assert programs.extend.count == 2
   half = jax.tree.map(lambda x: x.astype("bfloat16"), tiny.weights)
   with pytest.warns(UserWarning, match=r"sampler: extend was compiled again for .*'blocks': 1.*\(2, 8\)"):
-    programs.extend(programs.empty(half), half, *rows, blocks=1)
+    programs.extend(programs.empty_state(half), half, *rows, blocks=1)

@@ -11,20 +11,20 @@ import pytest
 from jax.sharding import Mesh
 
 from score_jax.errors import UserError
-from score_jax.mesh.sharding import weight_shardings
 from score_jax.model.decoder import Weights
-from score_jax.sampler.programs import Programs
-from score_jax.sampler.slots import Decoding, Shapes, Slots, request_key
+from score_jax.model.sharding import weight_shardings
+from score_jax.sampler.programs import SamplerPrograms
+from score_jax.sampler.slots import ProgramShapes, SamplingParams, Slots, request_key
 from score_jax.sampler.stops import Stops
-from score_jax.train.batch import Sample, fill, pack
+from score_jax.train.batch import Example, fill_batch, pack_examples
 from score_jax.train.losses import token_logprobs
 from tests.conftest import Tiny
 
 STOP = 7
-SHAPES = Shapes(piece=8, rows=(1, 3), decode=8)
-PLAIN = Decoding(0.8, 0, 1.0, 1.0)
-CUT = Decoding(0.7, 20, 0.9, 1.3)
-GREEDY = Decoding(0.0, 0, 1.0, 1.0)
+SHAPES = ProgramShapes(piece=8, rows=(1, 3), decode=8)
+PLAIN = SamplingParams(0.8, 0, 1.0, 1.0)
+CUT = SamplingParams(0.7, 20, 0.9, 1.3)
+GREEDY = SamplingParams(0.0, 0, 1.0, 1.0)
 
 
 def some(length: int, *, seed: int) -> list[int]:
@@ -38,16 +38,16 @@ Written = tuple[list[int], list[float]]
 
 
 @pytest.fixture(scope="module")
-def programs(tiny: Tiny, one_device: Mesh) -> Programs:
-  return Programs(tiny.graph, tiny.config, one_device, slots=4, length=64, block=32, stops=Stops((STOP,)))
+def programs(tiny: Tiny, one_device: Mesh) -> SamplerPrograms:
+  return SamplerPrograms(tiny.graph, tiny.config, one_device, slots=4, length=64, block=32, stops=Stops((STOP,)))
 
 
 @pytest.fixture
-def slots(programs: Programs, tiny: Tiny) -> Slots:
+def slots(programs: SamplerPrograms, tiny: Tiny) -> Slots:
   return Slots(programs, tiny.weights, SHAPES)
 
 
-def begin(slots: Slots, slot: int, name: str, decoding: Decoding) -> None:
+def begin(slots: Slots, slot: int, name: str, decoding: SamplingParams) -> None:
   slots.clear(slot)
   slots.assign(slot, request_key(0, name), decoding)
 
@@ -115,7 +115,9 @@ def where_another_was(slots: Slots) -> tuple[int, dict[int, int]]:
 PLACES = [in_another_slot, beside_others, beside_a_long_one, after_a_fork, where_another_was]
 
 
-def request(slots: Slots, place: Callable[[Slots], tuple[int, dict[int, int]]], decoding: Decoding) -> list[Written]:
+def request(
+  slots: Slots, place: Callable[[Slots], tuple[int, dict[int, int]]], decoding: SamplingParams
+) -> list[Written]:
   """What a request writes, an observation coming in between."""
   slot, others = place(slots)
   slots.assign(slot, request_key(0, "request"), decoding)
@@ -125,7 +127,9 @@ def request(slots: Slots, place: Callable[[Slots], tuple[int, dict[int, int]]], 
 
 
 @pytest.mark.parametrize("decoding", [PLAIN, CUT], ids=["plain", "cut"])
-def test_a_request_draws_the_same_bits_anywhere(programs: Programs, tiny: Tiny, decoding: Decoding) -> None:
+def test_a_request_draws_the_same_bits_anywhere(
+  programs: SamplerPrograms, tiny: Tiny, decoding: SamplingParams
+) -> None:
   expected = request(Slots(programs, tiny.weights, SHAPES), alone, decoding)
   assert [len(tokens) for tokens, _ in expected] == [11, 6], "it stopped early; give it another name"
   for place in PLACES:
@@ -151,8 +155,10 @@ def test_the_key_of_a_request_stays_what_it_is() -> None:
 # The trainer's numbers
 
 
-@pytest.mark.parametrize("decoding", [PLAIN, Decoding(1.0, 0, 1.0, 1.0)], ids=["0.8", "1.0"])
-def test_the_trainer_gives_the_log_probabilities_of_the_draws(slots: Slots, tiny: Tiny, decoding: Decoding) -> None:
+@pytest.mark.parametrize("decoding", [PLAIN, SamplingParams(1.0, 0, 1.0, 1.0)], ids=["0.8", "1.0"])
+def test_the_trainer_gives_the_log_probabilities_of_the_draws(
+  slots: Slots, tiny: Tiny, decoding: SamplingParams
+) -> None:
   """For contexts longer than a chunk, written in two turns."""
   prompts = [some(40, seed=11), some(21, seed=12), some(9, seed=13)]
   for slot in range(3):
@@ -169,12 +175,12 @@ def test_the_trainer_gives_the_log_probabilities_of_the_draws(slots: Slots, tiny
       logprobs += logp + [0.0] * len(after)
     assert slots.context(slot) == len(tokens)
     sampled = np.array(logprobs, np.float32)
-    samples.append(Sample(np.array(tokens, np.int32), (sampled != 0).astype(np.float32), sampled))
-  batch = fill(pack(samples, length=64), length=64, count=3, denominator=1.0)
-  assert 26 <= batch.learnt.sum() <= 33
+    samples.append(Example(np.array(tokens, np.int32), (sampled != 0).astype(np.float32), sampled))
+  batch = fill_batch(pack_examples(samples, length=64), length=64, count=3, denominator=1.0)
+  assert 26 <= batch.loss_mask.sum() <= 33
   scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
   found, _ = scored(tiny.graph, tiny.weights, batch, temperature=decoding.temperature, chunk=64)
-  np.testing.assert_allclose(found * batch.learnt, batch.sampled, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found * batch.loss_mask, batch.sampling_logprobs, rtol=0, atol=1e-5)
 
 
 # What a slot holds
@@ -206,7 +212,7 @@ def test_a_slot_keeps_its_stop_token_and_stops(slots: Slots) -> None:
   stopped = 0
   for number in range(12):
     for slot in range(4):
-      begin(slots, slot, f"stop {number} {slot}", Decoding(2.0, 0, 1.0, 1.0))
+      begin(slots, slot, f"stop {number} {slot}", SamplingParams(2.0, 0, 1.0, 1.0))
     slots.extend(dict.fromkeys(range(4), PROMPT))
     for slot, (tokens, logprobs, plain, ended, _) in slots.decode(dict.fromkeys(range(4), 8)).items():
       assert STOP not in tokens[:-1]
@@ -246,7 +252,7 @@ def test_what_cannot_be_appended_changes_nothing(slots: Slots, tokens: Sequence[
 # Programs
 
 
-def test_every_program_is_compiled_once_a_bucket(programs: Programs, tiny: Tiny) -> None:
+def test_every_program_is_compiled_once_a_bucket(programs: SamplerPrograms, tiny: Tiny) -> None:
   def work(weights: Weights, length: int) -> None:
     slots = Slots(programs, weights, SHAPES)
     for slot in range(2):
@@ -265,8 +271,8 @@ def test_every_program_is_compiled_once_a_bucket(programs: Programs, tiny: Tiny)
   assert np.all(np.array(sizes[0]) <= [2 * 2, 2, 2]), sizes  # rows x blocks, blocks, blocks
 
 
-def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny, eight_devices: Mesh) -> None:
-  spread = Programs(tiny.graph, tiny.config, eight_devices, slots=4, length=64, block=32, stops=Stops((STOP,)))
+def test_the_mesh_changes_draws_by_rounding_only(programs: SamplerPrograms, tiny: Tiny, eight_devices: Mesh) -> None:
+  spread = SamplerPrograms(tiny.graph, tiny.config, eight_devices, slots=4, length=64, block=32, stops=Stops((STOP,)))
   placed = jax.device_put(tiny.weights, weight_shardings(eight_devices, tiny.weights))
   results = []
   for slots in (Slots(programs, tiny.weights, SHAPES), Slots(spread, placed, SHAPES)):
@@ -281,7 +287,7 @@ def test_the_mesh_changes_draws_by_rounding_only(programs: Programs, tiny: Tiny,
 
 
 def test_slots_that_cannot_be_split_are_refused(tiny: Tiny, eight_devices: Mesh) -> None:
-  programs = Programs(tiny.graph, tiny.config, eight_devices, slots=6, length=64, block=32, stops=Stops((STOP,)))
+  programs = SamplerPrograms(tiny.graph, tiny.config, eight_devices, slots=6, length=64, block=32, stops=Stops((STOP,)))
   with pytest.raises(UserError, match=r"sampler\.slots = 6 cannot be split .* \(2 x 2\); choose a multiple"):
     Slots(programs, tiny.weights, SHAPES)
 

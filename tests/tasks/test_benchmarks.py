@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from score_jax.errors import UserError
-from score_jax.tasks.benchmarks import BENCHMARKS, notes, read
-from score_jax.tasks.overlap import distinct
+from score_jax.tasks.benchmarks import BENCHMARKS, describe_question_counts, load_benchmark
+from score_jax.tasks.splits import deduplicate_questions
 from score_jax.trajectory import Question
 from tests.tasks.sources import write_lines
 
@@ -83,10 +83,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_is_read_from_its_place_on_the_hub(hub: list[str], name: str) -> None:
-  found = read(name, "", knob="tasks.path")
+  found = load_benchmark(name, "", knob="tasks.path")
   benchmark = BENCHMARKS[name]
-  assert hub == [f"{place} {benchmark.split}" for place in benchmark.hub]
-  assert len(found) == len(benchmark.hub)  # what has a picture, a file or no answer is left out
+  assert hub == [f"{place} {benchmark.split}" for place in benchmark.hub_datasets]
+  assert len(found) == len(benchmark.hub_datasets)  # what has a picture, a file or no answer is left out
   assert (found[0].text, found[0].answer) == ("P?", "204")
   assert found[0].aliases == (("two hundred and four",) if name == "musique" else ())
   assert found[0].id.startswith(f"{name}/") and found[0].id.endswith(IDS.get(name, ""))
@@ -108,8 +108,8 @@ def test_a_gated_benchmark_without_a_token_says_how_to_come_to_one(monkeypatch: 
 
   monkeypatch.setattr(datasets, "load_dataset", load_dataset)
   with pytest.raises(UserError, match=r"is gated: \(1\) sign in at https.* \(2\) .* \(3\) .*HF_TOKEN") as error:
-    read(name, "", knob="tasks.test_path")
-  repository = BENCHMARKS[name].hub[0].partition(":")[0]
+    load_benchmark(name, "", knob="tasks.test_path")
+  repository = BENCHMARKS[name].hub_datasets[0].partition(":")[0]
   assert f"https://huggingface.co/datasets/{repository} " in str(error.value)
   assert "set tasks.test_path to a file" in str(error.value)
 
@@ -118,8 +118,8 @@ def test_a_gated_benchmark_without_a_token_says_how_to_come_to_one(monkeypatch: 
 @pytest.mark.parametrize("of_the_hub", [True, False])
 def test_a_file_may_stand_in_for_the_hub(tmp_path: pathlib.Path, name: str, of_the_hub: bool) -> None:
   plain = [{"id": 7, "question": "P?", "answer": "204", "aliases": ["CCIV"]}, {"question": "Q?", "answer": "9"}]
-  path = write_lines(tmp_path / "a.jsonl", HUB[BENCHMARKS[name].hub[0]] if of_the_hub else plain)
-  first, *others = read(name, path, knob="tasks.path")
+  path = write_lines(tmp_path / "a.jsonl", HUB[BENCHMARKS[name].hub_datasets[0]] if of_the_hub else plain)
+  first, *others = load_benchmark(name, path, knob="tasks.path")
   assert (first.text, first.answer) == ("P?", "204")
   if not of_the_hub:
     assert first == Question(f"{name}/7", "P?", "204", aliases=("CCIV",))
@@ -131,21 +131,23 @@ def test_a_row_of_another_form_is_refused_with_the_forms_that_are_read(tmp_path:
   with pytest.raises(
     UserError, match=r"a\.jsonl:1: .*'problem', only prompt, answer; aime24 has 'problem' and 'answer'"
   ):
-    read("aime24", path, knob="tasks.path")
+    load_benchmark("aime24", path, knob="tasks.path")
 
 
 def test_what_cannot_be_deciphered_is_refused_by_its_place(tmp_path: pathlib.Path) -> None:
   path = write_lines(tmp_path / "a.jsonl", [{"prompt": "no base64", "answer": "=", "canary": KEY}])
   with pytest.raises(UserError, match=r"a\.jsonl:1 cannot be deciphered"):
-    read("xbench", path, knob="tasks.path")
+    load_benchmark("xbench", path, knob="tasks.path")
 
 
 def test_another_number_of_questions_than_it_should_have_is_told() -> None:
-  assert notes("aime24", "", 30, 30) == []
-  [note] = notes("aime24", "", 31, 30)
+  assert describe_question_counts("aime24", "", 30, 30) == []
+  [note] = describe_question_counts("aime24", "", 31, 30)
   assert "31 questions on the hub, not 30" in note
-  assert notes("aime24", "mine.jsonl", 31, 30) == []
-  assert notes("hotpotqa", "", 7405, 100) == ["hotpotqa: 100 of 7405 questions; the paper evaluates 200"]
+  assert describe_question_counts("aime24", "mine.jsonl", 31, 30) == []
+  assert describe_question_counts("hotpotqa", "", 7405, 100) == [
+    "hotpotqa: 100 of 7405 questions; the paper evaluates 200"
+  ]
 
 
 @pytest.mark.parametrize(
@@ -163,8 +165,8 @@ def test_another_number_of_questions_than_it_should_have_is_told() -> None:
 def test_real_files_have_as_many_questions_as_they_should(name: str, file: str, count: int, apart: int) -> None:
   if "SCORE_JAX_DATA" not in os.environ:
     pytest.skip(f"SCORE_JAX_DATA names no folder with {file}")
-  found = read(name, str(pathlib.Path(os.environ["SCORE_JAX_DATA"]) / file), knob="tasks.path")
+  found = load_benchmark(name, str(pathlib.Path(os.environ["SCORE_JAX_DATA"]) / file), knob="tasks.path")
   assert len(found) == len({q.id for q in found}) == count
-  assert len(distinct(found)[0]) == apart
+  assert len(deduplicate_questions(found)[0]) == apart
   assert not any(q.id != q.id.strip() or " " in q.id for q in found)  # one of MuSiQue's has a space before it
   assert sum(bool(q.aliases) for q in found) == (89 if "multihop" in file else 0)

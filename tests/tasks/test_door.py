@@ -1,4 +1,4 @@
-"""The command `python -m score_jax.tasks.grade`, and the table of graders behind it."""
+"""The command `python -m score_jax.grading`, and the table of graders behind it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import time
 import pytest
 
 from score_jax.errors import UserError
-from score_jax.tasks.grade import BENCHMARKS, JUDGED, PLAIN, grader
+from score_jax.grading.graders import GRADED_BENCHMARKS, JUDGED_BENCHMARKS, PLAIN_GRADERS, make_grader
 from score_jax.trajectory import Question
-from tests.tasks.hostile_answers import answers
+from tests.grading.hostile_answers import answers
 
 
 def test_every_benchmark_has_a_grader_that_knows_its_gold() -> None:
-  for benchmark in BENCHMARKS:
-    found = grader(benchmark)
+  for benchmark in GRADED_BENCHMARKS:
+    found = make_grader(benchmark)
     assert found(Question("q", "?", "12"), "12")[0] == 1.0
     if isinstance(found, contextlib.AbstractContextManager):
       found.__exit__(None, None, None)
@@ -26,12 +26,12 @@ def test_every_benchmark_has_a_grader_that_knows_its_gold() -> None:
 
 def test_an_unknown_benchmark_is_refused_with_the_nearest() -> None:
   with pytest.raises(UserError, match=r"'hotpot'.*nearest is hotpotqa"):
-    grader("hotpot")
+    make_grader("hotpot")
 
 
-@pytest.mark.parametrize("benchmark", [*PLAIN, *JUDGED])
+@pytest.mark.parametrize("benchmark", [*PLAIN_GRADERS, *JUDGED_BENCHMARKS])
 def test_hostile_answers_are_nothing_to_the_graders_without_a_process(benchmark: str) -> None:
-  found = grader(benchmark)
+  found = make_grader(benchmark)
   for gold in ("7", "Marie Curie, 7"):
     for answer in answers("/nowhere"):
       start = time.process_time()
@@ -43,7 +43,7 @@ def test_hostile_answers_are_nothing_to_the_graders_without_a_process(benchmark:
 
 def command(benchmark: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[bytes]:
   data = stdin if isinstance(stdin, bytes) else stdin.encode()
-  line = [sys.executable, "-m", "score_jax.tasks.grade", f"--benchmark={benchmark}"]
+  line = [sys.executable, "-m", "score_jax.grading", f"--benchmark={benchmark}"]
   return subprocess.run(line, input=data, capture_output=True, timeout=120, check=False)
 
 
@@ -70,7 +70,7 @@ def test_each_line_has_its_reply_whatever_it_is() -> None:
 
 
 def test_a_reply_comes_before_the_next_line_does() -> None:
-  line = [sys.executable, "-m", "score_jax.tasks.grade", "--benchmark=hotpotqa"]
+  line = [sys.executable, "-m", "score_jax.grading", "--benchmark=hotpotqa"]
   with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
     assert process.stdin is not None
     assert process.stdout is not None
@@ -90,5 +90,5 @@ def test_wrong_usage_ends_with_status_2_and_one_line() -> None:
 
 
 def test_help_shows_how_it_is_used() -> None:
-  done = subprocess.run([sys.executable, "-m", "score_jax.tasks.grade", "--help"], capture_output=True, check=True)
+  done = subprocess.run([sys.executable, "-m", "score_jax.grading", "--help"], capture_output=True, check=True)
   assert b"--benchmark=math500" in done.stdout

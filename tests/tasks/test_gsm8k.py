@@ -8,14 +8,14 @@ import re
 
 import pytest
 
-from score_jax.agent.written import play
+from score_jax.agent.scripted import run_scripts
 from score_jax.errors import UserError
-from score_jax.mentor.demonstrations import worked
+from score_jax.grading.numbers import grade_number
+from score_jax.sandbox.sandbox import Sandbox
 from score_jax.tasks import gsm8k
-from score_jax.tasks.annotations import _brought, numbers, script
-from score_jax.tasks.grade import numeric
-from score_jax.tasks.overlap import distinct
-from score_jax.tools.python import PythonTool
+from score_jax.tasks.gsm8k import _brought, find_numbers, parse_worked_answer
+from score_jax.tasks.splits import deduplicate_questions
+from score_jax.teaching.demonstrations import build_worked_script
 from score_jax.trajectory import Question
 
 ASKED = "Natalia sold clips to 48 friends in April, and half as many in May. How many clips altogether?"
@@ -32,11 +32,11 @@ def write(folder: pathlib.Path, *rows: object) -> str:
 
 def codes(question: str, worked: str, answer: str) -> list[str]:
   """The code of each act, without its print; nothing where the solution is not trusted."""
-  return [code.split("\n")[0] for _, code in script(question, worked, answer)[1:]]
+  return [code.split("\n")[0] for _, code in parse_worked_answer(question, worked, answer)[1:]]
 
 
 def test_a_row_becomes_a_question_with_its_script(tmp_path: pathlib.Path) -> None:
-  [question] = gsm8k.read(write(tmp_path, {"question": ASKED, "answer": f"{WORKED}#### 72"}), "train")
+  [question] = gsm8k.load_gsm8k(write(tmp_path, {"question": ASKED, "answer": f"{WORKED}#### 72"}), "train")
   assert (question.text, question.answer, question.steps) == (ASKED, "72", 3)
   assert question.solution == (
     ("plan: Natalia sold clips in May; Natalia sold clips altogether in April and May", ""),
@@ -48,7 +48,7 @@ def test_a_row_becomes_a_question_with_its_script(tmp_path: pathlib.Path) -> Non
 
 def test_the_id_depends_on_the_words_alone(tmp_path: pathlib.Path) -> None:
   rows = [{"question": text, "answer": "#### 1,080"} for text in ("What is it?", "  what IS it", "What was it?")]
-  a, b, c = gsm8k.read(write(tmp_path, *rows), "train")
+  a, b, c = gsm8k.load_gsm8k(write(tmp_path, *rows), "train")
   assert a.id == b.id != c.id
   assert (a.answer, a.steps, a.solution) == ("1080", 0, ())
 
@@ -57,7 +57,7 @@ def test_the_id_depends_on_the_words_alone(tmp_path: pathlib.Path) -> None:
 def test_a_row_without_question_or_answer_is_dropped_and_listed(tmp_path: pathlib.Path, nothing: object) -> None:
   whole = {"question": ASKED, "answer": f"{WORKED}#### 72"}
   path = write(tmp_path, whole, {"question": nothing, "answer": "#### 1"}, {"question": "Who?", "answer": nothing})
-  kept, dropped = distinct(gsm8k.read(path, "train"))
+  kept, dropped = deduplicate_questions(gsm8k.load_gsm8k(path, "train"))
   assert [q.text for q in kept] == [ASKED]
   assert [(d.id.rpartition("/")[2], d.why) for d in dropped] == [
     ("train.jsonl:2", "no_question"),
@@ -98,13 +98,13 @@ def test_numbers_are_cleaned_and_rounded_where_floats_miss() -> None:
   ],
 )
 def test_what_cannot_be_trusted_has_no_script(question: str, worked: str, answer: str) -> None:
-  assert script(question, worked, answer) == ()
+  assert parse_worked_answer(question, worked, answer) == ()
 
 
 def test_a_thought_does_not_tell_what_is_to_be_computed() -> None:
-  [_, (thought, _), _] = script("8 and 5", "So the 3 left over are 8-5=<<8-5=3>>3.", "3")
+  [_, (thought, _), _] = parse_worked_answer("8 and 5", "So the 3 left over are 8-5=<<8-5=3>>3.", "3")
   assert thought == "work out 8 - 5"
-  [_, (thought, _), (second, _), _] = script(
+  [_, (thought, _), (second, _), _] = parse_worked_answer(
     "8 and 5", "She has 8-5=<<8-5=3>>3 figs and 5+8 = <<5+8=13>>13 pears.", "13"
   )
   assert (thought, second) == ("She has 8-5", "She has 3 figs and 5+8")
@@ -123,13 +123,13 @@ def test_a_thought_does_not_tell_what_is_to_be_computed() -> None:
 def test_rows_of_another_form_are_refused_by_line(tmp_path: pathlib.Path, line: str, named: str) -> None:
   (tmp_path / "train.jsonl").write_text('{"question": "?", "answer": "#### 1"}\n' + line + "\n")
   with pytest.raises(UserError, match=r"train\.jsonl:2: ") as error:
-    gsm8k.read(str(tmp_path), "train")
+    gsm8k.load_gsm8k(str(tmp_path), "train")
   assert named in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_missing_file_names_the_setting(tmp_path: pathlib.Path) -> None:
   with pytest.raises(UserError, match=r"test\.jsonl does not exist; set tasks\.path"):
-    gsm8k.read(str(tmp_path), "test")
+    gsm8k.load_gsm8k(str(tmp_path), "test")
 
 
 def test_without_a_folder_and_without_the_hub_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,14 +139,14 @@ def test_without_a_folder_and_without_the_hub_the_remedy_is_named(monkeypatch: p
   monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
   monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/nonexistent")
   with pytest.raises(UserError, match=r"openai/gsm8k cannot be fetched .*set tasks\.path"):
-    gsm8k.read("", "train")
+    gsm8k.load_gsm8k("", "train")
 
 
 @pytest.fixture(scope="module")
 def train() -> list[Question]:
   if "SCORE_JAX_DATA" not in os.environ:
     pytest.skip("SCORE_JAX_DATA names no folder with gsm8k/train.jsonl")
-  return gsm8k.read(str(pathlib.Path(os.environ["SCORE_JAX_DATA"]) / "gsm8k"), "train")
+  return gsm8k.load_gsm8k(str(pathlib.Path(os.environ["SCORE_JAX_DATA"]) / "gsm8k"), "train")
 
 
 def test_how_many_of_the_real_questions_have_a_script(train: list[Question]) -> None:
@@ -167,13 +167,13 @@ def test_real_scripts_run_and_end_right_and_tell_no_answer_before_it_is_computed
   chosen += [q for q in solved if any("round(" in code for _, code in q.solution)]
   settings = {"isolation": "process", "workers": 2, "sessions": 64, "timeout_s": 30.0, "memory_mb": 256}
   settings |= {"files_mb": 16, "output_chars": 400}
-  with PythonTool(**settings, search=None) as tool:
-    played = play([(q, worked(q)) for q in chosen], tool)
+  with Sandbox(**settings, search=None) as tool:
+    played = run_scripts([(q, build_worked_script(q)) for q in chosen], tool)
   for question, trajectory in zip(chosen, played, strict=True):
-    assert numeric(question, trajectory.answer or "")[0] == 1.0
+    assert grade_number(question, trajectory.answer or "")[0] == 1.0
     assert [s.reason for s in trajectory.steps[1:]] == ["ok"] * question.steps
-    [answer] = numbers(question.answer)
-    said = numbers(question.text) | _brought(question.text)
+    [answer] = find_numbers(question.answer)
+    said = find_numbers(question.text) | _brought(question.text)
     for step in trajectory.steps:
-      assert answer in said or answer not in numbers(re.sub(r"\ba\d+", "", f"{step.thought} {step.code}"))
-      said |= numbers(step.observation)
+      assert answer in said or answer not in find_numbers(re.sub(r"\ba\d+", "", f"{step.thought} {step.code}"))
+      said |= find_numbers(step.observation)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_jax.tasks.normal_form import normalised
+from score_jax.tasks.splits import normalise_question
 
 MARKS = st.text(alphabet="ab1.,'!:?\\_^()= ²₁é\u0301ß$-½", max_size=14)
 
@@ -27,7 +27,7 @@ MARKS = st.text(alphabet="ab1.,'!:?\\_^()= ²₁é\u0301ß$-½", max_size=14)
   ],
 )
 def test_the_form_has_the_words_and_the_marks_of_formulas(text: str, expected: str) -> None:
-  assert normalised(text) == expected
+  assert normalise_question(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_form_has_the_words_and_the_marks_of_formulas(text: str, expected: s
   ],
 )
 def test_other_mathematics_has_another_form(one: str, other: str) -> None:
-  assert normalised(f"What is {one}?") != normalised(f"What is {other}?")
+  assert normalise_question(f"What is {one}?") != normalise_question(f"What is {other}?")
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_other_mathematics_has_another_form(one: str, other: str) -> None:
   ],
 )
 def test_another_spelling_has_the_same_form(one: str, other: str) -> None:
-  assert normalised(one) == normalised(other)
+  assert normalise_question(one) == normalise_question(other)
 
 
 @settings(deadline=None)
 @given(st.text(max_size=12) | MARKS)
 def test_the_form_is_its_own_form(text: str) -> None:
-  assert normalised(normalised(text)) == normalised(text)
+  assert normalise_question(normalise_question(text)) == normalise_question(text)

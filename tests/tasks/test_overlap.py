@@ -7,10 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from score_jax.tasks import benchmarks, rows, word_problems
-from score_jax.tasks.fields import Fields, questions
-from score_jax.tasks.normal_form import normalised
-from score_jax.tasks.overlap import WORDS, Dropped, distinct, without_overlap
+from score_jax.tasks import benchmarks, datasets, word_problems
+from score_jax.tasks.datasets import QuestionFields, build_questions
+from score_jax.tasks.splits import (
+  OVERLAP_WORDS,
+  DroppedQuestion,
+  decontaminate_questions,
+  deduplicate_questions,
+  normalise_question,
+)
 from score_jax.trajectory import Question
 
 NUMBERS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen".split()
@@ -20,8 +25,8 @@ def question(text: str, name: str = "t", answer: str = "1") -> Question:
   return Question(name, text, answer)
 
 
-def reasons(training: str, evaluation: str, words: int = WORDS) -> list[str]:
-  _, dropped = without_overlap([question(training)], [question(evaluation, "e")], words=words)
+def reasons(training: str, evaluation: str, words: int = OVERLAP_WORDS) -> list[str]:
+  _, dropped = decontaminate_questions([question(training)], [question(evaluation, "e")], words=words)
   return [d.why for d in dropped]
 
 
@@ -55,9 +60,9 @@ def test_what_is_dropped_tells_both_ids_and_the_words() -> None:
   run = " ".join(NUMBERS[:13])
   training = [question(f"a {run} b", "t1"), question("Who?", "t2"), question("What?", "t3")]
   evaluation = [question("what", "e1"), question(f"{run} c", "e2"), question(f"d {run}", "e3")]
-  kept, dropped = without_overlap(training, evaluation)
+  kept, dropped = decontaminate_questions(training, evaluation)
   assert [q.id for q in kept] == ["t2"]
-  assert dropped == [Dropped("t1", "same_words", "e2", run), Dropped("t3", "same_text", "e1", "what")]
+  assert dropped == [DroppedQuestion("t1", "same_words", "e2", run), DroppedQuestion("t3", "same_text", "e1", "what")]
 
 
 def test_with_no_run_of_words_only_whole_texts_are_compared() -> None:
@@ -67,14 +72,14 @@ def test_with_no_run_of_words_only_whole_texts_are_compared() -> None:
 
 def test_repeated_and_unanswerable_questions_are_listed() -> None:
   asked = [question("Who?", "1"), question("who", "2"), question("Why?", "3", answer=""), question("What?", "4")]
-  kept, dropped = distinct(asked)
+  kept, dropped = deduplicate_questions(asked)
   assert [q.id for q in kept] == ["1", "4"]
-  assert dropped == [Dropped("2", "duplicate", "1", "who"), Dropped("3", "no_answer")]
+  assert dropped == [DroppedQuestion("2", "duplicate", "1", "who"), DroppedQuestion("3", "no_answer")]
 
 
 def test_other_formulas_are_no_duplicates() -> None:
   texts = ("12 + 5", "12 - 5", "(x-3)^2", "(x+3)^2", "3 > 2", "3 < 2", "1.5", "15", "x^2", "x 2")
-  kept, dropped = distinct([question(text, str(i)) for i, text in enumerate(texts)])
+  kept, dropped = deduplicate_questions([question(text, str(i)) for i, text in enumerate(texts)])
   assert ([q.text for q in kept], dropped) == ([*texts], [])
 
 
@@ -92,7 +97,7 @@ def test_the_runs_are_those_that_a_search_through_all_pairs_finds(
       x[i : i + words] == y[j : j + words] for i in range(len(x) - words + 1) for j in range(len(y) - words + 1)
     )
 
-  kept, dropped = without_overlap(
+  kept, dropped = decontaminate_questions(
     [question(t, str(i)) for i, t in enumerate(training)], [question(t, "e") for t in evaluation], words=words
   )
   expected = [str(i) for i, a in enumerate(training) if any(overlaps(a, b) for b in evaluation)]
@@ -104,9 +109,9 @@ def test_generated_questions_share_runs_of_words_by_their_templates_and_no_whole
   """Why runs of words are not looked for among them."""
   world = word_problems.World.generate(0)
   operations = ("add", "sub", "mul", "box", "shop")
-  pool = word_problems.questions(world, word_problems.Difficulty((3, 6), operations, 1), seed=0, count=680)
-  assert [d.why for d in without_overlap(pool[:380], pool[380:])[1]] == ["same_words"]
-  assert without_overlap(pool[:380], pool[380:], words=0)[1] == []
+  pool = word_problems.generate_questions(world, word_problems.Difficulty((3, 6), operations, 1), seed=0, count=680)
+  assert [d.why for d in decontaminate_questions(pool[:380], pool[380:])[1]] == ["same_words"]
+  assert decontaminate_questions(pool[:380], pool[380:], words=0)[1] == []
 
 
 # Real questions
@@ -120,9 +125,9 @@ def data() -> str:
 
 
 def stored(path: str, **named: str) -> list[Question]:
-  found = rows.read(path, split="", knob="")
+  found = datasets.read_rows(path, split="", knob="")
   chosen = ((where, row) for where, row in found if all(row[name] == value for name, value in named.items()))
-  return questions(chosen, lambda _: Fields(id="id"), remedy="")
+  return build_questions(chosen, lambda _: QuestionFields(id="id"), remedy="")
 
 
 @pytest.mark.parametrize(
@@ -131,18 +136,18 @@ def stored(path: str, **named: str) -> list[Question]:
 )
 def test_the_known_overlaps_of_multihop_questions_are_found(data: str, name: str, spelled: str, shared: int) -> None:
   training = stored(f"{data}/multihop/questions.jsonl", dataset=spelled)
-  evaluation = benchmarks.read(name, f"{data}/qa/{name}_500.json", knob="")
-  kept, dropped = without_overlap(training, evaluation)
+  evaluation = benchmarks.load_benchmark(name, f"{data}/qa/{name}_500.json", knob="")
+  kept, dropped = decontaminate_questions(training, evaluation)
   assert Counter(d.why for d in dropped) == {"same_text": shared}
-  assert not {normalised(q.text) for q in kept} & {normalised(q.text) for q in evaluation}
+  assert not {normalise_question(q.text) for q in kept} & {normalise_question(q.text) for q in evaluation}
 
 
 def test_runs_of_words_find_what_mathematics_questions_have_in_common(data: str) -> None:
   """19 of 1,000, most by a phrase of the contest and some by the same figure: no whole text."""
-  training, unanswered = distinct(stored(f"{data}/math/math_train_1000.json"))
+  training, unanswered = deduplicate_questions(stored(f"{data}/math/math_train_1000.json"))
   assert [d.why for d in unanswered] == ["no_answer", "no_answer"]
-  evaluation = benchmarks.read("math500", f"{data}/math/math_500.json", knob="")
-  _, dropped = without_overlap(training, evaluation)
+  evaluation = benchmarks.load_benchmark("math500", f"{data}/math/math_500.json", knob="")
+  _, dropped = decontaminate_questions(training, evaluation)
   assert Counter(d.why for d in dropped) == {"same_words": 19}
   assert Counter(d.shared for d in dropped).most_common(1) == [
     ("is m / n where m and n are relatively prime positive integers find", 3)

@@ -13,29 +13,29 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from score_jax.model import hugging_face
+from score_jax.model import pretrained
 from score_jax.model.decoder import Decoder, Weights
-from score_jax.train.batch import Batch, Sample, fill, micro_batch, update_of
+from score_jax.train.batch import Batch, Example, fill_batch, make_update, take_micro_batch
 from score_jax.train.losses import (
-  learnt_mean,
-  predict,
+  logprob_and_entropy,
+  masked_mean,
   sequence_mean,
   sequence_sum,
   sft_loss,
-  shared_sum,
   token_logprobs,
+  weighted_sum,
 )
-from score_jax.train.policy_gradient import PolicyGradient, policy_gradient_loss
+from score_jax.train.policy_gradient import PolicyGradientConfig, policy_gradient_loss
 from tests.conftest import Tiny
 
 scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
 
 
-def trajectory(lengths: tuple[int, ...], *, first: int, advantage: float, seed: int = 0) -> Sample:
+def trajectory(lengths: tuple[int, ...], *, first: int, advantage: float, seed: int = 0) -> Example:
   """A question, a turn, an observation, a turn …, of these lengths; its tokens are `first`, `first` + 1, …"""
   learnt = np.concatenate([np.full(n, i % 2, np.float32) for i, n in enumerate(lengths)])
   sampled = np.random.default_rng(seed).normal(-4.0, 0.3, len(learnt)).astype(np.float32) * learnt
-  return Sample(np.arange(first, first + len(learnt), dtype=np.int32), learnt, sampled, advantage)
+  return Example(np.arange(first, first + len(learnt), dtype=np.int32), learnt, sampled, advantage)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[list[Sample]]:
+def rows() -> list[list[Example]]:
   """Two packed, the second of which ends with an observation, and one alone; padding after both."""
   one = trajectory((3, 3, 2, 2), first=1, advantage=1.0, seed=1)
   two = trajectory((2, 4, 2), first=20, advantage=-2.0, seed=2)
@@ -53,8 +53,8 @@ def rows() -> list[list[Sample]]:
 
 
 @pytest.fixture(scope="module")
-def batch(rows: list[list[Sample]]) -> Batch:
-  return fill(rows, length=20, count=2, denominator=sum(float(s.learnt.sum()) for row in rows for s in row))
+def batch(rows: list[list[Example]]) -> Batch:
+  return fill_batch(rows, length=20, count=2, denominator=sum(float(s.loss_mask.sum()) for row in rows for s in row))
 
 
 # Log-probabilities
@@ -91,7 +91,7 @@ def test_log_probabilities_are_those_of_the_next_token(
 def test_log_probabilities_are_those_of_transformers(tiny: Tiny, batch: Batch, tmp_path: Path) -> None:
   transformers = pytest.importorskip("transformers")
   torch = pytest.importorskip("torch")
-  hugging_face.save(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
+  pretrained.save_pretrained(str(tmp_path), tiny.config, tiny.weights, dtype="float32")
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
   found, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=7)
   checked = 0
@@ -115,7 +115,7 @@ def test_gradients_of_log_probability_and_entropy_are_those_of_numpy(temperature
   target_M, pulls_2xM = draws.integers(0, 11, 6), draws.normal(size=(2, 6))
   pulls_2xM[:, 2] = 0.0
   found, pull_back = jax.vjp(
-    lambda x, table: predict(x, table, jnp.asarray(target_M, jnp.int32), temperature, keep),
+    lambda x, table: logprob_and_entropy(x, table, jnp.asarray(target_M, jnp.int32), temperature, keep),
     jnp.asarray(x_MxD, jnp.float32),
     jnp.asarray(table_VxD, jnp.float32),
   )
@@ -139,16 +139,16 @@ def test_gradients_of_log_probability_and_entropy_are_those_of_numpy(temperature
 def table(**rows: list[list[float]]) -> Batch:
   """A batch of which the losses see only what is given."""
   grids = {name: np.array(value, np.float32) for name, value in rows.items()}
-  nothing = np.zeros_like(grids["learnt"])
-  denominator = np.float32(grids["learnt"].sum())
-  whole = {name: nothing for name in ("advantages", "sampled", "old", "reference")}
-  tokens, share = nothing.astype(np.int32), grids["learnt"] / denominator
-  return Batch(tokens, tokens, tokens, **(whole | grids), share=share, denominator=denominator)
+  nothing = np.zeros_like(grids["loss_mask"])
+  denominator = np.float32(grids["loss_mask"].sum())
+  whole = {name: nothing for name in ("advantages", "sampling_logprobs", "old_logprobs", "reference_logprobs")}
+  tokens, share = nothing.astype(np.int32), grids["loss_mask"] / denominator
+  return Batch(tokens, tokens, tokens, **(whole | grids), loss_weight=share, denominator=denominator)
 
 
 def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
   logp = jnp.array([[-7.0, -1.0, -2.0, -3.0], [-9.0, -50.0, -10.0, -80.0]])
-  batch = table(learnt=[[0, 1, 1, 1], [0, 0, 1, 0]])
+  batch = table(loss_mask=[[0, 1, 1, 1], [0, 0, 1, 0]])
   assert float(sft_loss(logp, batch)) == 4.0  # (1 + 2 + 3 + 10) / 4
   # without the mask it would be 20.25; a mean of the rows' means would be 6
 
@@ -159,24 +159,24 @@ def test_sft_loss_is_the_mean_over_learnt_tokens() -> None:
 @pytest.fixture(scope="module")
 def masked(batch: Batch) -> tuple[jax.Array, np.ma.MaskedArray]:
   """Numbers at every place, and the same as numpy masks them; those of places that are not learnt are absurd."""
-  x = np.random.default_rng(3).normal(size=batch.learnt.shape)
-  x[batch.learnt == 0] = 1e30
-  return jnp.asarray(x, jnp.float32), np.ma.masked_array(x, mask=batch.learnt == 0)
+  x = np.random.default_rng(3).normal(size=batch.loss_mask.shape)
+  x[batch.loss_mask == 0] = 1e30
+  return jnp.asarray(x, jnp.float32), np.ma.masked_array(x, mask=batch.loss_mask == 0)
 
 
 def test_means_are_those_of_numpys_masked_arrays(masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch) -> None:
   x, expected = masked
-  assert float(learnt_mean(x, batch)) == pytest.approx(expected.mean(), rel=1e-5)
-  assert float(shared_sum(x, batch)) == pytest.approx(expected.mean(), rel=1e-5), "without shares it is the mean"
+  assert float(masked_mean(x, batch)) == pytest.approx(expected.mean(), rel=1e-5)
+  assert float(weighted_sum(x, batch)) == pytest.approx(expected.mean(), rel=1e-5), "without shares it is the mean"
 
 
 def test_sums_by_share_are_those_of_numpys_masked_arrays(
-  masked: tuple[jax.Array, np.ma.MaskedArray], rows: list[list[Sample]]
+  masked: tuple[jax.Array, np.ma.MaskedArray], rows: list[list[Example]]
 ) -> None:
   x, expected = masked
-  batch = fill(rows, length=20, count=2, denominator=1.0, share=lambda count: 1.0 / (3 * count))
+  batch = fill_batch(rows, length=20, count=2, denominator=1.0, share=lambda count: 1.0 / (3 * count))
   of_each = [expected[0][:10].mean(), expected[0][10:18].mean(), expected[1][:13].mean()]
-  assert float(shared_sum(x, batch)) == pytest.approx(np.mean(of_each), rel=1e-5)
+  assert float(weighted_sum(x, batch)) == pytest.approx(np.mean(of_each), rel=1e-5)
   assert abs(np.mean(of_each) - expected.mean()) > 0.01, "the mean over tokens is another"
 
 
@@ -184,7 +184,7 @@ def test_means_of_sequences_are_those_of_numpys_masked_arrays(
   masked: tuple[jax.Array, np.ma.MaskedArray], batch: Batch
 ) -> None:
   x, expected = masked
-  found = np.asarray(jax.jit(sequence_mean)(jnp.where(batch.learnt > 0, x, 7.0), batch))
+  found = np.asarray(jax.jit(sequence_mean)(jnp.where(batch.loss_mask > 0, x, 7.0), batch))
   for row, segment in ((0, 1), (0, 2), (1, 1)):
     here = batch.segments[row] == segment
     np.testing.assert_allclose(found[row][here], expected[row][here].mean(), rtol=1e-5)
@@ -212,7 +212,7 @@ def test_sums_of_segments_are_those_of_loops(length: int) -> None:
 Objective = Callable[[jax.Array, Batch], jax.Array]
 
 
-KNOBS = PolicyGradient("token", "group_std", "token", 0.2, 0.2, dual_clip=3.0, truncate=0.0, kl=0.0, distill=0.0)
+KNOBS = PolicyGradientConfig("token", "group_std", "token", 0.2, 0.2, dual_clip=3.0, truncate=0.0, kl=0.0, distill=0.0)
 
 
 def surrogate_loss(logp: jax.Array, batch: Batch) -> jax.Array:
@@ -246,8 +246,8 @@ def test_gradient_is_zero_wherever_nothing_is_learnt(
   """
   logp, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=7)
   gradient = np.asarray(jax.grad(objective)(logp, batch))
-  assert np.all(gradient[batch.learnt == 0] == 0.0)
-  assert np.any(gradient[batch.learnt == 1] != 0.0)
+  assert np.all(gradient[batch.loss_mask == 0] == 0.0)
+  assert np.any(gradient[batch.loss_mask == 1] != 0.0)
 
   plain = Decoder.__call__
   shape = (*batch.tokens.shape, tiny.config.width)
@@ -290,12 +290,12 @@ def test_gradient_agrees_with_finite_differences(
 
 
 def test_micro_batches_add_up_to_the_whole(
-  tiny: Tiny, rows: list[list[Sample]], batch: Batch, differentiated: Callable[[Weights, Batch], Any]
+  tiny: Tiny, rows: list[list[Example]], batch: Batch, differentiated: Callable[[Weights, Batch], Any]
 ) -> None:
   whole = differentiated(tiny.weights, batch)
   assert len(rows) == 2
-  update = update_of(rows, length=20, micro=1, most=2)
-  singles = [differentiated(tiny.weights, micro_batch(update, i)) for i in range(2)]
+  update = make_update(rows, length=20, micro=1, most=2)
+  singles = [differentiated(tiny.weights, take_micro_batch(update, i)) for i in range(2)]
   total = jax.tree.map(jnp.add, *singles)
   for found, expected in zip(jax.tree.leaves(total), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

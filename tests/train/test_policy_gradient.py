@@ -16,20 +16,20 @@ from ml_collections import ConfigDict
 
 from score_jax.errors import UserError
 from score_jax.model.decoder import Weights
-from score_jax.train.batch import Batch, Sample, fill, micro_batch, pack, update_of
+from score_jax.train.batch import Batch, Example, fill_batch, make_update, pack_examples, take_micro_batch
 from score_jax.train.losses import token_logprobs
 from score_jax.train.policy_gradient import (
-  PolicyGradient,
-  advantages,
-  distilled,
-  effective_share,
+  PolicyGradientConfig,
+  add_distillation,
+  compute_advantages,
+  effective_sample_fraction,
+  make_loss_weight_fn,
   policy_gradient_loss,
-  shares,
-  summary,
+  summarize_updates,
 )
 from tests.conftest import Tiny
 
-PLAIN = PolicyGradient(
+PLAIN = PolicyGradientConfig(
   ratio="token",
   scale="group_std",
   normaliser="token",
@@ -45,17 +45,17 @@ surrogate = jax.jit(policy_gradient_loss, static_argnames="knobs")
 
 
 @functools.partial(jax.jit, static_argnames="knobs")
-def differentiated(logp_BxT: jax.Array, batch: Batch, *, knobs: PolicyGradient) -> Any:
+def differentiated(logp_BxT: jax.Array, batch: Batch, *, knobs: PolicyGradientConfig) -> Any:
   """((loss, numbers), its gradient by the log-probabilities)."""
   return jax.value_and_grad(lambda x: policy_gradient_loss(x, batch, knobs=knobs), has_aux=True)(logp_BxT)
 
 
-def knobs(**changed: Any) -> PolicyGradient:
+def knobs(**changed: Any) -> PolicyGradientConfig:
   return dataclasses.replace(PLAIN, **changed)
 
 
-def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Sequence[float]) -> Sample:
-  """A rollout whose drawn tokens have the given log-probabilities, in order; `sampled` is -1.5 where none is said."""
+def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Sequence[float]) -> Example:
+  """A rollout whose drawn tokens have the given log-probabilities, in order; -1.5 by default."""
   mask = np.array(learnt, np.float32)
 
   def spread(values: Sequence[float]) -> np.ndarray:
@@ -63,22 +63,22 @@ def rollout(learnt: Sequence[int], advantage: float | np.ndarray, **logps: Seque
     found[mask > 0] = values
     return found
 
-  sampled = spread(logps.pop("sampled", [-1.5] * int(mask.sum())))
-  return Sample(
+  sampled = spread(logps.pop("sampling_logprobs", [-1.5] * int(mask.sum())))
+  return Example(
     np.arange(1, 1 + len(mask), dtype=np.int32), mask, sampled, advantage, **{k: spread(v) for k, v in logps.items()}
   )
 
 
-def batch_of(rows: Sequence[Sequence[Sample]], normaliser: str = "token") -> Batch:
-  counts = [int(one.learnt.sum()) for row in rows for one in row]
-  share = shares(normaliser, counts, length=LENGTH)
-  return fill(rows, length=LENGTH, count=len(rows), denominator=float(sum(counts)), share=share)
+def batch_of(rows: Sequence[Sequence[Example]], normaliser: str = "token") -> Batch:
+  counts = [int(one.loss_mask.sum()) for row in rows for one in row]
+  share = make_loss_weight_fn(normaliser, counts, length=LENGTH)
+  return fill_batch(rows, length=LENGTH, count=len(rows), denominator=float(sum(counts)), share=share)
 
 
 def with_ratios(batch: Batch, ratios: Sequence[float]) -> jax.Array:
   """Log-probabilities whose ratios to the old ones are these, in order; absurd where nothing is learnt."""
-  logp = np.full(batch.learnt.shape, 90.0)
-  logp[batch.learnt > 0] = np.log(ratios) + batch.old[batch.learnt > 0]
+  logp = np.full(batch.loss_mask.shape, 90.0)
+  logp[batch.loss_mask > 0] = np.log(ratios) + batch.old_logprobs[batch.loss_mask > 0]
   return jnp.asarray(logp, jnp.float32)
 
 
@@ -168,9 +168,9 @@ def test_a_clipped_sequence_has_no_gradient_at_all() -> None:
 )
 def test_what_is_not_learnt_from_counts_in_the_mean(normaliser: str, expected: list[float]) -> None:
   """Rollouts of 3, 2, 1 and 2 tokens less one that drew none; the constant is 10."""
-  share = shares(normaliser, [3, 3, 2], length=10)
+  share = make_loss_weight_fn(normaliser, [3, 3, 2], length=10)
   assert [share(n) for n in (3, 2, 1)] == pytest.approx(expected)
-  assert shares(normaliser, [], length=10)(3) > 0, "nothing at all is no division by zero"
+  assert make_loss_weight_fn(normaliser, [], length=10)(3) > 0, "nothing at all is no division by zero"
 
 
 # Clips
@@ -219,7 +219,7 @@ def test_truncated_weights_by_hand() -> None:
   With ratios against p drawn the first would be clipped and have no gradient; without the bound it would count 4.
   """
   old = np.log([4.0, 1.0, 0.5]) - 1.5
-  batch = batch_of([[rollout([0, 1, 1, 0, 1], 1.0, old=old.tolist())]])
+  batch = batch_of([[rollout([0, 1, 1, 0, 1], 1.0, old_logprobs=old.tolist())]])
   logp = with_ratios(batch, [1.0, 1.0, 1.0])
   (value, numbers), gradient = differentiated(logp, batch, knobs=knobs(truncate=2.0))
   assert float(value) == pytest.approx(-(2 + 1 + 0.5) / 3, rel=1e-5)
@@ -227,14 +227,14 @@ def test_truncated_weights_by_hand() -> None:
   assert float(numbers["truncated_share"]) == pytest.approx(1 / 3)
   w = np.array([4.0, 1.0, 0.5])
   assert float(numbers["kl_sampler"]) == pytest.approx(np.mean(w - 1 - np.log(w)), rel=1e-5), "against what was drawn"
-  found = effective_share(float(numbers["weight"]), float(numbers["weight_square"]))
+  found = effective_sample_fraction(float(numbers["weight"]), float(numbers["weight_square"]))
   assert found == pytest.approx(5.5**2 / (3 * 17.25), rel=1e-5)  # 0.58
 
 
 def test_without_a_bound_old_is_as_drawn() -> None:
   one = rollout([0, 1, 1], 1.0)
   batch = batch_of([[one]])
-  np.testing.assert_array_equal(batch.old, batch.sampled)
+  np.testing.assert_array_equal(batch.old_logprobs, batch.sampling_logprobs)
   _, numbers = surrogate(with_ratios(batch, [1.0, 1.1]), batch, knobs=PLAIN)
   assert "truncated_share" not in numbers and "kl_reference" not in numbers
 
@@ -245,7 +245,7 @@ def test_the_divergence_from_the_reference_by_hand() -> None:
   k1, the plain difference, would be -0.69 and 0.69 and 0 in the mean.
   """
   reference = np.log([2.0, 0.5]) - 1.5
-  batch = batch_of([[rollout([0, 1, 1, 0], 0.0, reference=reference.tolist())]])
+  batch = batch_of([[rollout([0, 1, 1, 0], 0.0, reference_logprobs=reference.tolist())]])
   logp = with_ratios(batch, [1.0, 1.0])
   (value, numbers), gradient = differentiated(logp, batch, knobs=knobs(kl=0.1))
   k3 = (2 - 1 - np.log(2) + 0.5 - 1 + np.log(2)) / 2  # 0.25
@@ -257,12 +257,12 @@ def test_the_divergence_from_the_reference_by_hand() -> None:
 def test_distillation_by_hand() -> None:
   """Drawn with log p -1 and -2, of which the teacher says -1.5 and -0.5: A - 0.5 * (0.5, -1.5)."""
   drawn, teacher = np.array([-1.0, -2.0], np.float32), np.array([-1.5, -0.5], np.float32)
-  found = distilled(1.0, sampled=drawn, teacher=teacher, coefficient=0.5)
+  found = add_distillation(1.0, sampled=drawn, teacher=teacher, coefficient=0.5)
   assert found.tolist() == [0.75, 1.75] and found.dtype == np.float32
   one = rollout([0, 1, 0, 1], np.array([9.0, 0.75, 9.0, 1.75], np.float32))
   batch = batch_of([[one]])
   assert batch.advantages.tolist() == [[0, 0.75, 0, 1.75, 0, 0, 0, 0]]
-  loss, _ = surrogate(jnp.asarray(batch.sampled), batch, knobs=PLAIN)
+  loss, _ = surrogate(jnp.asarray(batch.sampling_logprobs), batch, knobs=PLAIN)
   assert float(loss) == -1.25
 
 
@@ -276,7 +276,7 @@ def test_distillation_follows_the_reverse_divergence() -> None:
 
   numeric = [(divergence(z + d) - divergence(z - d)) / 2e-5 for d in 1e-5 * np.eye(4)]
   p = np.exp(z) / np.exp(z).sum()
-  values = distilled(0.0, sampled=np.log(p), teacher=np.log(teacher), coefficient=1.0)
+  values = add_distillation(0.0, sampled=np.log(p), teacher=np.log(teacher), coefficient=1.0)
   mean = sum(p[a] * values[a] * (np.eye(4)[a] - p) for a in range(4))  # of A grad log p
   np.testing.assert_allclose(mean, -np.array(numeric), atol=1e-6)
 
@@ -294,7 +294,7 @@ def test_distillation_follows_the_reverse_divergence() -> None:
   ],
 )
 def test_one_reward_among_fifteen_nothings(reward: float, scale: str, high: float, low: float) -> None:
-  (values,) = advantages([[0.0] * 7 + [reward] + [0.0] * 8], scale=scale)
+  (values,) = compute_advantages([[0.0] * 7 + [reward] + [0.0] * 8], scale=scale)
   assert values.dtype == np.float32
   np.testing.assert_allclose(values, [low] * 7 + [high] + [low] * 8, rtol=1e-5)
 
@@ -308,7 +308,7 @@ def test_scales_by_hand() -> None:
   centred = [[0.5, -0.5], [0.25, 0.25, 0.25, -0.75], [0.0, 0.0]]
   by = {"none": (1.0, 1.0), "group_std": (0.5, 0.1875**0.5), "batch_std": (0.15625**0.5,) * 2}
   for scale, (first, second) in by.items():
-    found = advantages(groups, scale=scale)
+    found = compute_advantages(groups, scale=scale)
     np.testing.assert_allclose(found[0], np.array(centred[0]) / first, rtol=1e-6)
     np.testing.assert_allclose(found[1], np.array(centred[1]) / second, rtol=1e-6)
     assert found[2].tolist() == [0.0, 0.0]
@@ -317,11 +317,11 @@ def test_scales_by_hand() -> None:
 @pytest.mark.parametrize("scale", ["group_std", "batch_std", "none"])
 @pytest.mark.parametrize("rewards", [[0.1] * 16, [1.0] * 3, [0.0], [1 / 3] * 7, []])
 def test_equal_rewards_have_no_advantage_at_all(rewards: list[float], scale: str) -> None:
-  found = advantages([rewards, [0.3, 0.1]], scale=scale)
+  found = compute_advantages([rewards, [0.3, 0.1]], scale=scale)
   assert found[0].tolist() == [0.0] * len(rewards)
   assert found[1].all()
-  assert advantages([rewards], scale=scale)[0].tolist() == [0.0] * len(rewards)
-  assert advantages([], scale=scale) == []
+  assert compute_advantages([rewards], scale=scale)[0].tolist() == [0.0] * len(rewards)
+  assert compute_advantages([], scale=scale) == []
 
 
 # All together
@@ -336,10 +336,13 @@ COMBINATIONS = [
 ]
 
 
-def noisy(learnt: Sequence[int], advantage: float, seed: int) -> Sample:
+def noisy(learnt: Sequence[int], advantage: float, seed: int) -> Example:
   """A rollout whose log-probabilities of all kinds lie about -2."""
   draws, count = np.random.default_rng(seed), sum(learnt)
-  made = {name: draws.normal(-2.0, 0.3, count).tolist() for name in ("sampled", "old", "reference")}
+  made = {
+    name: draws.normal(-2.0, 0.3, count).tolist()
+    for name in ("sampling_logprobs", "old_logprobs", "reference_logprobs")
+  }
   return rollout(learnt, advantage, **made)
 
 
@@ -347,14 +350,16 @@ ROLLOUTS = [noisy([0, 1, 1, 0, 1], 1.0, 1), noisy([0, 0, 1], -2.0, 2), noisy([0,
 ROWS = [ROLLOUTS[:2], ROLLOUTS[2:]]
 
 
-def in_loops(k: PolicyGradient, logps: Sequence[np.ndarray]) -> float:
+def in_loops(k: PolicyGradientConfig, logps: Sequence[np.ndarray]) -> float:
   """The loss of ROLLOUTS, token by token in float64, from the log-probabilities of their drawn tokens."""
-  counts = [int(one.learnt.sum()) for one in ROLLOUTS]
+  counts = [int(one.loss_mask.sum()) for one in ROLLOUTS]
   loss = 0.0
   for one, logp in zip(ROLLOUTS, logps, strict=True):
-    drawn = one.learnt > 0
-    assert one.old is not None and one.reference is not None
-    old, sampled, reference = (x[drawn].astype(np.float64) for x in (one.old, one.sampled, one.reference))
+    drawn = one.loss_mask > 0
+    assert one.old_logprobs is not None and one.reference_logprobs is not None
+    old, sampled, reference = (
+      x[drawn].astype(np.float64) for x in (one.old_logprobs, one.sampling_logprobs, one.reference_logprobs)
+    )
     whole = np.exp(np.mean(logp - old))
     for i in range(len(logp)):
       r = whole if k.ratio == "sequence" else np.exp(logp[i] - old[i])
@@ -372,13 +377,13 @@ def in_loops(k: PolicyGradient, logps: Sequence[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("k", COMBINATIONS, ids=lambda k: f"{k.ratio}-{k.normaliser}-{k.kl}")
-def test_value_and_gradient_are_those_of_plain_loops(k: PolicyGradient) -> None:
+def test_value_and_gradient_are_those_of_plain_loops(k: PolicyGradientConfig) -> None:
   """The gradient by finite differences in float64; exactly 0 wherever nothing was drawn."""
   batch = batch_of(ROWS, k.normaliser)
   draws = np.random.default_rng(7)
-  logps = [draws.normal(-2.0, 0.3, int(one.learnt.sum())) for one in ROLLOUTS]
-  logp = draws.normal(-50.0, 30.0, batch.learnt.shape)
-  logp[batch.learnt > 0] = np.concatenate(logps)
+  logps = [draws.normal(-2.0, 0.3, int(one.loss_mask.sum())) for one in ROLLOUTS]
+  logp = draws.normal(-50.0, 30.0, batch.loss_mask.shape)
+  logp[batch.loss_mask > 0] = np.concatenate(logps)
   (value, _), gradient = differentiated(jnp.asarray(logp, jnp.float32), batch, knobs=k)
   assert float(value) == pytest.approx(in_loops(k, logps), rel=1e-5)
 
@@ -390,8 +395,8 @@ def test_value_and_gradient_are_those_of_plain_loops(k: PolicyGradient) -> None:
   numeric = [
     (moved(which, i, 1e-6) - moved(which, i, -1e-6)) / 2e-6 for which, x in enumerate(logps) for i in range(len(x))
   ]
-  np.testing.assert_allclose(np.asarray(gradient)[batch.learnt > 0], numeric, rtol=1e-3, atol=1e-6)
-  assert np.all(np.asarray(gradient)[batch.learnt == 0] == 0.0)
+  np.testing.assert_allclose(np.asarray(gradient)[batch.loss_mask > 0], numeric, rtol=1e-3, atol=1e-6)
+  assert np.all(np.asarray(gradient)[batch.loss_mask == 0] == 0.0)
   assert np.any(np.array(numeric) != 0.0)
 
 
@@ -406,27 +411,29 @@ def tiny(make_tiny: Callable[..., Tiny]) -> Tiny:
 scored = jax.jit(token_logprobs, static_argnums=0, static_argnames=("temperature", "chunk"))
 
 
-def drawn_by(tiny: Tiny) -> list[Sample]:
+def drawn_by(tiny: Tiny) -> list[Example]:
   """ROLLOUTS in the model's tokens, with log-probabilities near its own, so that some ratios are clipped."""
   draws = np.random.default_rng(11)
   plain = [dataclasses.replace(one, tokens=draws.integers(0, 8, len(one.tokens)).astype(np.int32)) for one in ROLLOUTS]
-  batch = fill([[one] for one in plain], length=LENGTH, count=3, denominator=1.0)
+  batch = fill_batch([[one] for one in plain], length=LENGTH, count=3, denominator=1.0)
   logp, _ = scored(tiny.graph, tiny.weights, batch, temperature=1.0, chunk=LENGTH)
 
   def near(row: int, size: int) -> np.ndarray:
-    return (np.asarray(logp)[row, :size] + draws.normal(0.0, 0.3, size)).astype(np.float32) * plain[row].learnt
+    return (np.asarray(logp)[row, :size] + draws.normal(0.0, 0.3, size)).astype(np.float32) * plain[row].loss_mask
 
   return [
-    dataclasses.replace(one, **{name: near(i, len(one.tokens)) for name in ("sampled", "old", "reference")})
+    dataclasses.replace(
+      one, **{name: near(i, len(one.tokens)) for name in ("sampling_logprobs", "old_logprobs", "reference_logprobs")}
+    )
     for i, one in enumerate(plain)
   ]
 
 
 @pytest.mark.parametrize("k", [COMBINATIONS[1], COMBINATIONS[9]], ids=lambda k: k.ratio)
-def test_through_a_model(tiny: Tiny, k: PolicyGradient) -> None:
+def test_through_a_model(tiny: Tiny, k: PolicyGradientConfig) -> None:
   """The gradient of all weights: by finite differences; the same packed, alone in rows, and in micro-batches."""
   one, two, three = drawn_by(tiny)
-  share = shares(k.normaliser, [int(s.learnt.sum()) for s in (one, two, three)], length=LENGTH)
+  share = make_loss_weight_fn(k.normaliser, [int(s.loss_mask.sum()) for s in (one, two, three)], length=LENGTH)
 
   def objective(weights: Weights, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
     logp, _ = token_logprobs(tiny.graph, weights, batch, temperature=1.0, chunk=LENGTH)
@@ -434,14 +441,14 @@ def test_through_a_model(tiny: Tiny, k: PolicyGradient) -> None:
 
   through = jax.jit(jax.value_and_grad(objective, has_aux=True))
 
-  def summed(rows: list[list[Sample]], micro: int) -> tuple[dict[str, float], Weights]:
-    update = update_of(rows, length=LENGTH, micro=micro, most=3, share=share)
-    parts = [through(tiny.weights, micro_batch(update, i)) for i in range(3 // micro)]
+  def summed(rows: list[list[Example]], micro: int) -> tuple[dict[str, float], Weights]:
+    update = make_update(rows, length=LENGTH, micro=micro, most=3, share=share)
+    parts = [through(tiny.weights, take_micro_batch(update, i)) for i in range(3 // micro)]
     found = [{"loss": loss} | numbers for (loss, numbers), _ in parts]
     numbers = {name: sum(float(part[name]) for part in found) for name in found[0] if not name.endswith("_max")}
     return numbers, jax.tree.map(lambda *x: sum(x), *(gradient for _, gradient in parts))
 
-  rows = pack([one, two, three], length=LENGTH)
+  rows = pack_examples([one, two, three], length=LENGTH)
   assert len(rows) == 2, "nothing is packed"
   numbers, gradient = summed(rows, 3)
   assert numbers["clip_share_low"] + numbers["clip_share_high"] + numbers["clip_share_dual"] > 0, "nothing is clipped"
@@ -450,7 +457,7 @@ def test_through_a_model(tiny: Tiny, k: PolicyGradient) -> None:
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(gradient), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
 
-  step, batch = 1e-3, micro_batch(update_of(rows, length=LENGTH, micro=3, most=3, share=share), 0)
+  step, batch = 1e-3, take_micro_batch(make_update(rows, length=LENGTH, micro=3, most=3, share=share), 0)
   leaves, tree = jax.tree.flatten(tiny.weights)
   for seed in range(3):
     draws = np.random.default_rng(seed)
@@ -467,8 +474,8 @@ def test_through_a_model(tiny: Tiny, k: PolicyGradient) -> None:
 
 def test_effective_share_by_hand() -> None:
   """Weights 1, 1, 2, 4: 8² / (4 * 22) = 0.727; equal ones: 1."""
-  assert effective_share(8 / 4, 22 / 4) == pytest.approx(64 / 88)
-  assert effective_share(3.0, 9.0) == 1.0
+  assert effective_sample_fraction(8 / 4, 22 / 4) == pytest.approx(64 / 88)
+  assert effective_sample_fraction(3.0, 9.0) == 1.0
 
 
 def update_numbers(**changed: float) -> dict[str, float]:
@@ -479,15 +486,15 @@ def update_numbers(**changed: float) -> dict[str, float]:
 def test_a_step_tells_of_the_updates_that_learnt() -> None:
   """Means over the first and the last; the one between had nothing, and its zeros do not count."""
   empty = (False, dict.fromkeys(update_numbers(), 0.0))
-  found = summary([(True, update_numbers()), empty, (True, update_numbers(loss=3.0, weight_square=2.0))], 0.1)
+  found = summarize_updates([(True, update_numbers()), empty, (True, update_numbers(loss=3.0, weight_square=2.0))], 0.1)
   assert found["loss"] == 2.0 and found["grad_norm"] == 2.0
   assert found["ess"] == pytest.approx((0.8 + 0.5) / 2)
   assert (found["ess/0"], found["ess/2"]) == (0.8, 0.5) and "ess/1" not in found
   assert found["logprob_gap"] == 0.5, "the first update's is greater"
   assert not [name for name in found if name.startswith("weight") or name.endswith("_max")]
-  assert summary([empty, (True, update_numbers())], 0.1)["logprob_gap"] == 0.1, "later weights did not draw"
-  assert summary([empty, empty], 0.7) == {"loss": 0.0, "grad_norm": 0.0, "logprob_gap": 0.7}
-  assert summary([empty, empty], None) == {"loss": 0.0, "grad_norm": 0.0}, "no token was drawn"
+  assert summarize_updates([empty, (True, update_numbers())], 0.1)["logprob_gap"] == 0.1, "later weights did not draw"
+  assert summarize_updates([empty, empty], 0.7) == {"loss": 0.0, "grad_norm": 0.0, "logprob_gap": 0.7}
+  assert summarize_updates([empty, empty], None) == {"loss": 0.0, "grad_norm": 0.0}, "no token was drawn"
 
 
 # Distillation, on a policy of two tokens whose four rollouts can be counted up
@@ -511,9 +518,9 @@ def expected_gradient(student: jax.Array, terms: Callable[[np.ndarray, np.ndarra
   for first, second in itertools.product(range(2), repeat=2):
     at = [(0, first), (1 + first, second)]
     drawn, teacher = (np.array([table[place] for place in at], np.float32) for table in (logp, by_teacher))
-    one = rollout([0, 1, 1], 0.0, sampled=list(drawn))
+    one = rollout([0, 1, 1], 0.0, sampling_logprobs=list(drawn))
     advantage = np.concatenate([np.zeros(1, np.float32), terms(drawn, teacher)])
-    batch = fill([[dataclasses.replace(one, advantage=advantage)]], length=3, count=1, denominator=1.0)
+    batch = fill_batch([[dataclasses.replace(one, advantage=advantage)]], length=3, count=1, denominator=1.0)
 
     def loss(logits: jax.Array, batch: Batch = batch, at: list[tuple[int, int]] = at) -> jax.Array:
       now = jax.nn.log_softmax(logits)
@@ -538,7 +545,7 @@ def reached(student: jax.Array) -> jax.Array:
 def test_distillation_is_the_divergence_of_tokens_where_the_student_goes() -> None:
   """Against the closed form. Contexts are held fixed: the divergence of rollouts, by finite differences, is another."""
   student, _ = tree()
-  found = expected_gradient(student, lambda drawn, t: distilled(0.0, sampled=drawn, teacher=t, coefficient=0.5))
+  found = expected_gradient(student, lambda drawn, t: add_distillation(0.0, sampled=drawn, teacher=t, coefficient=0.5))
   held = jax.lax.stop_gradient(reached(student))
   of_tokens = jax.grad(lambda x: 0.5 * jnp.sum(held * divergences(x)))(student)
   np.testing.assert_allclose(found, of_tokens, rtol=0, atol=1e-6)
@@ -573,11 +580,11 @@ def test_distillation_is_the_divergence_of_tokens_where_the_student_goes() -> No
 )
 def test_a_value_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
   with pytest.raises(UserError, match=message):
-    PolicyGradient.of(ConfigDict(dataclasses.asdict(PLAIN) | changed))
+    PolicyGradientConfig.from_config(ConfigDict(dataclasses.asdict(PLAIN) | changed))
 
 
 def test_the_knobs_say_what_they_need() -> None:
-  assert (PLAIN.student_scores, PLAIN.from_all) == (0, False)
-  assert (knobs(truncate=2.0).student_scores, knobs(truncate=2.0).from_all) == (1, False)
-  assert (knobs(truncate=2.0, kl=0.1).student_scores, knobs(kl=0.1).from_all) == (2, True)
-  assert (knobs(distill=1.0).student_scores, knobs(distill=1.0).from_all) == (0, True)
+  assert (PLAIN.student_scoring_passes, PLAIN.trains_on_all) == (0, False)
+  assert (knobs(truncate=2.0).student_scoring_passes, knobs(truncate=2.0).trains_on_all) == (1, False)
+  assert (knobs(truncate=2.0, kl=0.1).student_scoring_passes, knobs(kl=0.1).trains_on_all) == (2, True)
+  assert (knobs(distill=1.0).student_scoring_passes, knobs(distill=1.0).trains_on_all) == (0, True)

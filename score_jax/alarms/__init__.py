@@ -1,1 +1,0 @@
-"""Signs that a policy gradient is going wrong, before a run is wasted."""

@@ -1,0 +1,1 @@
+"""Graders: is a submitted answer right?"""

@@ -1,1 +1,0 @@
-"""The teacher at work: demonstrate, locate the earliest error, correct it, reward."""

@@ -1,1 +1,0 @@
-"""Devices, and which part of every array each of them holds."""

@@ -1,0 +1,1 @@
+"""Policy gradient from verified prefixes: rewards, the training loop, and alarms."""

@@ -1,0 +1,1 @@
+"""Processes, files, locks, signals and metrics of a run."""
