@@ -351,7 +351,7 @@ def test_the_health_charts_are_explained() -> None:
 
 def written(tiny: Tiny, mesh: Mesh) -> Iterator[str]:
   """The names of all metrics that stages write, from what makes them."""
-  yield from ("step", "time", "tokens_per_s", "learning_rate", "val_accuracy")  # train/sft.py, reinforce.py
+  yield from ("step", "time", "tokens_per_s", "learning_rate", "val_accuracy")  # train/sft.py, rl/loop.py
   yield from ("hosts/oldest_beat_s", "hosts/oldest_beat_process")
   updates = [(True, dict.fromkeys(_update(tiny, mesh, name), 1.0)) for name in ("sft", "rl")]
   yield from updates[0][1]

@@ -82,7 +82,7 @@ class Journal:
       return None
 
   def add(self, key: str, trajectory: Trajectory) -> None:
-    """Keeps a finished trajectory; `tick` writes it."""
+    """Keeps a finished trajectory; `write_if_due` writes it."""
     if self._folder and trajectory.status not in ("tool_failure", "replay_mismatch"):
       self._drawn.append(f'{{"key":"{key}","trajectory":{trajectory_to_json(trajectory)}}}\n')
 

@@ -44,8 +44,8 @@ class AgentProtocol:
   """Turns and observations to tokens and back, for one tokenizer.
 
   Attributes:
-    stop: id of the end-of-turn token, which the agent writes and which carries loss.
-    tags: the tags by their ids.
+    stop_token: id of the end-of-turn token, which the agent writes and which carries loss.
+    tag_by_id: the tags by their ids.
   """
 
   def __init__(self, tokenizer: PreTrainedTokenizerFast):

@@ -42,7 +42,7 @@ class RolloutRequest:
   Attributes:
     name: names the draws; the same name, seed, start and weights give the same trajectories.
     start: the steps that are given; the agent goes on after them. One whose last step submits has ended already.
-    acts: how many acts it may take, the given ones not counted.
+    max_acts: how many acts it may take, the given ones not counted.
   """
 
   name: str

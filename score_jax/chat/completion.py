@@ -27,7 +27,7 @@ class Completion:
   Attributes:
     text: None where there is no message, or one whose content is neither text nor parts.
     thought: what stands beside the content; it is no part of the reply.
-    kept_back: why there is no reply; empty where there is one.
+    refusal: why there is no reply; empty where there is one.
     finish: "stop", "length", …; empty where it is not said.
     read, generated: tokens; None where they are not said.
   """

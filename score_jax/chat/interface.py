@@ -73,7 +73,7 @@ class ChatModel(Protocol):
 
 
 class ChatBackend(abc.ABC):
-  """Who answers, as replies come; a chat by itself, and with a record of what was said in `record.Recorded`."""
+  """Base of the chat models that yield replies as they arrive; `RecordedChat` wraps one and stores the replies."""
 
   model: str
 

@@ -24,7 +24,7 @@ from score_jax.runtime.workdir import Workdir, read_run_config
 from score_jax.train.checkpoints import Checkpoints
 from score_jax.trajectory import Ledger, Usage, sum_ledgers
 
-#: groups of the config that every stage reads, beside those that its entry in arms.py names
+#: groups of the config that every stage reads, beside those that its entry in stages.py names
 SHARED_CONFIG_GROUPS = ("seed", "mesh", "tasks", "tools", "sampler", "agent", "student")
 
 
@@ -165,7 +165,7 @@ class FinishedModel:
     model: its adapters merged, its tokenizer with the tags.
     config: the run's.
     ledger: what making the model took; nothing is booked of a stage that is not done.
-    questions: ids of those that the run trained and chose checkpoints on.
+    seen_question_ids: ids of those that the run trained and chose checkpoints on.
   """
 
   model: pretrained.Model

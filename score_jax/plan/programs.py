@@ -85,12 +85,12 @@ class DeviceProgram:
   """One device program.
 
   Attributes:
-    moments: at which it runs (resident.py).
+    phases: in which it runs (memory.py).
     lower: gives what is to be compiled.
     flops: of one call over all devices, by the analytic count; of an update, with all its micro-batches filled.
     tokens: that one call works on.
-    reads: bytes that a device reads at least in one call; with `flops` the roofline.
-    temporary: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.
+    bytes_read: bytes that a device reads at least in one call; with `flops` the roofline.
+    temporary_bytes: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.
     advice: what to change when it does not fit.
   """
 
@@ -292,7 +292,7 @@ class RecipePrograms:
     return [*self.training.programs(), *scored, *(p for sampler in samplers for p in sampler.programs())]
 
   def arrays(self) -> dict[str, int]:
-    """Bytes of each array of resident.py on a device."""
+    """Bytes of each array of memory.py's PHASE_ARRAYS on a device."""
     t, s = self.training, self.student_sampling
     found = {
       "student weights": count_device_bytes(

@@ -63,7 +63,7 @@ def cutoff_logit(ordered_BxM: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array)
 
 
 def top_k_top_p(logits_BxV: jax.Array, top_k_B: jax.Array, top_p_B: jax.Array) -> jax.Array:
-  """Keeps the `top_k` likeliest tokens (0: all), of them the fewest that reach `top_p`; the others get `NEVER`.
+  """Keeps the `top_k` likeliest tokens (0: all), of them the fewest that reach `top_p`; the others get MASKED_LOGIT.
 
   Tokens as likely as the least that is kept are kept too.
   """

@@ -49,7 +49,7 @@ class Sampler:
   """Contexts by name in the slots of one cache.
 
   Attributes:
-    latest: the tokens that the last collected call drew, by name.
+    last_tokens: the tokens that the last collected call drew, by name.
   """
 
   def __init__(self, slots: Slots):

@@ -5,8 +5,8 @@
   process     WEAK: limits and a filter of system calls only; code reads and writes this user's files, and can signal
               this user's processes and read or change their memory, the parent's and other sessions' among them.
 
-Both forbid new processes, threads and the network, and limit memory, time, output and the size of a file (jail.py,
-seccomp.py); only bubblewrap limits files in all.
+Both forbid new processes, threads and the network, and limit memory, time, output and the size of a file (jail.py
+and its filter of system calls); only bubblewrap limits files in all.
 """
 
 from __future__ import annotations

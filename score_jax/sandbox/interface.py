@@ -112,7 +112,7 @@ def format_observation(text: str, *, chars: int) -> str:
   """What an agent sees of what code printed: plain, at most `chars` long, without memory addresses.
 
   Addresses of printed objects differ from one process to the next and would make every replay of the
-  step a mismatch; they read " at 0x0". `observe` of its own result changes nothing.
+  step a mismatch; they read " at 0x0". A second call changes nothing.
   """
   if " at 0x" in text:
     text = _ADDRESS.sub(" at 0x0", text)

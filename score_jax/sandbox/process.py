@@ -155,8 +155,8 @@ class SessionProcess:
   """The process of a session. It is busy while it has a task.
 
   Attributes:
-    live: the effective steps that made what it holds; None: nothing may go on from that.
-    failed: why it could not be shut in, if it could not.
+    held_steps: the effective steps that made what it holds; None: nothing may go on from that.
+    jail_error: why it could not be shut in, if it could not.
   """
 
   def __init__(self, ours: socket.socket, folder: pathlib.Path, *, longest: int, own_files: bool):

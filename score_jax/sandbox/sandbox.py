@@ -64,7 +64,7 @@ class Sandbox:
     """Starts what sessions are forked from, and waits until it is ready.
 
     Args:
-      isolation: what keeps the code in: "bubblewrap", or "process", which is weak (isolation.py).
+      isolation: what keeps the code in: "bubblewrap", or "process", which is weak (bubblewrap.py).
       workers: how many pieces of code run at the same time.
       sessions: how many sessions' processes are kept for their next steps.
       timeout_s: wall-clock seconds that one step may take.

@@ -101,7 +101,7 @@ class Worker:
   """Answers the parent's messages one by one."""
 
   def __init__(self, channel: socket.socket, *, timeout_s: float, output_chars: int, search: bool, functions: str):
-    """`functions`: code that runs before any other (functions.py)."""
+    """`functions`: code that runs before any other (the user's functions)."""
     self._channel = channel
     self._timeout_s = timeout_s
     self._output_chars = output_chars

@@ -178,7 +178,7 @@ class Document:
 
   @property
   def contents(self) -> str:
-    """The text that `of_contents` reads."""
+    """The text that `from_contents` reads."""
     return f'"{" ".join(self.title.split())}"\n{self.text}'
 
 

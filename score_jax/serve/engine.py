@@ -36,7 +36,7 @@ class StreamedReply:
   Attributes:
     text: that may be shown so far.
     tokens: so far, up to the one in which a stop sequence ends, and the stop token at the end.
-    finish: "stop" or "length" once it has ended, else empty.
+    finish_reason: "stop" or "length" once it has ended, else empty.
   """
 
   def __init__(self, template: ChatTemplate, stops: Sequence[str]):

@@ -49,7 +49,7 @@ class Difficulty:
 
   Attributes:
     acts: least and greatest number of acts of the worked solution, the final answer included.
-    operations: names out of `COST`, drawn evenly.
+    operations: names out of ACTS_PER_OPERATION, drawn evenly.
     distractors: greatest number of sentences about somebody else.
 
   Raises:
