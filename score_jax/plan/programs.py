@@ -90,7 +90,7 @@ class DeviceProgram:
     flops: of one call over all devices, by the analytic count; of an update, with all its micro-batches filled.
     tokens: that one call works on.
     bytes_read: bytes that a device reads at least in one call; with `flops` the roofline.
-    temporary_bytes: estimate of the bytes that it needs on a device beside what is resident, for where it cannot be compiled.
+    temporary_bytes: estimate of what it needs on a device beside what is resident, where it cannot be compiled.
     advice: what to change when it does not fit.
   """
 
